@@ -1,0 +1,69 @@
+"""Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
+
+Read the modules in this order: exercise, activations, losses, network, backprop, check, train.
+"""
+
+from jaxbackprop import exercise
+from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.backprop import (
+    Backward,
+    FactoredGradient,
+    apply,
+    backward,
+    loss_function,
+    per_example,
+    plain_loss,
+    sweep,
+    total,
+    value_and_grad,
+)
+from jaxbackprop.check import Report, check_gradient
+from jaxbackprop.losses import LOSSES, Loss
+from jaxbackprop.network import (
+    Forward,
+    Layer,
+    Network,
+    count_parameters,
+    dense_mlp,
+    forward,
+    init,
+    mlp,
+    predict,
+    skip_mlp,
+)
+from jaxbackprop.train import TrainState, evaluate, fit, fit_many
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "Activation",
+    "Backward",
+    "FactoredGradient",
+    "Forward",
+    "Layer",
+    "Loss",
+    "Network",
+    "Report",
+    "TrainState",
+    "apply",
+    "backward",
+    "check_gradient",
+    "count_parameters",
+    "dense_mlp",
+    "evaluate",
+    "exercise",
+    "fit",
+    "fit_many",
+    "forward",
+    "init",
+    "loss_function",
+    "mlp",
+    "per_example",
+    "plain_loss",
+    "predict",
+    "skip_mlp",
+    "sweep",
+    "total",
+    "value_and_grad",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,37 @@
+"""One rule for everything that is given as a name from a table or as a pair of functions of one's own."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T", bound=tuple)
+
+
+def look_up(kind: str, table: Mapping[str, T], name_or_pair: str | tuple) -> T | tuple[Callable, Callable]:
+    """Return the entry of that name, or the pair itself after a look that it is one.
+
+    Raises:
+        ValueError: no entry has that name; the message says the nearest.
+        TypeError: neither a name nor a pair of functions.
+    """
+    if isinstance(name_or_pair, str):
+        if name_or_pair in table:
+            return table[name_or_pair]
+        raise ValueError(unknown(kind, name_or_pair, table))
+    if isinstance(name_or_pair, tuple) and len(name_or_pair) == 2 and all(map(callable, name_or_pair)):
+        return name_or_pair
+    raise TypeError(
+        f"{kind} is {name_or_pair!r}: expected a name ({', '.join(table)}) or a pair of functions (value, derivative)"
+    )
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> str:
+    """Say in one line that `given` is not known, and what is nearest.
+
+    >>> unknown("activation", "rleu", ["relu", "tanh"])
+    "unknown activation 'rleu': did you mean 'relu'? Known: relu, tanh"
+    """
+    known = list(known)
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {given!r}: {hint}Known: {', '.join(known)}"

@@ -1,0 +1,172 @@
+"""Activations: each g with its derivative g' beside it, both elementwise.
+
+The derivative is written in the form that keeps its relative precision where the textbook form cancels: σ' is
+σ(z) σ(−z) rather than σ (1 − σ), and tanh' is 4 σ(2z) σ(−2z) rather than 1 − tanh². Each is finite for every finite z.
+At a kink the branch "otherwise" decides, as in the exercise: relu'(0) = leaky_relu'(0) = 1.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from numpy import pi
+
+from jaxbackprop._names import look_up
+
+
+class Activation(NamedTuple):
+    """A pair of elementwise functions: `value(z)` is h = g(z), `derivative(z)` is g'(z).
+
+    >>> square = Activation(value=lambda z: z**2, derivative=lambda z: 2 * z)
+    >>> float(square.derivative(jnp.float32(3)))
+    6.0
+    """
+
+    value: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
+
+
+Z = Float[Array, "*n"]
+
+
+def identity(z: Z) -> Z:
+    """g(z) = z."""
+    return z
+
+
+def d_identity(z: Z) -> Z:
+    """g'(z) = 1."""
+    return jnp.ones_like(z)
+
+
+def relu(z: Z) -> Z:
+    """g(z) = 0 for z < 0, z otherwise."""
+    return jnp.where(z < 0, 0, z)
+
+
+def d_relu(z: Z) -> Z:
+    """g'(z) = 0 for z < 0, 1 otherwise."""
+    return jnp.where(z < 0, 0, jnp.ones_like(z))
+
+
+def leaky_relu(z: Z) -> Z:
+    """g(z) = z / 100 for z < 0, z otherwise."""
+    return jnp.where(z < 0, 0.01 * z, z)
+
+
+def d_leaky_relu(z: Z) -> Z:
+    """g'(z) = 1 / 100 for z < 0, 1 otherwise."""
+    return jnp.where(z < 0, 0.01, jnp.ones_like(z))
+
+
+def elu(z: Z) -> Z:
+    """g(z) = eᶻ − 1 for z < 0, z otherwise."""
+    return jnp.where(z < 0, jnp.expm1(jnp.minimum(z, 0)), z)
+
+
+def d_elu(z: Z) -> Z:
+    """g'(z) = eᶻ for z < 0, 1 otherwise."""
+    return jnp.exp(jnp.minimum(z, 0))
+
+
+def gelu(z: Z) -> Z:
+    """g(z) = z Φ(z), with Φ the normal distribution function, by erf (Hendrycks and Gimpel 2016)."""
+    return z * _normal_cdf(z)
+
+
+def d_gelu(z: Z) -> Z:
+    """g'(z) = Φ(z) + z φ(z), because Φ' = φ, the normal density."""
+    return _normal_cdf(z) + z * jnp.exp(-z * z / 2) / (2 * pi) ** 0.5
+
+
+def gelu_tanh(z: Z) -> Z:
+    """g(z) = ½ z (1 + tanh u) = z σ(2u), u = √(2/π) (z + 0.044715 z³): the usual approximation of gelu."""
+    return z * jax.nn.sigmoid(2 * _gelu_u(z))
+
+
+def d_gelu_tanh(z: Z) -> Z:
+    """g'(z) = σ(2u) + z σ'(2u) 2u', u' = √(2/π) (1 + 3 · 0.044715 z²)."""
+    near = jnp.clip(z, -40, 40)  # beyond, σ' is 0 even in float64; unclipped, u' would overflow and 0 · inf be NaN
+    du = (2 / pi) ** 0.5 * (1 + 3 * 0.044715 * near * near)
+    return jax.nn.sigmoid(2 * _gelu_u(z)) + near * d_sigmoid(2 * _gelu_u(near)) * 2 * du
+
+
+def silu(z: Z) -> Z:
+    """g(z) = z σ(z)."""
+    return z * jax.nn.sigmoid(z)
+
+
+def d_silu(z: Z) -> Z:
+    """g'(z) = σ(z) + z σ'(z) = σ(z) (1 + z σ(−z))."""
+    return jax.nn.sigmoid(z) * (1 + z * jax.nn.sigmoid(-z))
+
+
+def softplus(z: Z) -> Z:
+    """g(z) = log(1 + eᶻ) = max(z, 0) + log(1 + e^−|z|)."""
+    return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+
+def d_softplus(z: Z) -> Z:
+    """g'(z) = σ(z)."""
+    return jax.nn.sigmoid(z)
+
+
+def tanh(z: Z) -> Z:
+    """g(z) = tanh z."""
+    return jnp.tanh(z)
+
+
+def d_tanh(z: Z) -> Z:
+    """g'(z) = 1 − tanh² z = 4 σ(2z) σ(−2z)."""
+    return 4 * d_sigmoid(2 * z)
+
+
+def sigmoid(z: Z) -> Z:
+    """g(z) = σ(z) = 1 / (1 + e^−z)."""
+    return jax.nn.sigmoid(z)
+
+
+def d_sigmoid(z: Z) -> Z:
+    """g'(z) = σ(z) (1 − σ(z)) = σ(z) σ(−z)."""
+    return jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)
+
+
+def _normal_cdf(z: Z) -> Z:
+    # erfc keeps the left tail, where (1 + erf) / 2 rounds to zero.
+    return jax.lax.erfc(-z / 2**0.5) / 2
+
+
+def _gelu_u(z: Z) -> Z:
+    return (2 / pi) ** 0.5 * (z + 0.044715 * z * z * z)
+
+
+ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
+    {
+        "identity": Activation(identity, d_identity),
+        "relu": Activation(relu, d_relu),
+        "leaky_relu": Activation(leaky_relu, d_leaky_relu),
+        "elu": Activation(elu, d_elu),
+        "gelu": Activation(gelu, d_gelu),
+        "gelu_tanh": Activation(gelu_tanh, d_gelu_tanh),
+        "silu": Activation(silu, d_silu),
+        "softplus": Activation(softplus, d_softplus),
+        "tanh": Activation(tanh, d_tanh),
+        "sigmoid": Activation(sigmoid, d_sigmoid),
+    }
+)
+
+
+def as_activation(name_or_pair: str | Activation | tuple) -> Activation:
+    """Return the activation of that name, or the pair (value, derivative) as an `Activation`.
+
+    Raises:
+        ValueError: no activation has that name; the message says the nearest.
+        TypeError: neither a name nor a pair of functions.
+
+    >>> as_activation("relu") == ACTIVATIONS["relu"]
+    True
+    """
+    return Activation(*look_up("activation", ACTIVATIONS, name_or_pair))

@@ -1,0 +1,433 @@
+"""The gradient of any wiring, derived by hand: one backward sweep per example, then one contraction per edge.
+
+For ONE example the forward pass of layer t, with an edge from each of its sources s, is
+
+    z_t = Σ_s W_ts h_s + b_t        h_t = g_t(z_t)        h_x = x,   yhat = h of the last layer,   L = L(yhat, y).
+
+`dfoo` is dL/dfoo. Go backwards through the layers; when layer s is reached, dz_t is known for every t that reads s.
+
+(1) h_s enters L through each layer t that reads it, z_t = W_ts h_s + …, and through nothing else. The chain rule sums
+    over those paths ("because of skip connection"):
+        dh_s = Σ over edges s→t of  W_tsᵀ dz_t            for the last layer instead  dh = dL/dyhat
+
+(2) h_t = g_t(z_t) elementwise, so that the Jacobian is diagonal:
+        dz_t = dh_t · g_t'(z_t)
+
+(3) (z_t)_i = Σ_j (W_ts)_ij (h_s)_j + …, so that (W_ts)_ij meets (dz_t)_i and (h_s)_j alone:
+        dW_ts = dz_t h_sᵀ        db_t = dz_t
+
+Equation (3) says that an example's gradient on an edge is an outer product. It need not be formed: over a batch
+
+    Σ_b c_b dW_ts,b = Σ_b (c_b dz_t,b) h_s,bᵀ
+
+is one matrix product, and every other readout in `factored.py` is another contraction of the same pair (h, dz). The
+sweep is therefore written for one example and vmapped, and equation (3) is contracted once per edge, over the batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from jaxbackprop.activations import as_activation
+from jaxbackprop.losses import Loss, as_loss
+from jaxbackprop.network import (
+    BIAS,
+    INPUT,
+    Forward,
+    Network,
+    Params,
+    Precision,
+    contract,
+    forward,
+    predict,
+    require_input,
+    require_params,
+    sum_paths,
+    wide,
+)
+
+LossLike = str | Loss | tuple
+
+
+class Backward(NamedTuple):
+    """Every adjoint of the sweep, by layer: dz = dL/dz and dh = dL/dh; dh["x"] is dL/dx."""
+
+    dz: dict[str, Array]
+    dh: dict[str, Array]
+
+
+def backward(
+    network: Network, params: Params, f: Forward, dyhat: Float[Array, " k"], precision: Precision = None
+) -> Backward:
+    """Equations (1) and (2): every dh and dz of one example, from yhat back to x.
+
+    Args:
+        network: the wiring.
+        params: the parameters that `f` was computed with.
+        f: the values, `forward(network, params, x)`.
+        dyhat: dL/dyhat, shaped like yhat.
+        precision: of the products Wᵀ dz.
+
+    >>> from jaxbackprop.network import init, skip_mlp
+    >>> net = skip_mlp((2, 3, 4, 1))
+    >>> params = init(net, jax.random.key(0))
+    >>> b = backward(net, params, forward(net, params, jnp.ones(2)), dyhat=jnp.ones(1))
+    >>> b.dz["h1"].shape, b.dh["h0"].shape, b.dh["x"].shape
+    ((4,), (3,), (2,))
+    """
+    last = network.layers[-1].name
+    dz, dh = {}, {}
+    for name in (*(t.name for t in reversed(network.layers)), INPUT):
+        readers = [t.name for t in network.layers if name in t.sources]
+        paths = [contract("ts,t->s", params[t][name], dz[t], precision=precision) for t in reversed(readers)]
+        dh[name] = dyhat if name == last else sum_paths(paths or [jnp.zeros_like(f.h[name])])
+        if name != INPUT:
+            dz[name] = dh[name] * _activation(network, name).derivative(f.z[name])
+    return Backward(dz, dh)
+
+
+def sweep(
+    network: Network,
+    loss: LossLike,
+    params: Params,
+    x: Float[Array, " d"],
+    y: Num[Array, "..."],
+    precision: Precision = None,
+) -> tuple[Float[Array, ""], Forward, Backward]:
+    """Run forward and back for one example: the loss, every value, every adjoint.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params = init(net, jax.random.key(0))
+    >>> value, f, b = sweep(net, "half_squared_error", params, jnp.ones(2), jnp.zeros(1))
+    >>> bool(b.dh["yhat"] == f.h["yhat"])  # yhat − y with y = 0
+    True
+    """
+    f = forward(network, params, x, precision)
+    yhat = f.h[network.layers[-1].name]
+    value, dyhat = _loss_and_adjoint(as_loss(loss), yhat, y)
+    return value, f, backward(network, params, f, dyhat, precision)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("network",))
+@dataclass(frozen=True)
+class FactoredGradient:
+    """Every example's gradient, as the factors of equation (3): dW_ts of example b is the outer product dz[t][b] h[s][b]ᵀ.
+
+    Memory is that of the activations, B (Σ widths), where the gradients themselves would take B (Σ parameters).
+
+    Attributes:
+        network: the wiring (static).
+        h: h[s] of shape (b, width of s) for every source s, "x" among them.
+        dz: dz[t] of shape (b, width of t) for every layer t.
+    """
+
+    network: Network
+    h: dict[str, Array]
+    dz: dict[str, Array]
+
+
+def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precision: Precision = None) -> Params:
+    """Sum the examples' gradients: dW_ts[t, s] = Σ_b c_b dz[b, t] h[b, s], db[t] = Σ_b c_b dz[b, t].
+
+    Costs one product of (t, b) with (b, s) per edge, 2 B (parameters) flops, as the plain gradient does.
+
+    Args:
+        fg: the factored gradients of a batch.
+        weight: c, one number for each example; all 1 by default.
+        precision: of the contraction.
+
+    Returns:
+        a gradient shaped like the parameters.
+
+    Raises:
+        ValueError: `weight` is not one number for each example.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1), bias=True)
+    >>> _, fg = per_example(net, "huber")(init(net, jax.random.key(0)), jnp.ones((5, 2)), jnp.zeros((5, 1)))
+    >>> total(fg)["h0"]["x"].shape
+    (3, 2)
+    """
+    return _total_over(1, fg, weight, precision)
+
+
+def per_example(network: Network, loss: LossLike, precision: Precision = None) -> Callable:
+    """Return a function that computes every example's loss and, factored, every example's gradient, in one sweep.
+
+    Args:
+        network: the wiring.
+        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
+        precision: of all products, as in `jax.lax.Precision`.
+
+    Returns:
+        (params, x (b, d), y (b, …)) → (values (b,), `FactoredGradient`). The readouts `total`, `norms`, `clip`, … take it.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; the message says which and what fits.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params = init(net, jax.random.key(0))
+    >>> values, fg = per_example(net, "half_squared_error")(params, jnp.ones((5, 2)), jnp.zeros((5, 1)))
+    >>> values.shape, fg.dz["h0"].shape
+    ((5,), (5, 3))
+    """
+    loss = as_loss(loss)
+
+    def values_and_factored(params, x, y):
+        return _per_example(params, x, y, network=network, loss=loss, precision=precision)[:2]
+
+    return values_and_factored
+
+
+def value_and_grad(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
+    """Return a function that computes the loss over a batch and its hand-derived gradient, compiled.
+
+    With example weights c (1 where none are given): "sum" is Σ_b c_b L_b, "mean" is Σ_b c_b L_b / Σ_b c_b, so that
+    examples of weight 0 are padding.
+
+    Args:
+        network: the wiring.
+        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
+        reduction: "mean" or "sum".
+        precision: of all products, as in `jax.lax.Precision`.
+
+    Returns:
+        (params, x (b, d), y (b, …), weight (b,) or None) → (value, gradient shaped like params).
+
+    Raises:
+        ValueError: an unknown name, or shapes or dtypes that do not fit; the message says which and what fits.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params = init(net, jax.random.key(0))
+    >>> value, grads = value_and_grad(net, "half_squared_error")(params, jnp.ones((5, 2)), jnp.zeros((5, 1)))
+    >>> jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+    True
+    """
+    spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
+
+    def loss_and_gradient(params, x, y, weight=None):
+        return _value_and_grad(params, x, y, weight, spec=spec)
+
+    return loss_and_gradient
+
+
+def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
+    """Return the same scalar loss(params, x, y, weight=None) in plain JAX, which `jax.grad` differentiates by itself.
+
+    What the hand-derived gradient is checked against and timed beside. The arguments are those of `value_and_grad`.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params, x, y = init(net, jax.random.key(0)), jnp.ones((5, 2)), jnp.zeros((5, 1))
+    >>> bool(plain_loss(net, "huber")(params, x, y) == loss_function(net, "huber")(params, x, y))
+    True
+    """
+    loss, reduction = as_loss(loss), _reduction(reduction)
+
+    def scalar_loss(params, x, y, weight=None):
+        _require_batch(network, params, x, y)
+        values = jax.vmap(loss.value)(predict(network, params, x, precision), y)
+        return _reduce(values, weight, _divisor(reduction, values, weight))
+
+    return scalar_loss
+
+
+def loss_function(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
+    """Return a scalar loss(params, x, y, weight=None) whose `jax.grad` IS the hand-derived rule.
+
+    Differentiable with respect to params, x and weight (for the mean, dL/dc_b = (L_b − L) / Σ c); y is data. The
+    arguments are those of `value_and_grad`.
+
+    Raises:
+        TypeError: it is differentiated with respect to y.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params, x, y = init(net, jax.random.key(0)), jnp.ones((5, 2)), jnp.zeros((5, 1))
+    >>> dparams, dx = jax.grad(loss_function(net, "huber"), argnums=(0, 1))(params, x, y)
+    >>> dx.shape
+    (5, 2)
+    """
+    spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
+
+    def scalar_loss(params, x, y, weight=None):
+        return _loss(spec, params, x, y, weight)
+
+    return scalar_loss
+
+
+def apply(network: Network, precision: Precision = None) -> Callable:
+    """Return apply(params, x) → yhat, differentiable by the hand-derived rule in params and x, inside any larger model.
+
+    Give it the whole batch (b, d) rather than vmapping it over examples: the sum over the batch is then contracted
+    once per edge, where `jax.vmap` would form every example's gradient first.
+
+    Args:
+        network: the wiring.
+        precision: of all products, as in `jax.lax.Precision`.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 4), activation="tanh")
+    >>> params = init(net, jax.random.key(0))
+    >>> jax.grad(lambda params, x: jnp.sum(jnp.sin(apply(net)(params, x))))(params, jnp.ones((5, 2)))["h0"]["x"].shape
+    (3, 2)
+    """
+
+    def yhat_of(params, x):
+        require_input(network, x, ndims=(1, 2))
+        yhat = _apply(network, precision, params, jnp.atleast_2d(x))
+        return jnp.reshape(yhat, (*jnp.shape(x)[:-1], -1))
+
+    return yhat_of
+
+
+class _Spec(NamedTuple):
+    """What is static in a compiled loss."""
+
+    network: Network
+    loss: Loss
+    reduction: str
+    precision: Precision
+
+
+# Compiled once for each network, loss and shape, however often `value_and_grad` or `per_example` is called.
+@partial(jax.jit, static_argnames=("network", "loss", "precision"))
+def _per_example(params, x, y, *, network, loss, precision):
+    _require_batch(network, params, x, y)
+
+    def one(x, y):
+        return sweep(network, loss, params, x, y, precision)
+
+    values, f, b = jax.vmap(one)(x, y)
+    sources = {s for t in network.layers for s in t.sources}
+    h = {s: h_s for s, h_s in f.h.items() if s in sources}
+    return values, FactoredGradient(network, h, b.dz), b.dh[INPUT]
+
+
+@partial(jax.jit, static_argnames="spec")
+def _value_and_grad(params, x, y, weight, *, spec):
+    values, fg, _ = _per_example(params, x, y, network=spec.network, loss=spec.loss, precision=spec.precision)
+    over = _divisor(spec.reduction, values, weight)
+    return _reduce(values, weight, over), _total_over(over, fg, weight, spec.precision)
+
+
+def _total_over(divisor, fg: FactoredGradient, weight, precision) -> Params:
+    """Equation (3) summed over the batch and divided, then rounded once: a float16 mean survives where the sum overflows."""
+    if weight is not None:
+        require_weight(weight, next(iter(fg.dz.values())).shape[0])
+    grads = {}
+    for t in fg.network.layers:
+        dz = fg.dz[t.name] if weight is None else fg.dz[t.name] * jnp.asarray(weight, fg.dz[t.name].dtype)[:, None]
+        grads[t.name] = {s: contract("bt,bs->ts", dz, fg.h[s], over=divisor, precision=precision) for s in t.sources}
+        if t.bias:
+            grads[t.name][BIAS] = contract("bt->t", dz, over=divisor)
+    return grads
+
+
+def _divisor(reduction, values, weight):
+    if reduction == "sum":
+        return 1
+    return values.shape[0] if weight is None else jnp.sum(weight, dtype=wide(weight.dtype))
+
+
+def _reduce(values, weight, divisor):
+    if weight is None:
+        return contract("b->", values, over=divisor)
+    require_weight(weight, values.shape[0])
+    return contract("b,b->", values, jnp.asarray(weight, values.dtype), over=divisor)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(spec, params, x, y, weight):
+    return plain_loss(*spec)(params, x, y, weight)
+
+
+def _loss_forward(spec, params, x, y, weight):
+    if any(leaf.perturbed for leaf in jax.tree.leaves(y, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))):
+        raise TypeError(
+            "loss_function is differentiated with respect to y, which the hand-derived rule takes as data: "
+            "use jaxbackprop.apply with a loss of your own"
+        )
+    params, x, y, weight = jax.tree.map(
+        lambda leaf: leaf.value, (params, x, y, weight), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
+    )
+    values, fg, dx = _per_example(params, x, y, network=spec.network, loss=spec.loss, precision=spec.precision)
+    over = _divisor(spec.reduction, values, weight)
+    value = _reduce(values, weight, over)
+    c = 1 if weight is None else weight[:, None]
+    dweight = None if weight is None else (values - value if spec.reduction == "mean" else values) / over
+    dx = (dx * c / over).astype(x.dtype)
+    return value, (_total_over(over, fg, weight, spec.precision), dx, dweight)
+
+
+def _loss_backward(_spec, residuals, dvalue):
+    dparams, dx, dweight = jax.tree.map(lambda d: dvalue.astype(d.dtype) * d, residuals)
+    return dparams, dx, None, dweight
+
+
+_loss.defvjp(_loss_forward, _loss_backward, symbolic_zeros=True)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _apply(network, precision, params, x):
+    return predict(network, params, x, precision)
+
+
+def _apply_forward(network, precision, params, x):
+    f = jax.vmap(lambda x: forward(network, params, x, precision))(x)
+    return f.h[network.layers[-1].name], (params, f)
+
+
+def _apply_backward(network, precision, residuals, dyhat):
+    params, f = residuals
+    b = jax.vmap(lambda f, dyhat: backward(network, params, f, dyhat, precision))(f, dyhat)
+    return total(FactoredGradient(network, f.h, b.dz), precision=precision), b.dh[INPUT]
+
+
+_apply.defvjp(_apply_forward, _apply_backward)
+
+
+def _activation(network, name):
+    (layer,) = (t for t in network.layers if t.name == name)
+    return as_activation(layer.activation)
+
+
+def _loss_and_adjoint(loss, yhat, y):
+    value, dyhat = loss.value(yhat, y), loss.derivative(yhat, y)
+    if jnp.shape(value) != () or jnp.shape(dyhat) != yhat.shape:
+        raise ValueError(
+            f"the loss gives a value of shape {jnp.shape(value)} and dL/dyhat of shape {jnp.shape(dyhat)} for one example: "
+            f"expected () and {yhat.shape}, yhat's own shape"
+        )
+    return value, dyhat
+
+
+def _reduction(reduction):
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}: expected 'mean' or 'sum'")
+    return reduction
+
+
+def _require_batch(network, params, x, y):
+    require_params(network, params)
+    require_input(network, x, ndims=(2,))
+    if x.shape[0] == 0:
+        raise ValueError("x has no examples, shape (0, …): give at least one")
+    if jnp.ndim(y) == 0 or y.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"y has shape {jnp.shape(y)}, x has {x.shape}: give one target for each of the {x.shape[0]} examples"
+        )
+
+
+def require_weight(weight, examples: int) -> None:
+    """Refuse example weights that are not one number for each example."""
+    if jnp.shape(weight) != (examples,):
+        raise ValueError(f"weight has shape {jnp.shape(weight)}, expected ({examples},): one number for each example")

@@ -1,0 +1,187 @@
+"""A gradient check for anyone's gradient: beside `jax.grad`, and, independently, beside differences in float64.
+
+A gradient is compared parameter by parameter: a wrong skip term, say, corrupts one weight matrix only, and would drown
+in one norm over all of them. Errors are scaled by the largest entry of that parameter's own gradient.
+
+    jax.grad            |gradient − jax.grad|∞ / |jax.grad|∞               in the given dtype, and in float64
+    finite differences  ⟨gradient, v⟩ against (value(p + t v) − value(p − t v)) / 2t      in float64
+
+Central differences along random ±1 directions v of one parameter are off by O(t²) from the curvature and O(eps / t)
+from rounding, unless a kink of the function (a ReLU that changes sign) lies between the two points. A kink moves away
+as t shrinks; a wrong gradient does not. A direction counts as failed only when no step agrees.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The length of the sums is not known here; 1e-5 and 1e-12 are about 100 times what right gradients show.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
+DIFFERENCE_TOLERANCE = 1e-6
+STEPS = (1e-5, 1e-6, 1e-7)
+DIRECTIONS = 3
+
+
+class Row(NamedTuple):
+    """One parameter's verdict; errors are relative to the largest entry of its gradient, None where not compared."""
+
+    parameter: str
+    ok: bool
+    dtype: str
+    error: float
+    error_float64: float | None
+    error_differences: float | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict over all parameters, a `Row` for each."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every parameter's gradient is right."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line."""
+        wrong = [row.parameter for row in self.rows if not row.ok]
+        if wrong:
+            return f"WRONG for {len(wrong)} of {len(self.rows)} parameters: {', '.join(wrong)}"
+        compared = [
+            ("jax.grad", max(row.error for row in self.rows), self.rows[0].dtype),
+            ("jax.grad", _largest(row.error_float64 for row in self.rows), "float64"),
+            ("finite differences", _largest(row.error_differences for row in self.rows), "float64"),
+        ]
+        errors = ", ".join(f"{what} {error:.0e} ({dtype})" for what, error, dtype in compared if error is not None)
+        return f"right, {len(self.rows)} parameters; largest relative difference from {errors}"
+
+    def __str__(self):
+        """The verdict, then an aligned table."""
+        head = ("parameter", "verdict", "jax.grad", "in float64", "differences", "")
+        table = [head] + [
+            (
+                row.parameter,
+                "right" if row.ok else "WRONG",
+                _figure(row.error),
+                _figure(row.error_float64),
+                _figure(row.error_differences),
+                row.problem,
+            )
+            for row in self.rows
+        ]
+        width = [max(len(line[i]) for line in table) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True)).rstrip() for line in table]
+        return "\n".join([f"gradient check: {self.line}", *lines])
+
+    def raise_if_wrong(self) -> None:
+        """Raise an `AssertionError` that holds the table unless every row is right."""
+        if not self.ok:
+            raise AssertionError(str(self))
+
+
+def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
+    """Check a gradient function against `jax.grad` and against finite differences in float64.
+
+    Args:
+        value: (params, *data) → scalar, in plain JAX.
+        gradient: (params, *data) → gradient, shaped like params. Anyone's, however it was made.
+        params: a pytree of floating-point arrays.
+        *data: what else both functions take.
+        key: a `jax.random.key` that draws the directions; fixed by default, so that a check can be repeated.
+
+    Returns:
+        `Report`: `.ok`, `.rows`, `.line`, `str(report)`, `.raise_if_wrong()`.
+
+    Raises:
+        ValueError: `value` is not scalar, or there are no parameters.
+
+    >>> params = {"w": jnp.array([1.0, 2.0])}
+    >>> report = check_gradient(lambda p: jnp.sum(p["w"] ** 2), lambda p: p, params)  # forgot the 2
+    >>> report.ok, report.rows[0].parameter
+    (False, "['w']")
+    """
+    key = jax.random.key(0) if key is None else key
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if not paths:
+        raise ValueError("params holds no arrays: there is nothing to check")
+    shape = jax.eval_shape(value, params, *data).shape
+    if shape != ():
+        raise ValueError(f"value returns shape {shape}, expected a scalar: reduce it, by a mean say")
+    expected = jax.jit(jax.grad(value))(params, *data)
+    given = gradient(params, *data)
+    if jax.tree.structure(given) != jax.tree.structure(expected):
+        problem = f"the gradient is {jax.tree.structure(given)}, params is {jax.tree.structure(expected)}"
+        return Report(tuple(Row(path, False, "", np.inf, None, None, problem) for path in paths))
+    with jax.enable_x64(True):
+        params64, data64 = jax.tree.map(_float64, (params, data))
+        expected64 = jax.jit(jax.grad(value))(params64, *data64)
+        given64 = gradient(params64, *data64)
+        slopes = _difference_errors(jax.jit(value), given64, params64, data64, key)
+    leaves = zip(paths, *map(jax.tree.leaves, (given, expected, given64, expected64)), slopes, strict=True)
+    return Report(tuple(_row(*leaf) for leaf in leaves))
+
+
+def _row(path, given, expected, given64, expected64, slope) -> Row:
+    dtype = str(expected.dtype)
+    if jnp.shape(given) != expected.shape:
+        problem = f"the gradient has shape {jnp.shape(given)}, the parameter {expected.shape}"
+        return Row(path, False, dtype, np.inf, None, None, problem)
+    error, error64 = _relative(given, expected), _relative(given64, expected64)
+    # `not (a <= b)` rather than `a > b`: NaN is wrong
+    problems = [
+        *(["differs from jax.grad"] if not error <= TOLERANCE[dtype] else []),
+        *(["differs from jax.grad in float64"] if not error64 <= TOLERANCE["float64"] else []),
+        *(["differs from finite differences"] if not slope <= DIFFERENCE_TOLERANCE else []),
+    ]
+    return Row(path, not problems, dtype, error, error64, slope, ", ".join(problems))
+
+
+def _relative(given, expected) -> float:
+    given, expected = np.asarray(given, np.float64), np.asarray(expected, np.float64)
+    largest = np.max(np.abs(expected), initial=0)
+    difference = np.max(np.abs(given - expected), initial=0)
+    return float(difference / largest) if largest > 0 else float(difference)
+
+
+def _difference_errors(value, gradient, params, data, key) -> list[float]:
+    """For each parameter the worst, over directions, of the smallest error over the steps."""
+    leaves, structure = jax.tree.flatten(params)
+    errors = []
+    for i, (leaf, g) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
+        if jnp.shape(g) != leaf.shape:
+            errors.append(np.inf)
+            continue
+        worst = 0.0
+        scale = float(jnp.max(jnp.abs(g), initial=0)) * leaf.size**0.5 or 1.0
+        for direction_key in jax.random.split(jax.random.fold_in(key, i), DIRECTIONS):
+            v = jax.random.rademacher(direction_key, leaf.shape, leaf.dtype)
+
+            def along(t, i=i, v=v):
+                moved = [*leaves[:i], leaves[i] + t * v, *leaves[i + 1 :]]
+                return float(value(jax.tree.unflatten(structure, moved), *data))
+
+            slope = float(jnp.sum(g * v))
+            found = [abs((along(t) - along(-t)) / (2 * t) - slope) / scale for t in STEPS]
+            worst = max(worst, min(found)) if np.all(np.isfinite(found)) else np.inf
+        errors.append(worst)
+    return errors
+
+
+def _float64(leaf):
+    return jnp.asarray(leaf, jnp.float64) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+
+def _largest(errors) -> float | None:
+    return max((error for error in errors if error is not None), default=None)
+
+
+def _figure(error) -> str:
+    return "-" if error is None else f"{error:.1e}"

@@ -1,0 +1,204 @@
+"""The exercise: one small network with a skip connection, and its gradient derived by hand, for ONE example.
+
+Forward, in the notes' order. w3 is the skip connection: h0 reaches yhat directly as well as through h1.
+
+    z0 = w0 x            h0 = g(z0)            g(z) = 0  if z < 0
+    z1 = w1 h0           h1 = g(z1)                   z  otherwise
+    z2 = w2 h1 + w3 h0   yhat = z2             L = ½ Σ (yhat − y)²
+
+Backward. `dfoo` is dL/dfoo; each line is the chain rule applied to the forward line named on its right.
+
+    dz2 = dyhat                        from  yhat = z2
+    dh1 = w2ᵀ dz2                      from  z2 = w2 h1 + …
+    dz1 = dh1 · g'(z1)                 from  h1 = g(z1)
+    dh0 = w1ᵀ dz1 + w3ᵀ dz2            from  z1 = w1 h0  and  z2 = … + w3 h0: "because of skip connection"
+    dz0 = dh0 · g'(z0)                 from  h0 = g(z0)
+    dw0 = dz0 xᵀ    dw1 = dz1 h0ᵀ      from  z0 = w0 x   and  z1 = w1 h0
+    dw2 = dz2 h1ᵀ   dw3 = dz2 h0ᵀ      from  z2 = w2 h1 + w3 h0
+
+The convention at the kink: the branch "otherwise" includes z = 0, so g'(0) = 1 here (`jax.nn.relu` says 0,
+`jnp.maximum` 0.5). XLA treats subnormal numbers as zero, so that g' of the smallest negative subnormal is 1 too.
+
+Where the handwritten notes slip, and what is right:
+
+    "z1 = w1 · z0"                       z1 = w1 h0: their own dL/dh0 and dL/dw1 use h0
+    "dL/dz0 = dL/dyhat · 1" (boxed)      dL/dz2: it is z2 that equals yhat
+    "{z1, z1 ≥ 0; 0, z1 < 0}" in dL/dz1  {1, z1 ≥ 0; 0, z1 < 0}: they wrote the value of g for its derivative
+    "{z0, z0 ≥ 0; 0, z0 < 0}" in dL/dz0  {1, z0 ≥ 0; 0, z0 < 0}: the same
+
+Everything here reads the same for plain numbers, where each product is an ordinary one, and for matrices w of
+shape (outputs, inputs) with vectors x, z, h. For a batch: `jax.vmap(gradient, in_axes=(None, 0, 0))`.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+
+class Weights(NamedTuple):
+    """The four weights: numbers, or w0 (n0, d), w1 (n1, n0), w2 (n2, n1) and the skip connection w3 (n2, n0)."""
+
+    w0: ArrayLike
+    w1: ArrayLike
+    w2: ArrayLike
+    w3: ArrayLike
+
+
+class Forward(NamedTuple):
+    """Every value of the forward pass, in the order in which it is computed; z2 is yhat."""
+
+    z0: Array
+    h0: Array
+    z1: Array
+    h1: Array
+    z2: Array
+
+
+class Backward(NamedTuple):
+    """Every adjoint, in the order of the derivation; dw0 … dw3 have the shapes of w0 … w3."""
+
+    dz2: Array
+    dh1: Array
+    dz1: Array
+    dh0: Array
+    dz0: Array
+    dw0: Array
+    dw1: Array
+    dw2: Array
+    dw3: Array
+
+
+def g(z: ArrayLike) -> Array:
+    """g(z) = 0 for z < 0, z otherwise."""
+    return jnp.where(jnp.less(z, 0), 0, z)
+
+
+def dg(z: ArrayLike) -> Array:
+    """g'(z) = 0 for z < 0, 1 otherwise."""
+    return jnp.where(jnp.less(z, 0), 0, jnp.ones_like(z))
+
+
+def forward(w: Weights, x: ArrayLike) -> Forward:
+    """Compute the network's values for one example.
+
+    Args:
+        w: the weights, numbers or matrices.
+        x: the input, a number or a vector (d,).
+
+    Returns:
+        `Forward`: z0, h0 (n0,), z1, h1 (n1,), z2 = yhat (n2,); numbers where `w` and `x` are numbers.
+
+    Raises:
+        ValueError: the shapes do not fit together; the message names the first that does not.
+
+    >>> f = forward(Weights(0.5, 2.0, -1.0, 3.0), 2.0)
+    >>> [float(value) for value in f]
+    [1.0, 1.0, 2.0, 2.0, 1.0]
+    """
+    _require_shapes(w, x)
+    z0 = jnp.dot(w.w0, x)
+    h0 = g(z0)
+    z1 = jnp.dot(w.w1, h0)
+    h1 = g(z1)
+    z2 = jnp.dot(w.w2, h1) + jnp.dot(w.w3, h0)
+    return Forward(z0, h0, z1, h1, z2)
+
+
+def backward(w: Weights, x: ArrayLike, f: Forward, dyhat: ArrayLike) -> Backward:
+    """Compute every adjoint for one example, in the notes' order.
+
+    Args:
+        w: the weights that `f` was computed with.
+        x: the input that `f` was computed with.
+        f: the values, `forward(w, x)`.
+        dyhat: dL/dyhat, shaped like yhat; for L = ½ Σ (yhat − y)² it is yhat − y.
+
+    Returns:
+        `Backward`: an adjoint for each value and each weight, each shaped like what it is the adjoint of.
+
+    Raises:
+        ValueError: `dyhat` is not shaped like yhat, or the weights do not fit together.
+
+    >>> w, x = Weights(0.5, 2.0, -1.0, 3.0), 2.0
+    >>> b = backward(w, x, forward(w, x), dyhat=1.0)
+    >>> float(b.dh0)  # w1 dz1 + w3 dz2 = 2·(−1) + 3·1: both paths count
+    1.0
+    """
+    _require_shapes(w, x)
+    if jnp.shape(dyhat) != jnp.shape(f.z2):
+        raise ValueError(
+            f"dyhat has shape {jnp.shape(dyhat)}, yhat has {jnp.shape(f.z2)}: give one dL/dyhat for each output"
+        )
+    dz2 = jnp.asarray(dyhat)
+    dh1 = jnp.dot(jnp.transpose(w.w2), dz2)
+    dz1 = dh1 * dg(f.z1)
+    dh0 = jnp.dot(jnp.transpose(w.w1), dz1) + jnp.dot(jnp.transpose(w.w3), dz2)
+    dz0 = dh0 * dg(f.z0)
+    dw0 = _outer(dz0, x)
+    dw1 = _outer(dz1, f.h0)
+    dw2 = _outer(dz2, f.h1)
+    dw3 = _outer(dz2, f.h0)
+    return Backward(dz2, dh1, dz1, dh0, dz0, dw0, dw1, dw2, dw3)
+
+
+def loss(w: Weights, x: ArrayLike, y: ArrayLike) -> Array:
+    """L = ½ Σ (yhat − y)², half the squared error of one example.
+
+    >>> float(loss(Weights(0.5, 2.0, -1.0, 3.0), 2.0, 0.0))
+    0.5
+    """
+    return jnp.sum(jnp.square(_error(forward(w, x), y))) / 2
+
+
+def gradient(w: Weights, x: ArrayLike, y: ArrayLike) -> Weights:
+    """Compute dL/dw for L = ½ Σ (yhat − y)² of one example.
+
+    Args:
+        w: the weights, numbers or matrices.
+        x: the input, a number or a vector (d,).
+        y: the target, shaped like yhat.
+
+    Returns:
+        `Weights` that hold dL/dw0 … dL/dw3, each shaped like its weight.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+
+    >>> dw = gradient(Weights(0.5, 2.0, -1.0, 3.0), 2.0, 0.0)
+    >>> [float(value) for value in dw]
+    [2.0, -1.0, 2.0, 1.0]
+    """
+    f = forward(w, x)
+    b = backward(w, x, f, dyhat=_error(f, y))
+    return Weights(b.dw0, b.dw1, b.dw2, b.dw3)
+
+
+def _error(f: Forward, y: ArrayLike) -> Array:
+    if jnp.shape(y) != jnp.shape(f.z2):
+        raise ValueError(f"y has shape {jnp.shape(y)}, yhat has {jnp.shape(f.z2)}: give one target for each output")
+    return jnp.subtract(f.z2, y)
+
+
+def _outer(dz: ArrayLike, h: ArrayLike) -> Array:
+    """dz hᵀ: a matrix for vectors, a plain product for numbers."""
+    return jnp.tensordot(dz, h, axes=0)
+
+
+def _require_shapes(w: Weights, x: ArrayLike) -> None:
+    shapes = {name: jnp.shape(value) for name, value in w._asdict().items()}
+    if all(shape == () for shape in (*shapes.values(), jnp.shape(x))):
+        return
+    if jnp.ndim(x) != 1:
+        raise ValueError(
+            f"x has shape {jnp.shape(x)}, expected (d,) for matrix weights: one example; vmap over a batch"
+        )
+    (d,) = jnp.shape(x)
+    n0, n1, n2 = (shapes[name][0] if len(shapes[name]) == 2 else "n" + name[1] for name in ("w0", "w1", "w2"))
+    expected = {"w0": (n0, d), "w1": (n1, n0), "w2": (n2, n1), "w3": (n2, n0)}
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            wanted = "(" + ", ".join(map(str, expected[name])) + ")"
+            raise ValueError(
+                f"{name} has shape {shape}, expected {wanted} (outputs, inputs): make the four weights and x fit"
+            )

@@ -1,0 +1,347 @@
+"""A network is a wiring: layers that sum weighted edges from earlier layers, and the forward pass for ONE example.
+
+Each layer t has a width, a list of sources s (the input "x" or earlier layers) and an activation g_t:
+
+    z_t = Σ over edges s→t of  W_ts h_s  (+ b_t)        h_t = g_t(z_t)        h_x = x
+
+A skip connection is nothing special, only one more source. The last layer is the output: yhat = h_last.
+Parameters are nested dicts, params[t][s] = W_ts of shape (width of t, width of s), params[t]["bias"] = b_t.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from jaxbackprop._names import unknown
+from jaxbackprop.activations import Activation, as_activation
+
+Params = dict[str, dict[str, Float[Array, "..."]]]
+Precision = jax.lax.PrecisionLike
+
+INPUT = "x"
+BIAS = "bias"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its name, its width, the layers (or "x") that feed it, its activation, and whether it has a bias.
+
+    >>> Layer("yhat", 1, ("h1", "h0"), "identity")
+    Layer(name='yhat', width=1, sources=('h1', 'h0'), activation='identity', bias=False)
+    """
+
+    name: str
+    width: int
+    sources: tuple[str, ...]
+    activation: str | Activation | tuple = "identity"
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A wiring: the input's width, and the layers in the order in which they are computed; the last one is yhat.
+
+    Hashable, so that it can be static in `jax.jit`.
+
+    Raises:
+        ValueError: a wiring that cannot work; the message names the layer.
+        TypeError: something that is not a width, a layer or a name where one is needed.
+
+    >>> net = Network(8, (Layer("h0", 64, ("x",), "relu"), Layer("yhat", 1, ("h0", "x"))))
+    >>> print(net)
+    x 8 → h0 64 relu; h0, x → yhat 1 identity (584 parameters)
+    """
+
+    inputs: int
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self):
+        """Refuse a wiring that cannot work while the mistake is still in view."""
+        _require_width("the input", self.inputs)
+        if not self.layers:
+            raise ValueError("a network needs at least one layer: give layers=(Layer('yhat', 1, ('x',)),)")
+        known = [INPUT]
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers holds {layer!r}: expected a jaxbackprop.Layer")
+            _require_layer(layer, known, later=[other.name for other in self.layers])
+            known.append(layer.name)
+
+    def __str__(self):
+        """Say the wiring in one line."""
+        steps = (f"{', '.join(t.sources)} → {t.name} {t.width} {_activation_name(t)}" for t in self.layers)
+        wiring = "; ".join(steps).replace(INPUT, f"{INPUT} {self.inputs}", 1)
+        return f"{wiring} ({count_parameters(self):,} parameters)"
+
+
+def widths(network: Network) -> dict[str, int]:
+    """The width of the input and of every layer, by name.
+
+    >>> widths(mlp((8, 64, 1)))
+    {'x': 8, 'h0': 64, 'yhat': 1}
+    """
+    return {INPUT: network.inputs} | {layer.name: layer.width for layer in network.layers}
+
+
+def count_parameters(network: Network) -> int:
+    """How many numbers the weights and biases hold.
+
+    >>> count_parameters(mlp((8, 64, 1), bias=True))
+    641
+    """
+    width = widths(network)
+    return sum(t.width * (sum(width[s] for s in t.sources) + t.bias) for t in network.layers)
+
+
+def mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+    """Each layer feeds the next: x → h0 → h1 → … → yhat.
+
+    Args:
+        widths: input, hidden layers, output.
+        activation: of the hidden layers; the output's is the identity.
+        bias: whether each layer has one.
+
+    >>> print(mlp((8, 64, 1), activation="tanh", bias=True))
+    x 8 → h0 64 tanh; h0 → yhat 1 identity (641 parameters)
+    """
+    return _build(widths, activation, bias, hidden=lambda earlier: earlier[-1:], output=lambda earlier: earlier[-1:])
+
+
+def skip_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+    """The exercise's wiring at any depth: each layer feeds the next, and every hidden layer feeds yhat.
+
+    `skip_mlp((1, 1, 1, 1))` is the exercise: w0 = params["h0"]["x"], w1 = params["h1"]["h0"],
+    w2 = params["yhat"]["h1"], w3 = params["yhat"]["h0"]. The arguments are those of `mlp`.
+
+    >>> print(skip_mlp((8, 64, 64, 1)))
+    x 8 → h0 64 relu; h0 → h1 64 relu; h1, h0 → yhat 1 identity (4,736 parameters)
+    """
+    return _build(
+        widths, activation, bias, hidden=lambda earlier: earlier[-1:], output=lambda earlier: earlier[1:] or earlier
+    )
+
+
+def dense_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+    """Every layer, and the input, feeds every later layer. The arguments are those of `mlp`.
+
+    >>> print(dense_mlp((8, 16, 16, 1)))
+    x 8 → h0 16 relu; h0, x → h1 16 relu; h1, h0, x → yhat 1 identity (552 parameters)
+    """
+    return _build(widths, activation, bias, hidden=lambda earlier: earlier, output=lambda earlier: earlier)
+
+
+def _build(widths, activation, bias, *, hidden, output) -> Network:
+    if len(widths) < 2:
+        raise ValueError(
+            f"widths is {tuple(widths)}: expected the input's and the output's at least, such as (8, 64, 1)"
+        )
+    inputs, *hidden_widths, outputs = widths
+    earlier, layers = [INPUT], []
+    for i, width in enumerate(hidden_widths):
+        layers.append(Layer(f"h{i}", width, tuple(reversed(hidden(earlier))), activation, bias))
+        earlier.append(f"h{i}")
+    layers.append(Layer("yhat", outputs, tuple(reversed(output(earlier))), "identity", bias))
+    return Network(inputs, tuple(layers))
+
+
+@partial(jax.jit, static_argnames=("network", "dtype"))
+def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> Params:
+    """Draw the parameters: weights from N(0, gain / fan-in), biases 0, in one compiled call.
+
+    The fan-in of a layer counts all its sources, so that z keeps the size of h however many paths meet in it. The gain
+    is 2 before a rectifier, which lets half of the variance through (He et al. 2015), and 1 otherwise (LeCun et al. 1998).
+
+    Args:
+        network: the wiring.
+        key: a `jax.random.key`.
+        dtype: float32, float64 (under `jax.enable_x64`), bfloat16 or float16.
+
+    Returns:
+        params[t][s] of shape (width of t, width of s), params[t]["bias"] of shape (width of t,).
+
+    >>> params = init(skip_mlp((8, 64, 32, 1)), jax.random.key(0))
+    >>> params["yhat"]["h1"].shape, params["yhat"]["h0"].shape
+    ((1, 32), (1, 64))
+    """
+    width = widths(network)
+    params = {}
+    for t, layer_key in zip(network.layers, jax.random.split(key, len(network.layers)), strict=True):
+        gain = 2 if t.activation in _RECTIFIERS else 1
+        scale = (gain / sum(width[s] for s in t.sources)) ** 0.5
+        keys = jax.random.split(layer_key, len(t.sources))
+        params[t.name] = {
+            s: scale * jax.random.normal(k, (t.width, width[s]), dtype) for s, k in zip(t.sources, keys, strict=True)
+        }
+        if t.bias:
+            params[t.name][BIAS] = jnp.zeros(t.width, dtype)
+    return params
+
+
+_RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu")
+
+
+class Forward(NamedTuple):
+    """Every value of the forward pass, by layer: z before the activation, h after it; h["x"] is the input."""
+
+    z: dict[str, Array]
+    h: dict[str, Array]
+
+
+def forward(network: Network, params: Params, x: Float[Array, " d"], precision: Precision = None) -> Forward:
+    """Compute every z and h for one example; for a batch, `jax.vmap` over x.
+
+    Args:
+        network: the wiring.
+        params: as `init` gives them.
+        x: one example, (d,).
+        precision: of the products W h, as in `jax.lax.Precision`.
+
+    Raises:
+        ValueError: parameters or an input that do not fit the wiring.
+
+    >>> net = mlp((2, 3, 1))
+    >>> f = forward(net, init(net, jax.random.key(0)), jnp.ones(2))
+    >>> f.z["h0"].shape, f.h["yhat"].shape
+    ((3,), (1,))
+    """
+    require_params(network, params)
+    require_input(network, x, ndims=(1,))
+    z, h = {}, {INPUT: x}
+    for t in network.layers:
+        z[t.name] = sum_paths([contract("ts,s->t", params[t.name][s], h[s], precision=precision) for s in t.sources])
+        if t.bias:
+            z[t.name] += params[t.name][BIAS]
+        h[t.name] = as_activation(t.activation).value(z[t.name])
+    return Forward(z, h)
+
+
+def predict(
+    network: Network, params: Params, x: Float[Array, "*b d"], precision: Precision = None
+) -> Float[Array, "*b k"]:
+    """Compute yhat for one example (d,) or a batch (b, d).
+
+    Raises:
+        ValueError: parameters or an input that do not fit the wiring.
+
+    >>> net = mlp((2, 3, 1))
+    >>> predict(net, init(net, jax.random.key(0)), jnp.ones((5, 2))).shape
+    (5, 1)
+    """
+    require_input(network, x, ndims=(1, 2))
+
+    def one(x):
+        return forward(network, params, x, precision).h[network.layers[-1].name]
+
+    return one(x) if jnp.ndim(x) == 1 else jax.vmap(one)(x)
+
+
+def contract(indices: str, *operands: Array, over: Array | int = 1, precision: Precision = None) -> Array:
+    """`jnp.einsum` divided by `over`: accumulated in float32 at least, whatever the operands' dtype, and rounded once.
+
+    >>> float(contract("i,i->", jnp.full(300, 20, jnp.float16), jnp.full(300, 20, jnp.float16), over=300))
+    400.0
+    """
+    dtype = jnp.result_type(*operands)
+    accumulated = jnp.einsum(indices, *operands, precision=precision, preferred_element_type=wide(dtype))
+    return (accumulated if isinstance(over, int) and over == 1 else accumulated / over).astype(dtype)
+
+
+def wide(dtype: DTypeLike) -> DTypeLike:
+    """The dtype to accumulate in: float32 at least.
+
+    >>> wide(jnp.bfloat16), wide(jnp.float32)
+    (dtype('float32'), dtype('float32'))
+    """
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def sum_paths(terms: list[Array]) -> Array:
+    """Add what arrives over several paths; one path is left as it is."""
+    total, *others = terms
+    for term in others:
+        total = total + term
+    return total
+
+
+def require_params(network: Network, params: Any) -> None:
+    """Refuse parameters that do not fit the wiring, naming the first that does not.
+
+    >>> net = mlp((2, 3, 1))
+    >>> require_params(net, init(mlp((2, 4, 1)), jax.random.key(0)))
+    Traceback (most recent call last):
+        ...
+    ValueError: params['h0']['x'] has shape (4, 2), the network needs (3, 2)
+    """
+    width = widths(network)
+    wanted: dict[str, dict[str, tuple[int, ...]]] = {
+        t.name: {s: (t.width, width[s]) for s in t.sources} for t in network.layers
+    }
+    for t in network.layers:
+        if t.bias:
+            wanted[t.name][BIAS] = (t.width,)
+    _require_keys("params", params, wanted)
+    for name, shapes in wanted.items():
+        _require_keys(f"params[{name!r}]", params[name], shapes)
+        for source, shape in shapes.items():
+            given = params[name][source]
+            if jnp.shape(given) != shape:
+                where = f"params[{name!r}][{source!r}]"
+                raise ValueError(f"{where} has shape {jnp.shape(given)}, the network needs {shape}")
+            if not jnp.issubdtype(jnp.result_type(given), jnp.floating):
+                where = f"params[{name!r}][{source!r}]"
+                raise ValueError(f"{where} has dtype {jnp.result_type(given)}: weights must be floating point")
+
+
+def require_input(network: Network, x: Any, ndims: tuple[int, ...]) -> None:
+    """Refuse an input whose shape or dtype does not fit the wiring."""
+    shapes = " or ".join({1: f"({network.inputs},)", 2: f"(b, {network.inputs})"}[ndim] for ndim in ndims)
+    if jnp.ndim(x) not in ndims or jnp.shape(x)[-1] != network.inputs:
+        raise ValueError(f"x has shape {jnp.shape(x)}, the network needs {shapes}")
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise ValueError(f"x has dtype {jnp.result_type(x)}, the network needs floating point: x.astype('float32')")
+
+
+def _require_keys(where: str, given, wanted: dict) -> None:
+    if not isinstance(given, dict) or set(given) != set(wanted):
+        has = f"has {sorted(map(str, given))}" if isinstance(given, dict) else f"is a {type(given).__name__}"
+        raise ValueError(f"{where} {has}, the network needs a dict with {sorted(wanted)}: take jaxbackprop.init")
+
+
+def _require_width(where: str, width: Any) -> None:
+    if isinstance(width, bool) or not hasattr(width, "__index__"):
+        raise TypeError(f"{where} has width {width!r}: expected an integer of at least 1")
+    if width.__index__() < 1:
+        raise ValueError(f"{where} has width {width}: expected at least 1")
+
+
+def _require_layer(layer: Layer, known: list[str], later: list[str]) -> None:
+    where = f"layer {layer.name!r}"
+    if not isinstance(layer.name, str) or layer.name in ("", BIAS):
+        raise ValueError(f"{where}: a name is a string, not empty and not {BIAS!r}")
+    if layer.name in known:
+        raise ValueError(f"{where}: the name is used twice: give each layer its own")
+    _require_width(where, layer.width)
+    if isinstance(layer.sources, str) or not isinstance(layer.sources, tuple) or not layer.sources:
+        raise ValueError(f"{where}: sources is {layer.sources!r}: expected a tuple of names, such as ('x',)")
+    for source in layer.sources:
+        if source not in known and source in later:
+            raise ValueError(
+                f"{where}: reads {source!r}, which is not computed before it: only earlier layers can be sources"
+            )
+        if source not in known:
+            raise ValueError(f"{where}: {unknown('source', str(source), known)}")
+    if len(set(layer.sources)) < len(layer.sources):
+        raise ValueError(f"{where}: reads a source twice, {layer.sources}: one edge is enough, weights add")
+    try:
+        as_activation(layer.activation)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _activation_name(layer: Layer) -> str:
+    return layer.activation if isinstance(layer.activation, str) else "own activation"

@@ -1,0 +1,311 @@
+"""Training: a pure step, an epoch as one compiled program, `fit`, and many networks trained in one program.
+
+The loop knows nothing about how a gradient is made: "hand" and "jax.grad" give the same trajectory.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Num
+
+from jaxbackprop._names import unknown
+from jaxbackprop.backprop import LossLike, plain_loss, value_and_grad
+from jaxbackprop.losses import Loss, as_loss
+from jaxbackprop.network import Network, Params, init, predict, require_input, require_params
+
+if TYPE_CHECKING:
+    import optax  # imported where it is used: it costs as much again as this package
+
+Data = tuple[Array, Array]
+Row = dict[str, int | float]
+
+
+class TrainState(NamedTuple):
+    """All that training carries from one step to the next."""
+
+    params: Params
+    opt_state: Any
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+
+
+class Problem(NamedTuple):
+    """What is trained and how; hashable, so that one compiled epoch serves every `fit` of the same problem."""
+
+    network: Network
+    loss: Loss
+    optimizer: Any  # an optax.GradientTransformation; in `fit_many` what makes one from a learning rate
+    batch_size: int
+    gradient: str = "hand"
+
+
+GRADIENTS: dict[str, Callable[[Network, Loss], Callable]] = {
+    "hand": value_and_grad,
+    "jax.grad": lambda network, loss: jax.value_and_grad(plain_loss(network, loss)),
+}
+
+
+def train_step(
+    problem: Problem, state: TrainState, x: Float[Array, "b d"], y: Num[Array, "b ..."], weight: Float[Array, " b"]
+) -> tuple[TrainState, Float[Array, ""]]:
+    """Take one step: predict, loss, gradient, update. Pure; returns the new state and the loss before the step."""
+    import optax
+
+    value, grads = GRADIENTS[problem.gradient](problem.network, problem.loss)(state.params, x, y, weight)
+    updates, opt_state = problem.optimizer.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    return TrainState(params, opt_state, state.key, state.step + 1), value
+
+
+def train_epoch(
+    problem: Problem, state: TrainState, x: Float[Array, "n d"], y: Num[Array, "n ..."]
+) -> tuple[TrainState, Float[Array, ""]]:
+    """Take one step for each batch of a fresh shuffle. Pure; returns the new state and the mean of the examples' losses."""
+    key, shuffle_key = jax.random.split(state.key)
+    rows, weight = shuffled_batches(shuffle_key, x.shape[0], problem.batch_size)
+
+    def step(state, batch):
+        rows, weight = batch
+        state, value = train_step(problem, state, x[rows], y[rows], weight.astype(x.dtype))
+        return state, value * jnp.sum(weight)
+
+    state, values = jax.lax.scan(step, state._replace(key=key), (rows, weight))
+    return state, jnp.sum(values) / x.shape[0]
+
+
+def shuffled_batches(
+    key: Key[Array, ""], examples: int, batch_size: int
+) -> tuple[Int[Array, "steps b"], Float[Array, "steps b"]]:
+    """Shuffle the examples' indices into full batches; what the last one lacks is padded with weight 0.
+
+    >>> rows, weight = shuffled_batches(jax.random.key(0), examples=5, batch_size=2)
+    >>> rows.shape, weight.sum(axis=1).tolist()
+    ((3, 2), [2.0, 2.0, 1.0])
+    """
+    steps = -(-examples // batch_size)
+    padding = steps * batch_size - examples
+    rows = jnp.pad(jax.random.permutation(key, examples), (0, padding))
+    weight = jnp.pad(jnp.ones(examples), (0, padding))
+    return rows.reshape(steps, batch_size), weight.reshape(steps, batch_size)
+
+
+def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
+    """Make the state that training starts from: drawn parameters, or a copy of the given ones."""
+    key, init_key = jax.random.split(key)
+    # a copy, because the epoch's buffers are donated: the caller's own parameters must outlive training
+    own: Params = init(problem.network, init_key, dtype) if params is None else jax.tree.map(jnp.copy, params)
+    return TrainState(own, problem.optimizer.init(own), key, jnp.zeros((), jnp.int32))
+
+
+_start = jax.jit(start, static_argnames=("problem", "dtype"))
+_epoch = jax.jit(train_epoch, static_argnums=0, donate_argnums=1)
+
+
+def fit(
+    network: Network,
+    loss: LossLike,
+    optimizer: "optax.GradientTransformation",
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int,
+    key: Key[Array, ""],
+    gradient: str = "hand",
+    params: Params | None = None,
+    validation: Data | None = None,
+    callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
+) -> tuple[TrainState, list[Row]]:
+    """Train a network.
+
+    Args:
+        network: the wiring.
+        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
+        optimizer: any `optax.GradientTransformation`.
+        data: (x (n, d), y (n, …)); the parameters take x's dtype.
+        epochs: how often every example is used.
+        batch_size: examples a step; the last batch of an epoch is padded with weight 0.
+        key: a `jax.random.key`, for the first parameters and the shuffles.
+        gradient: "hand" or "jax.grad": the same trajectory.
+        params: what to start from; drawn from `key` by default.
+        validation: (x, y) to evaluate after each epoch.
+        callbacks: each is called (state, row) after each epoch; training stops when one returns True. The state's
+            buffers are reused by the next epoch: copy what you keep, `jax.tree.map(jnp.copy, state.params)`.
+
+    Returns:
+        The last `TrainState`, and a row for each epoch: "epoch", "loss" (mean over the epoch, as it went), "seconds"
+        (since the start), and with `validation` "validation_loss" and, where the loss has one, "validation_accuracy"
+        or "validation_rmse".
+
+    Raises:
+        ValueError: data, parameters or settings that do not fit; the message says which and what fits.
+
+    >>> import optax
+    >>> from jaxbackprop.network import mlp
+    >>> x = jnp.linspace(-1, 1, 50)[:, None]
+    >>> state, history = fit(mlp((1, 16, 1), "tanh", bias=True), "half_squared_error", optax.adam(0.03),
+    ...                      (x, x**2), epochs=60, batch_size=10, key=jax.random.key(0))
+    >>> history[-1]["loss"] < 0.1 * history[0]["loss"]
+    True
+    """
+    if gradient not in GRADIENTS:
+        raise ValueError(unknown("gradient", str(gradient), GRADIENTS))
+    x, y = _require_data("data", network, loss, data)
+    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), gradient)
+    if params is not None:
+        require_params(network, params)
+    _require_positive("epochs", epochs)
+    state = _start(problem, key, params, x.dtype)
+    held_out = None if validation is None else _require_data("validation", network, loss, validation)
+    history, began = [], time.perf_counter()
+    for epoch in range(1, epochs + 1):
+        state, value = _epoch(problem, state, x, y)
+        row = {"epoch": epoch, "loss": float(value), "seconds": time.perf_counter() - began}
+        if held_out is not None:
+            row |= {
+                f"validation_{name}": figure for name, figure in evaluate(network, loss, state.params, held_out).items()
+            }
+        history.append(row)
+        answers = [callback(state, row) for callback in callbacks]  # every one is called, whatever the first says
+        if any(answer is True for answer in answers):
+            break
+    return state, history
+
+
+def fit_many(
+    network: Network,
+    loss: LossLike,
+    optimizer: Callable[[Float[Array, ""]], "optax.GradientTransformation"],
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int,
+    keys: Key[Array, "..."],
+    learning_rates: Float[Array, "..."],
+    gradient: str = "hand",
+) -> tuple[TrainState, Float[Array, "n epochs"]]:
+    """Train n networks of one wiring in one program, each from its own key and at its own learning rate.
+
+    Args:
+        network: the wiring.
+        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
+        optimizer: makes the optimizer from a learning rate, such as `optax.adam`.
+        data: (x (n, d), y (n, …)), the same for all.
+        epochs: how often every example is used.
+        batch_size: examples a step.
+        keys: a `jax.random.key` for each network, `jax.random.split(key, n)`.
+        learning_rates: one for each network.
+        gradient: "hand" or "jax.grad".
+
+    Returns:
+        A `TrainState` whose leaves have a first axis of length n, and each network's loss after each epoch. Network i
+        is what `fit` gives for keys[i] and optimizer(learning_rates[i]).
+
+    Raises:
+        ValueError: as `fit`; or not one learning rate for each key.
+
+    >>> import optax
+    >>> from jaxbackprop.network import mlp
+    >>> x = jnp.linspace(-1, 1, 50)[:, None]
+    >>> _, losses = fit_many(mlp((1, 8, 1), bias=True), "huber", optax.sgd, (x, x**2), epochs=3, batch_size=10,
+    ...                      keys=jax.random.split(jax.random.key(0), 4), learning_rates=jnp.array([0.01, 0.03, 0.1, 0.3]))
+    >>> losses.shape
+    (4, 3)
+    """
+    if gradient not in GRADIENTS:
+        raise ValueError(unknown("gradient", str(gradient), GRADIENTS))
+    x, y = _require_data("data", network, loss, data)
+    _require_positive("epochs", epochs)
+    learning_rates = jnp.asarray(learning_rates)
+    if keys.ndim != 1 or learning_rates.shape != keys.shape:
+        raise ValueError(
+            f"keys has shape {keys.shape}, learning_rates {learning_rates.shape}: give one of each for each network"
+        )
+    return _fit_many(
+        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), gradient),
+        epochs,
+        keys,
+        learning_rates,
+        x,
+        y,
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fit_many(family: Problem, epochs, keys, learning_rates, x, y):
+    def one(key, learning_rate):
+        problem = family._replace(optimizer=family.optimizer(learning_rate))
+        return jax.lax.scan(
+            lambda state, _: train_epoch(problem, state, x, y), start(problem, key, dtype=x.dtype), length=epochs
+        )
+
+    return jax.vmap(one)(keys, learning_rates)
+
+
+def evaluate(network: Network, loss: LossLike, params: Params, data: Data) -> Row:
+    """Compute the mean loss and, where the loss has one, the figure that people quote, over (x, y).
+
+    Returns:
+        {"loss": …}, with "accuracy" (a fraction) for the two cross entropies and "rmse" for half_squared_error and huber.
+
+    >>> from jaxbackprop.network import mlp
+    >>> net = mlp((2, 3, 2))
+    >>> sorted(evaluate(net, "softmax_cross_entropy", init(net, jax.random.key(0)), (jnp.ones((4, 2)), jnp.zeros(4, int))))
+    ['accuracy', 'loss']
+    """
+    figures = _evaluate(network, loss if isinstance(loss, str) else as_loss(loss), params, *data)
+    return {name: float(figure) for name, figure in figures.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(network, loss, params, x, y):
+    yhat = predict(network, params, x)
+    figures = {"loss": jnp.mean(jax.vmap(as_loss(loss).value)(yhat, y))}
+    if loss in METRICS:
+        name, metric = METRICS[loss]
+        figures[name] = metric(yhat, y.reshape(yhat.shape) if y.size == yhat.size else y)
+    return figures
+
+
+def _class_accuracy(yhat, y):
+    y = y if jnp.issubdtype(y.dtype, jnp.integer) else jnp.argmax(y, axis=1)
+    return jnp.mean(jnp.argmax(yhat, axis=1) == y.reshape(-1))
+
+
+METRICS: dict[object, tuple[str, Callable]] = {
+    "softmax_cross_entropy": ("accuracy", _class_accuracy),
+    "sigmoid_binary_cross_entropy": ("accuracy", lambda yhat, y: jnp.mean((yhat > 0) == (y > 0.5))),
+    "half_squared_error": ("rmse", lambda yhat, y: jnp.sqrt(jnp.mean(jnp.square(yhat - y)))),
+    "huber": ("rmse", lambda yhat, y: jnp.sqrt(jnp.mean(jnp.square(yhat - y)))),
+}
+
+
+def _require_data(name, network, loss, data) -> Data:
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise ValueError(f"{name} is a {type(data).__name__}: expected a pair (x, y)")
+    x, y = map(jnp.asarray, data)
+    require_input(network, x, ndims=(2,))
+    if len(x) == 0 or y.ndim == 0 or len(y) != len(x):
+        raise ValueError(
+            f"{name}: x has shape {x.shape}, y {y.shape}: give at least one example, and one target for each"
+        )
+    if loss == "softmax_cross_entropy" and jnp.issubdtype(y.dtype, jnp.integer):
+        low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"{name}: y holds classes {low} to {high}, the network has {classes} outputs: 0 to {classes - 1}"
+            )
+    return x, y
+
+
+def _batch_size(batch_size, examples) -> int:
+    _require_positive("batch_size", batch_size)
+    return min(int(batch_size), examples)
+
+
+def _require_positive(name, number) -> None:
+    if isinstance(number, bool) or not hasattr(number, "__index__") or number < 1:
+        raise ValueError(f"{name} is {number!r}: expected an integer of at least 1")

@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from jaxbackprop.activations import ACTIVATIONS, Activation, as_activation
+
+WIDE = np.concatenate([-np.logspace(4, -6, 301), [0.0], np.logspace(-6, 4, 301)])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_value_and_derivative_agree_with_jax_in_float64(name):
+    with jax.enable_x64(True):
+        z = jnp.asarray(WIDE)
+        value, derivative = jax.vmap(jax.value_and_grad(oracle.ACTIVATIONS[name]))(z)
+        np.testing.assert_allclose(
+            ACTIVATIONS[name].value(z), value, rtol=1e-12, atol=1e-14
+        )  # jax.nn's 1 + tanh cancels
+        known = (
+            np.abs(WIDE) < 8 if name == "gelu_tanh" else np.full(len(WIDE), True)
+        )  # jax.nn's own cubes overflow further out
+        if name in ("relu", "leaky_relu", "elu"):
+            known &= WIDE != 0  # the convention at the kink is ours, and has a test of its own
+        # jax.nn's 1 + tanh is off by eps, times z · 2u' < 140 where it is compared
+        atol = 140 * 2**-52 if name == "gelu_tanh" else 1e-14
+        np.testing.assert_allclose(ACTIVATIONS[name].derivative(z)[known], derivative[known], rtol=1e-11, atol=atol)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_finite_everywhere_and_of_the_inputs_dtype(name, dtype):
+    z = jnp.asarray(WIDE, dtype)
+    for function in ACTIVATIONS[name]:
+        out = function(z)
+        assert out.dtype == z.dtype
+        assert bool(jnp.all(jnp.isfinite(out)))
+    if dtype == "float32":
+        ends = jnp.array([-3e38, 3e38], dtype)
+        assert bool(jnp.all(jnp.isfinite(ACTIVATIONS[name].derivative(ends))))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_float32_derivative_is_right_over_the_whole_range(name):
+    with jax.enable_x64(True):
+        exact = np.asarray(ACTIVATIONS[name].derivative(jnp.asarray(np.float64(np.float32(WIDE)))))
+    given = np.asarray(ACTIVATIONS[name].derivative(jnp.asarray(WIDE, jnp.float32)))
+    np.testing.assert_allclose(given, exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("z", [4.0, 8.0, -6.0])
+def test_tails_keep_their_relative_precision(z):
+    # 1 − tanh² in float32 would be off by 4e-4 at 4 and by everything at 10
+    exact = {"tanh": 1 / np.cosh(z) ** 2, "sigmoid": 1 / (2 + np.exp(z) + np.exp(-z))}
+    for name, slope in exact.items():
+        assert abs(float(ACTIVATIONS[name].derivative(jnp.float32(z))) / float(slope) - 1) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu"])
+@pytest.mark.parametrize("z", [0.0, -0.0, 1e-45])
+def test_at_the_kink_the_branch_otherwise_decides(name, z):
+    assert float(ACTIVATIONS[name].derivative(jnp.float32(z))) == 1.0
+    assert float(jax.jit(ACTIVATIONS[name].derivative)(jnp.float32(z))) == 1.0
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_nan_goes_through(name):
+    assert bool(jnp.isnan(ACTIVATIONS[name].value(jnp.float32(jnp.nan))))
+
+
+def test_an_activation_of_ones_own():
+    pair = (jnp.square, lambda z: 2 * z)
+    assert as_activation(pair) == Activation(*pair)
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(ValueError, match="unknown activation 'rleu': did you mean 'relu'"):
+        as_activation("rleu")

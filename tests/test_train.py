@@ -1,0 +1,172 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracle import assert_close
+
+import jaxbackprop as jbp
+from jaxbackprop import train
+from jaxbackprop.losses import as_loss
+
+NETWORK = jbp.skip_mlp((3, 8, 6, 4), "tanh", bias=True)
+
+
+def data(examples=50):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(examples, 3)), jnp.float32)
+    return x, jnp.asarray((np.asarray(x) @ rng.normal(size=(3, 4))).argmax(1))
+
+
+def fit(gradient="hand", **settings):
+    settings = {"epochs": 3, "batch_size": 16, "key": jax.random.key(1)} | settings
+    return jbp.fit(NETWORK, "softmax_cross_entropy", optax.adam(0.01), data(), gradient=gradient, **settings)
+
+
+def test_by_hand_and_jax_grad_give_the_same_trajectory_over_100_steps():
+    with jax.enable_x64(True):
+        x, y = data()
+        runs = [
+            jbp.fit(
+                NETWORK, "softmax_cross_entropy", optax.adam(0.01), (x.astype("float64"), y),
+                epochs=25, batch_size=16, key=jax.random.key(1), gradient=gradient,
+            )
+            for gradient in ("hand", "jax.grad")
+        ]  # fmt: skip
+    (hand, hand_history), (auto, auto_history) = runs
+    assert int(hand.step) == int(auto.step) == 100
+    assert_close(hand.params, auto.params, 1e-9)
+    np.testing.assert_allclose([row["loss"] for row in hand_history], [row["loss"] for row in auto_history], rtol=1e-9)
+    assert hand_history[-1]["loss"] < hand_history[0]["loss"] / 2
+
+
+def test_an_epoch_is_the_steps_one_by_one():
+    """Against the plain loop that everyone would write, with a padded last batch."""
+    x, y = data(21)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state, history = jbp.fit(
+        NETWORK, "softmax_cross_entropy", optimizer, (x, y), epochs=1, batch_size=8, key=jax.random.key(1)
+    )
+    problem = train.Problem(NETWORK, as_loss("softmax_cross_entropy"), optimizer, 8)
+    start = train.start(problem, jax.random.key(1))
+    order = np.asarray(jax.random.permutation(jax.random.split(start.key)[1], 21))
+    params, opt_state, losses = start.params, optimizer.init(start.params), []
+    for rows in (order[:8], order[8:16], order[16:]):
+        value, grads = jax.value_and_grad(jbp.plain_loss(NETWORK, "softmax_cross_entropy"))(params, x[rows], y[rows])
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        losses += [float(value)] * len(rows)
+    assert_close(state.params, params)
+    assert history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert int(state.step) == 3
+
+
+def test_every_example_is_used_once_an_epoch():
+    for examples, batch in ((21, 8), (16, 8), (5, 5), (7, 1)):
+        rows, weight = train.shuffled_batches(jax.random.key(3), examples, batch)
+        assert sorted(rows[weight > 0].tolist()) == list(range(examples))
+        assert float(weight.sum()) == examples
+
+
+def test_no_epoch_compiles_after_the_first():
+    traces = []
+
+    def value(yhat, y):
+        traces.append(1)
+        return jnp.sum((yhat - y) ** 2) / 2
+
+    loss = (value, lambda yhat, y: yhat - y)
+    x = data()[0]
+    optimizer, counts = optax.sgd(0.01), []
+    for _ in range(2):
+        jbp.fit(
+            NETWORK, loss, optimizer, (x, jnp.zeros((50, 4))), epochs=5, batch_size=16, key=jax.random.key(0),
+            callbacks=[lambda state, row: counts.append(len(traces))],
+        )  # fmt: skip
+    assert len(set(counts)) == 1, counts  # the second fit of the same problem compiles nothing either
+
+
+def test_the_callers_parameters_outlive_training():
+    params = jbp.init(NETWORK, jax.random.key(5))
+    before = jax.tree.map(np.array, params)
+    state, _ = fit(params=params)
+    assert_close(params, jax.tree.map(jnp.asarray, before))
+    assert not np.array_equal(state.params["h0"]["x"], params["h0"]["x"])
+
+
+def test_the_same_key_gives_the_same_run():
+    a, b, c = fit()[0], fit()[0], fit(key=jax.random.key(2))[0]
+    assert np.array_equal(a.params["h0"]["x"], b.params["h0"]["x"])
+    assert not np.array_equal(a.params["h0"]["x"], c.params["h0"]["x"])
+
+
+def test_callbacks_see_each_epoch_and_can_stop():
+    rows = []
+    _, history = fit(epochs=10, validation=data(), callbacks=[lambda state, row: rows.append(row) or row["epoch"] == 4])
+    assert rows == history
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert {"loss", "seconds", "validation_loss", "validation_accuracy"} < set(history[0])
+    expected = train.evaluate(NETWORK, "softmax_cross_entropy", fit(epochs=4)[0].params, data())
+    assert history[-1]["validation_accuracy"] == pytest.approx(expected["accuracy"])
+
+
+def test_the_figures_that_people_quote():
+    net = jbp.mlp((2, 2))
+    params = {"yhat": {"x": jnp.eye(2)}}
+    x = jnp.array([[1.0, 3.0], [2.0, -1.0], [0.5, 0.6], [5.0, 4.0]])
+    assert train.evaluate(net, "softmax_cross_entropy", params, (x, jnp.array([1, 0, 0, 0])))["accuracy"] == 0.75
+    assert (
+        train.evaluate(net, "softmax_cross_entropy", params, (x, jnp.eye(2)[jnp.array([1, 0, 0, 0])]))["accuracy"]
+        == 0.75
+    )
+    assert train.evaluate(net, "sigmoid_binary_cross_entropy", params, (x, jnp.ones((4, 2))))["accuracy"] == 7 / 8
+    assert train.evaluate(net, "half_squared_error", params, (x, x + 3))["rmse"] == pytest.approx(3)
+    assert "rmse" not in train.evaluate(
+        net, (lambda a, b: jnp.sum(a - b), lambda a, b: jnp.ones_like(a)), params, (x, x)
+    )
+
+
+def test_a_target_vector_for_one_output_is_not_broadcast():
+    net = jbp.mlp((2, 1))
+    x = jnp.array([[1.0, 0.0], [3.0, 0.0], [-2.0, 0.0]])
+    figures = train.evaluate(net, "half_squared_error", {"yhat": {"x": jnp.array([[1.0, 0.0]])}}, (x, x[:, 0]))
+    assert figures == {"loss": 0.0, "rmse": 0.0}
+
+
+def test_many_networks_are_each_what_fit_gives():
+    keys, rates = jax.random.split(jax.random.key(0), 3), jnp.array([0.001, 0.01, 0.1])
+    states, losses = jbp.fit_many(
+        NETWORK, "softmax_cross_entropy", optax.adam, data(), epochs=3, batch_size=16, keys=keys, learning_rates=rates
+    )
+    for i in range(3):
+        state, history = jbp.fit(
+            NETWORK, "softmax_cross_entropy", optax.adam(rates[i]), data(), epochs=3, batch_size=16, key=keys[i]
+        )
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], states.params), state.params, 1e-4)
+        np.testing.assert_allclose(losses[i], [row["loss"] for row in history], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gradient": "hnad"}, "unknown gradient 'hnad': did you mean 'hand'"),
+        ({"batch_size": 0}, "batch_size is 0: expected an integer of at least 1"),
+        ({"epochs": 0}, "epochs is 0"),
+        (
+            {"validation": (jnp.ones((3, 3)), jnp.array([0, 1, 9]))},
+            "validation: y holds classes 0 to 9, the network has 4 outputs",
+        ),
+        ({"params": jbp.init(jbp.mlp((3, 4)), jax.random.key(0))}, r"params has \['yhat'\]"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(**settings)
+
+
+def test_keys_and_rates_must_pair_up():
+    with pytest.raises(ValueError, match="give one of each for each network"):
+        jbp.fit_many(
+            NETWORK, "softmax_cross_entropy", optax.adam, data(), epochs=1, batch_size=16,
+            keys=jax.random.split(jax.random.key(0), 3), learning_rates=jnp.ones(2),
+        )  # fmt: skip
