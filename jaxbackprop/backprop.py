@@ -27,7 +27,7 @@ sweep is therefore written for one example and vmapped, and equation (3) is cont
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def backward(
     dz, dh = {}, {}
     for name in (*(t.name for t in reversed(network.layers)), INPUT):
         readers = [t.name for t in network.layers if name in t.sources]
-        paths = [contract("ts,t->s", params[t][name], dz[t], precision=precision) for t in reversed(readers)]
+        paths = [contract("t,ts->s", dz[t], params[t][name], precision=precision) for t in reversed(readers)]
         dh[name] = dyhat if name == last else sum_paths(paths or [jnp.zeros_like(f.h[name])])
         if name != INPUT:
             dz[name] = dh[name] * _activation(network, name).derivative(f.z[name])
@@ -97,9 +97,12 @@ def sweep(
     params: Params,
     x: Float[Array, " d"],
     y: Num[Array, "..."],
+    weight: Float[Array, ""] | float = 1.0,
     precision: Precision = None,
 ) -> tuple[Float[Array, ""], Forward, Backward]:
     """Run forward and back for one example: the loss, every value, every adjoint.
+
+    Adjoints are of weight · L: the sweep is linear in dyhat, so that a weight there is a weight on all that follows.
 
     >>> from jaxbackprop.network import init, mlp
     >>> net = mlp((2, 3, 1))
@@ -111,6 +114,7 @@ def sweep(
     f = forward(network, params, x, precision)
     yhat = f.h[network.layers[-1].name]
     value, dyhat = _loss_and_adjoint(as_loss(loss), yhat, y)
+    dyhat = _scaled(dyhat, weight)
     return value, f, backward(network, params, f, dyhat, precision)
 
 
@@ -154,7 +158,15 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
     >>> total(fg)["h0"]["x"].shape
     (3, 2)
     """
-    return _total_over(1, fg, weight, precision)
+    if weight is not None:
+        require_weight(weight, next(iter(fg.dz.values())).shape[0])
+    grads = {}
+    for t in fg.network.layers:
+        dz = fg.dz[t.name] if weight is None else _scaled(fg.dz[t.name], jnp.asarray(weight)[:, None])
+        grads[t.name] = {s: contract("bt,bs->ts", dz, fg.h[s], precision=precision) for s in t.sources}
+        if t.bias:
+            grads[t.name][BIAS] = contract("bt->t", dz)
+    return grads
 
 
 def per_example(network: Network, loss: LossLike, precision: Precision = None) -> Callable:
@@ -181,6 +193,7 @@ def per_example(network: Network, loss: LossLike, precision: Precision = None) -
     loss = as_loss(loss)
 
     def values_and_factored(params, x, y):
+        _require_batch(network, params, x, y)
         return _per_example(params, x, y, network=network, loss=loss, precision=precision)[:2]
 
     return values_and_factored
@@ -214,6 +227,7 @@ def value_and_grad(network: Network, loss: LossLike, reduction: str = "mean", pr
     spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
 
     def loss_and_gradient(params, x, y, weight=None):
+        _require_batch(network, params, x, y, weight)
         return _value_and_grad(params, x, y, weight, spec=spec)
 
     return loss_and_gradient
@@ -233,9 +247,9 @@ def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precis
     loss, reduction = as_loss(loss), _reduction(reduction)
 
     def scalar_loss(params, x, y, weight=None):
-        _require_batch(network, params, x, y)
+        _require_batch(network, params, x, y, weight)
         values = jax.vmap(loss.value)(predict(network, params, x, precision), y)
-        return _reduce(values, weight, _divisor(reduction, values, weight))
+        return _weighted_sum(values, _coefficients(reduction, jnp.shape(x)[0], weight))
 
     return scalar_loss
 
@@ -259,6 +273,7 @@ def loss_function(network: Network, loss: LossLike, reduction: str = "mean", pre
     spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
 
     def scalar_loss(params, x, y, weight=None):
+        _require_batch(network, params, x, y, weight)
         return _loss(spec, params, x, y, weight)
 
     return scalar_loss
@@ -283,7 +298,7 @@ def apply(network: Network, precision: Precision = None) -> Callable:
 
     def yhat_of(params, x):
         require_input(network, x, ndims=(1, 2))
-        yhat = _apply(network, precision, params, jnp.atleast_2d(x))
+        yhat: Any = _apply(network, precision, params, jnp.atleast_2d(x))
         return jnp.reshape(yhat, (*jnp.shape(x)[:-1], -1))
 
     return yhat_of
@@ -300,13 +315,11 @@ class _Spec(NamedTuple):
 
 # Compiled once for each network, loss and shape, however often `value_and_grad` or `per_example` is called.
 @partial(jax.jit, static_argnames=("network", "loss", "precision"))
-def _per_example(params, x, y, *, network, loss, precision):
-    _require_batch(network, params, x, y)
+def _per_example(params, x, y, weight=1.0, *, network, loss, precision):
+    def one(x, y, weight):
+        return sweep(network, loss, params, x, y, weight, precision)
 
-    def one(x, y):
-        return sweep(network, loss, params, x, y, precision)
-
-    values, f, b = jax.vmap(one)(x, y)
+    values, f, b = jax.vmap(one, in_axes=(0, 0, 0 if jnp.ndim(weight) else None))(x, y, weight)
     sources = {s for t in network.layers for s in t.sources}
     h = {s: h_s for s, h_s in f.h.items() if s in sources}
     return values, FactoredGradient(network, h, b.dz), b.dh[INPUT]
@@ -314,35 +327,32 @@ def _per_example(params, x, y, *, network, loss, precision):
 
 @partial(jax.jit, static_argnames="spec")
 def _value_and_grad(params, x, y, weight, *, spec):
-    values, fg, _ = _per_example(params, x, y, network=spec.network, loss=spec.loss, precision=spec.precision)
-    over = _divisor(spec.reduction, values, weight)
-    return _reduce(values, weight, over), _total_over(over, fg, weight, spec.precision)
+    c = _coefficients(spec.reduction, jnp.shape(x)[0], weight)
+    values, fg, _ = _per_example(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
+    return _weighted_sum(values, c), total(fg, precision=spec.precision)
 
 
-def _total_over(divisor, fg: FactoredGradient, weight, precision) -> Params:
-    """Equation (3) summed over the batch and divided, then rounded once: a float16 mean survives where the sum overflows."""
-    if weight is not None:
-        require_weight(weight, next(iter(fg.dz.values())).shape[0])
-    grads = {}
-    for t in fg.network.layers:
-        dz = fg.dz[t.name] if weight is None else fg.dz[t.name] * jnp.asarray(weight, fg.dz[t.name].dtype)[:, None]
-        grads[t.name] = {s: contract("bt,bs->ts", dz, fg.h[s], over=divisor, precision=precision) for s in t.sources}
-        if t.bias:
-            grads[t.name][BIAS] = contract("bt->t", dz, over=divisor)
-    return grads
-
-
-def _divisor(reduction, values, weight):
-    if reduction == "sum":
-        return 1
-    return values.shape[0] if weight is None else jnp.sum(weight, dtype=wide(weight.dtype))
-
-
-def _reduce(values, weight, divisor):
+def _coefficients(reduction, examples, weight):
+    """What each example's loss is multiplied by: c_b for the sum, c_b / Σ c for the mean; one number where all are alike."""
     if weight is None:
-        return contract("b->", values, over=divisor)
-    require_weight(weight, values.shape[0])
-    return contract("b,b->", values, jnp.asarray(weight, values.dtype), over=divisor)
+        return 1.0 if reduction == "sum" else 1 / examples
+    c = jnp.asarray(weight, wide(jnp.result_type(weight)))
+    return c if reduction == "sum" else c / jnp.sum(c)
+
+
+def _scaled(d, weight):
+    """`d` times the weight, multiplied in float32 at least and rounded once."""
+    dtype = wide(d.dtype)
+    return (
+        d
+        if isinstance(weight, float) and weight == 1
+        else (d.astype(dtype) * jnp.asarray(weight, dtype)).astype(d.dtype)
+    )
+
+
+def _weighted_sum(values, c):
+    dtype = wide(values.dtype)
+    return jnp.sum(values.astype(dtype) * jnp.asarray(c, dtype)).astype(values.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -359,13 +369,14 @@ def _loss_forward(spec, params, x, y, weight):
     params, x, y, weight = jax.tree.map(
         lambda leaf: leaf.value, (params, x, y, weight), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
     )
-    values, fg, dx = _per_example(params, x, y, network=spec.network, loss=spec.loss, precision=spec.precision)
-    over = _divisor(spec.reduction, values, weight)
-    value = _reduce(values, weight, over)
-    c = 1 if weight is None else weight[:, None]
-    dweight = None if weight is None else (values - value if spec.reduction == "mean" else values) / over
-    dx = (dx * c / over).astype(x.dtype)
-    return value, (_total_over(over, fg, weight, spec.precision), dx, dweight)
+    c = _coefficients(spec.reduction, x.shape[0], weight)
+    values, fg, dx = _per_example(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
+    value = _weighted_sum(values, c)
+    if weight is None:
+        dweight = None
+    else:
+        dweight = values if spec.reduction == "sum" else ((values - value) / jnp.sum(weight)).astype(weight.dtype)
+    return value, (total(fg, precision=spec.precision), dx, dweight)
 
 
 def _loss_backward(_spec, residuals, dvalue):
@@ -416,7 +427,7 @@ def _reduction(reduction):
     return reduction
 
 
-def _require_batch(network, params, x, y):
+def _require_batch(network, params, x, y, weight=None):
     require_params(network, params)
     require_input(network, x, ndims=(2,))
     if x.shape[0] == 0:
@@ -425,6 +436,8 @@ def _require_batch(network, params, x, y):
         raise ValueError(
             f"y has shape {jnp.shape(y)}, x has {x.shape}: give one target for each of the {x.shape[0]} examples"
         )
+    if weight is not None:
+        require_weight(weight, x.shape[0])
 
 
 def require_weight(weight, examples: int) -> None:

@@ -60,8 +60,10 @@ class Report:
             ("jax.grad", _largest(row.error_float64 for row in self.rows), "float64"),
             ("finite differences", _largest(row.error_differences for row in self.rows), "float64"),
         ]
-        errors = ", ".join(f"{what} {error:.0e} ({dtype})" for what, error, dtype in compared if error is not None)
-        return f"right, {len(self.rows)} parameters; largest relative difference from {errors}"
+        errors = ", ".join(
+            f"{_figure(error)} ({what}, {dtype})" for what, error, dtype in compared if error is not None
+        )
+        return f"right, {len(self.rows)} parameters; largest relative difference {errors}"
 
     def __str__(self):
         """The verdict, then an aligned table."""
@@ -184,4 +186,4 @@ def _largest(errors) -> float | None:
 
 
 def _figure(error) -> str:
-    return "-" if error is None else f"{error:.1e}"
+    return "-" if error is None else f"{error:.1e}" if error else "0"

@@ -213,7 +213,7 @@ def forward(network: Network, params: Params, x: Float[Array, " d"], precision: 
     require_input(network, x, ndims=(1,))
     z, h = {}, {INPUT: x}
     for t in network.layers:
-        z[t.name] = sum_paths([contract("ts,s->t", params[t.name][s], h[s], precision=precision) for s in t.sources])
+        z[t.name] = sum_paths([contract("s,ts->t", h[s], params[t.name][s], precision=precision) for s in t.sources])
         if t.bias:
             z[t.name] += params[t.name][BIAS]
         h[t.name] = as_activation(t.activation).value(z[t.name])
@@ -240,15 +240,15 @@ def predict(
     return one(x) if jnp.ndim(x) == 1 else jax.vmap(one)(x)
 
 
-def contract(indices: str, *operands: Array, over: Array | int = 1, precision: Precision = None) -> Array:
-    """`jnp.einsum` divided by `over`: accumulated in float32 at least, whatever the operands' dtype, and rounded once.
+def contract(indices: str, *operands: Array, precision: Precision = None) -> Array:
+    """`jnp.einsum` that accumulates in float32 at least, whatever the operands' dtype, and rounds once, at the end.
 
-    >>> float(contract("i,i->", jnp.full(300, 20, jnp.float16), jnp.full(300, 20, jnp.float16), over=300))
-    400.0
+    >>> ones = jnp.ones(4096, jnp.bfloat16)
+    >>> float(contract("i,i->", ones, ones))  # a bfloat16 accumulator would stop at 256
+    4096.0
     """
     dtype = jnp.result_type(*operands)
-    accumulated = jnp.einsum(indices, *operands, precision=precision, preferred_element_type=wide(dtype))
-    return (accumulated if isinstance(over, int) and over == 1 else accumulated / over).astype(dtype)
+    return jnp.einsum(indices, *operands, precision=precision, preferred_element_type=wide(dtype)).astype(dtype)
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:

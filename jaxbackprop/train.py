@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from jaxbackprop._names import unknown
 from jaxbackprop.backprop import LossLike, plain_loss, value_and_grad
@@ -20,7 +20,7 @@ from jaxbackprop.network import Network, Params, init, predict, require_input, r
 if TYPE_CHECKING:
     import optax  # imported where it is used: it costs as much again as this package
 
-Data = tuple[Array, Array]
+Data = tuple[ArrayLike, ArrayLike]
 Row = dict[str, int | float]
 
 
@@ -283,7 +283,7 @@ METRICS: dict[object, tuple[str, Callable]] = {
 }
 
 
-def _require_data(name, network, loss, data) -> Data:
+def _require_data(name, network, loss, data) -> tuple[Array, Array]:
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}: expected a pair (x, y)")
     x, y = map(jnp.asarray, data)

@@ -1,0 +1,100 @@
+"""Is the hand-derived gradient as fast as jax.grad? Over width, batch and dtype, on the device that is here.
+
+    python experiments/gradient_benchmark.py [--quick]
+
+The network is the exercise's wiring, width-width-width-width. jax.grad differentiates the same network written plainly.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import measure
+
+import jaxbackprop as jbp
+
+WIDTHS, BATCHES, DTYPES = (1, 8, 64, 256, 1024), (32, 1024, 16384), ("float32", "bfloat16")
+LARGEST = 2**23  # width x batch: what two CPU cores do in reasonable time
+TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05}
+
+
+def plain_loss(params, x, y):
+    """The exercise's network as one would write it, for jax.grad."""
+    h0 = jax.nn.relu(x @ params["h0"]["x"].T)
+    h1 = jax.nn.relu(h0 @ params["h1"]["h0"].T)
+    yhat = h1 @ params["yhat"]["h1"].T + h0 @ params["yhat"]["h0"].T
+    return jnp.mean(jnp.sum((yhat - y) ** 2, axis=1)) / 2
+
+
+def measure_one(width: int, batch: int, dtype: str, seconds: float) -> dict:
+    """Validate, then time, one size."""
+    network = jbp.skip_mlp((width, width, width, width))
+    params = jbp.init(network, jax.random.key(0), dtype)
+    x, y = jax.random.normal(jax.random.key(1), (2, batch, width), dtype)
+    hand = measure.compiled(jbp.value_and_grad(network, "half_squared_error"), params, x, y)
+    auto = measure.compiled(jax.value_and_grad(plain_loss), params, x, y)
+    with jax.default_matmul_precision("highest"):
+        difference = measure.largest_difference(
+            jax.jit(jbp.value_and_grad(network, "half_squared_error"))(params, x, y)[1],
+            jax.jit(jax.grad(plain_loss))(params, x, y),
+        )
+    if not difference <= TOLERANCE[dtype]:
+        raise SystemExit(
+            f"width {width}, batch {batch}, {dtype}: the gradients differ by {difference:.2g}; nothing is timed"
+        )
+    programs = {"hand": lambda: hand.run(params, x, y), "jax.grad": lambda: auto.run(params, x, y)}
+    times = measure.in_turn(programs, seconds)
+    return {
+        "width": width,
+        "batch": batch,
+        "dtype": dtype,
+        "difference": difference,
+        "hand_ms": 1e3 * measure.median(times["hand"]),
+        "jax_grad_ms": 1e3 * measure.median(times["jax.grad"]),
+        "times_faster": measure.ratio(times, "jax.grad", "hand"),
+        "hand_compile_s": hand.compile_seconds,
+        "jax_grad_compile_s": auto.compile_seconds,
+        "hand_temporary_MB": hand.temporary_bytes / 1e6,
+        "jax_grad_temporary_MB": auto.temporary_bytes / 1e6,
+    }
+
+
+def plot(rows: list[dict], path) -> None:
+    """The ratio over the width, a line for each batch, a panel for each dtype."""
+    from matplotlib.figure import Figure
+
+    dtypes = sorted({row["dtype"] for row in rows}, reverse=True)
+    figure = Figure(figsize=(4.6 * len(dtypes), 3.6), layout="constrained")
+    for axis, dtype in zip(figure.subplots(1, len(dtypes), squeeze=False, sharey=True)[0], dtypes, strict=True):
+        for batch, color in zip(BATCHES, ("#9ecae9", "#4269d0", "#1b2a6b"), strict=True):
+            line = [row for row in rows if row["dtype"] == dtype and row["batch"] == batch]
+            axis.plot(
+                [r["width"] for r in line],
+                [r["times_faster"] for r in line],
+                "o-",
+                color=color,
+                label=f"batch {batch:,}",
+            )
+        axis.axhline(1, color="gray", linewidth=0.8)
+        axis.set(xscale="log", xlabel="width of every layer", title=dtype)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("times faster than jax.grad")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few sizes, a fifth of the time; writes nothing")
+    quick = parser.parse_args().quick
+    sizes = [(w, b, d) for d in DTYPES for w in WIDTHS for b in BATCHES if w * b <= LARGEST]
+    rows = [measure_one(*size, seconds=0.3 if quick else 1.5) for size in (sizes[::6] if quick else sizes)]
+    measure.show("hand-derived gradient against jax.grad (medians, run in turn; above 1 is faster)", rows)
+    if not quick:
+        path = measure.save("gradient", rows)
+        plot(rows, path.with_suffix(".png"))
+        print(f"{path} and .png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""How everything here is measured: compiled apart, blocked until ready, in turn, with the ratio of each pair."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Compiled(NamedTuple):
+    """A program, the seconds that it took to compile, and the bytes of temporary memory that it asks for."""
+
+    run: Callable
+    compile_seconds: float
+    temporary_bytes: int
+
+
+def compiled(function: Callable, *args) -> Compiled:
+    """Compile ahead of time, so that no timing holds a compilation."""
+    lowered = jax.jit(function).lower(*args)
+    began = time.perf_counter()
+    run = lowered.compile()
+    seconds = time.perf_counter() - began
+    memory = run.memory_analysis()
+    return Compiled(run, seconds, memory.temp_size_in_bytes if memory else -1)
+
+
+def in_turn(programs: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 7) -> dict[str, list[float]]:
+    """Time each program once a round, A B C A B C …, so that a drift of the machine's speed meets all alike.
+
+    A figure is the mean over as many calls as fill its share of `seconds`; each program runs twice first, unmeasured.
+    """
+    calls = {}
+    for name, run in programs.items():
+        jax.block_until_ready(run())
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        once = time.perf_counter() - began
+        calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, run in programs.items():
+            began = time.perf_counter()
+            for _ in range(calls[name]):
+                jax.block_until_ready(run())
+            times[name].append((time.perf_counter() - began) / calls[name])
+    return times
+
+
+def median(values: list[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)
+
+
+def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
+    """The median, over the rounds, of a's time divided by b's in the same round."""
+    return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+
+
+def largest_difference(given, expected) -> float:
+    """Over the leaves of two gradients, the largest difference relative to that leaf's largest entry."""
+    worst = 0.0
+    for g, e in zip(jax.tree.leaves(given), jax.tree.leaves(expected), strict=True):
+        g64, e64 = np.asarray(g, np.float64), np.asarray(e, np.float64)
+        worst = max(worst, float(np.max(np.abs(g64 - e64)) / max(np.max(np.abs(e64)), 1e-30)))
+    return worst
+
+
+def stamp() -> dict[str, Any]:
+    """What the figures were measured on."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "../jaxbackprop", "."], capture_output=True, text=True, check=False
+    )
+    device = jax.devices()[0]
+    return {
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.device_count(),
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def save(name: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more) -> Path:
+    """Write results/NAME-PLATFORM.json."""
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / f"{name}-{jax.devices()[0].platform}.json"
+    path.write_text(json.dumps({"stamp": stamp(), **more, "rows": rows}, indent=1) + "\n")
+    return path
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print an aligned table."""
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(figure(value) for value in row.values()))
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(table)
+
+
+def figure(value: Any) -> str:
+    """Three digits that say something."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)

@@ -1,0 +1,141 @@
+"""The folder that a training run leaves: config.json, metrics.jsonl, params.npz, learning_curves.png; and back again."""
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbackprop.network import Layer, Network, Params, require_params
+
+CONFIG, METRICS, PARAMS, CURVES = "config.json", "metrics.jsonl", "params.npz", "learning_curves.png"
+
+
+def next_folder(parent: Path, name: str) -> Path:
+    """The first of parent/name-1, parent/name-2, … that does not exist.
+
+    >>> str(next_folder(Path("no such folder"), "digits"))
+    'no such folder/digits-1'
+    """
+    return next(folder for i in range(1, 10**9) if not (folder := parent / f"{name}-{i}").exists())
+
+
+def require_free(folder: Path) -> None:
+    """Refuse a folder that holds anything, or a path that cannot become one.
+
+    Raises:
+        ValueError: it is a file, or it is not empty.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give --out a folder that does not exist yet")
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "another run" if (folder / CONFIG).exists() else "other files"
+        raise ValueError(f"{folder} holds {what}: nothing is overwritten, give --out another folder")
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Make the folder and write what the run was asked to do."""
+    require_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Add one line of JSON, on disk before training goes on."""
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def write_params(folder: Path, params: Params) -> None:
+    """Write every weight as "layer/source" into params.npz."""
+    flat: dict[str, Any] = {f"{t}/{s}": np.asarray(w) for t, sources in params.items() for s, w in sources.items()}
+    content = io.BytesIO()
+    np.savez(content, **flat)
+    write_whole(folder / PARAMS, content.getvalue())
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
+    """Read back the config, the network and its trained parameters.
+
+    Raises:
+        ValueError: the folder is not a run, or not a finished one, or its files do not fit together.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
+    if not (folder / PARAMS).is_file():
+        raise ValueError(f"{folder} holds no {PARAMS}: that run did not finish")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        network = network_from_dict(config["network"])
+        with np.load(folder / PARAMS, allow_pickle=False) as flat:
+            params: Params = {t.name: {} for t in network.layers}
+            for name in flat.files:
+                layer, source = name.split("/", 1)
+                params[layer][source] = jnp.asarray(flat[name])
+        require_params(network, params)
+    except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{folder} cannot be read as a run ({type(error).__name__}: {error}): was a file altered?"
+        ) from None
+    return config, network, params
+
+
+def network_to_dict(network: Network) -> dict[str, Any]:
+    """A network whose activations are names, as plain JSON.
+
+    >>> network_from_dict(network_to_dict(Network(2, (Layer("yhat", 1, ("x",)),)))).inputs
+    2
+    """
+    return dataclasses.asdict(network)
+
+
+def network_from_dict(plain: dict[str, Any]) -> Network:
+    """The network that `network_to_dict` was given."""
+    return Network(plain["inputs"], tuple(Layer(**t | {"sources": tuple(t["sources"])}) for t in plain["layers"]))
+
+
+def write_curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
+    """Draw loss and, where there is one, the quoted figure, over the epochs."""
+    from matplotlib.figure import Figure  # without pyplot: no window system, half the import time
+
+    name = next((key for key in history[0] if key.startswith("validation_") and key != "validation_loss"), None)
+    figure = Figure(figsize=(9 if name else 5, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2 if name else 1, squeeze=False)[0]
+    epochs = [row["epoch"] for row in history]
+    axes[0].plot(epochs, [row["loss"] for row in history], color="#4269d0", label="training, mean over the epoch")
+    axes[0].plot(epochs, [row["validation_loss"] for row in history], color="#ff725c", label="held out")
+    axes[0].set(xlabel="epoch", ylabel="loss", yscale="log")
+    if name:
+        figures = np.array([row[name] for row in history])
+        quoted = name.removeprefix("validation_")
+        percent = 100 if quoted == "accuracy" else 1
+        axes[1].plot(
+            epochs, percent * figures, color="#ff725c", label=f"held out: {percent * figures[-1]:.4g} at the end"
+        )
+        axes[1].set(xlabel="epoch", ylabel="accuracy (%)" if quoted == "accuracy" else quoted)
+    for axis in axes:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(path, dpi=150)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def listing(folder: Path) -> Iterable[str]:
+    """The names of the run's files that are there."""
+    return [name for name in (CONFIG, METRICS, PARAMS, CURVES) if (folder / name).exists()]
