@@ -1,6 +1,6 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
-Read the modules in this order: exercise, activations, losses, network, backprop, check, train.
+Read the modules in this order: exercise, activations, losses, network, backprop, factored, streaming, check, train.
 """
 
 from jaxbackprop import exercise
@@ -18,6 +18,19 @@ from jaxbackprop.backprop import (
     value_and_grad,
 )
 from jaxbackprop.check import Report, check_gradient
+from jaxbackprop.factored import (
+    Moments,
+    NoiseScale,
+    clip,
+    count_not_finite,
+    gram,
+    inner,
+    materialise,
+    moments,
+    noise_scale,
+    norms,
+    squared_norms,
+)
 from jaxbackprop.losses import LOSSES, Loss
 from jaxbackprop.network import (
     Forward,
@@ -31,6 +44,7 @@ from jaxbackprop.network import (
     predict,
     skip_mlp,
 )
+from jaxbackprop.streaming import stream
 from jaxbackprop.train import TrainState, evaluate, fit, fit_many
 
 __all__ = [
@@ -42,12 +56,16 @@ __all__ = [
     "Forward",
     "Layer",
     "Loss",
+    "Moments",
     "Network",
+    "NoiseScale",
     "Report",
     "TrainState",
     "apply",
     "backward",
     "check_gradient",
+    "clip",
+    "count_not_finite",
     "count_parameters",
     "dense_mlp",
     "evaluate",
@@ -55,13 +73,21 @@ __all__ = [
     "fit",
     "fit_many",
     "forward",
+    "gram",
     "init",
+    "inner",
     "loss_function",
+    "materialise",
     "mlp",
+    "moments",
+    "noise_scale",
+    "norms",
     "per_example",
     "plain_loss",
     "predict",
     "skip_mlp",
+    "squared_norms",
+    "stream",
     "sweep",
     "total",
     "value_and_grad",

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, ArrayLike, Float, Num
 
 from jaxbackprop.activations import as_activation
 from jaxbackprop.losses import Loss, as_loss
@@ -114,7 +114,7 @@ def sweep(
     f = forward(network, params, x, precision)
     yhat = f.h[network.layers[-1].name]
     value, dyhat = _loss_and_adjoint(as_loss(loss), yhat, y)
-    dyhat = _scaled(dyhat, weight)
+    dyhat = scaled(dyhat, weight)
     return value, f, backward(network, params, f, dyhat, precision)
 
 
@@ -162,7 +162,7 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
         require_weight(weight, next(iter(fg.dz.values())).shape[0])
     grads = {}
     for t in fg.network.layers:
-        dz = fg.dz[t.name] if weight is None else _scaled(fg.dz[t.name], jnp.asarray(weight)[:, None])
+        dz = fg.dz[t.name] if weight is None else scaled(fg.dz[t.name], jnp.asarray(weight)[:, None])
         grads[t.name] = {s: contract("bt,bs->ts", dz, fg.h[s], precision=precision) for s in t.sources}
         if t.bias:
             grads[t.name][BIAS] = contract("bt->t", dz)
@@ -193,8 +193,8 @@ def per_example(network: Network, loss: LossLike, precision: Precision = None) -
     loss = as_loss(loss)
 
     def values_and_factored(params, x, y):
-        _require_batch(network, params, x, y)
-        return _per_example(params, x, y, network=network, loss=loss, precision=precision)[:2]
+        require_batch(network, params, x, y)
+        return sweep_batch(params, x, y, network=network, loss=loss, precision=precision)[:2]
 
     return values_and_factored
 
@@ -227,7 +227,7 @@ def value_and_grad(network: Network, loss: LossLike, reduction: str = "mean", pr
     spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
 
     def loss_and_gradient(params, x, y, weight=None):
-        _require_batch(network, params, x, y, weight)
+        require_batch(network, params, x, y, weight)
         return _value_and_grad(params, x, y, weight, spec=spec)
 
     return loss_and_gradient
@@ -247,9 +247,9 @@ def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precis
     loss, reduction = as_loss(loss), _reduction(reduction)
 
     def scalar_loss(params, x, y, weight=None):
-        _require_batch(network, params, x, y, weight)
+        require_batch(network, params, x, y, weight)
         values = jax.vmap(loss.value)(predict(network, params, x, precision), y)
-        return _weighted_sum(values, _coefficients(reduction, jnp.shape(x)[0], weight))
+        return weighted_sum(values, _coefficients(reduction, jnp.shape(x)[0], weight))
 
     return scalar_loss
 
@@ -273,7 +273,7 @@ def loss_function(network: Network, loss: LossLike, reduction: str = "mean", pre
     spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
 
     def scalar_loss(params, x, y, weight=None):
-        _require_batch(network, params, x, y, weight)
+        require_batch(network, params, x, y, weight)
         return _loss(spec, params, x, y, weight)
 
     return scalar_loss
@@ -315,7 +315,9 @@ class _Spec(NamedTuple):
 
 # Compiled once for each network, loss and shape, however often `value_and_grad` or `per_example` is called.
 @partial(jax.jit, static_argnames=("network", "loss", "precision"))
-def _per_example(params, x, y, weight=1.0, *, network, loss, precision):
+def sweep_batch(params, x, y, weight=1.0, *, network, loss, precision):
+    """Sweep each example of a batch: losses (b,), the factored gradient of weight · L, and dL/dx (b, d)."""
+
     def one(x, y, weight):
         return sweep(network, loss, params, x, y, weight, precision)
 
@@ -328,8 +330,8 @@ def _per_example(params, x, y, weight=1.0, *, network, loss, precision):
 @partial(jax.jit, static_argnames="spec")
 def _value_and_grad(params, x, y, weight, *, spec):
     c = _coefficients(spec.reduction, jnp.shape(x)[0], weight)
-    values, fg, _ = _per_example(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
-    return _weighted_sum(values, c), total(fg, precision=spec.precision)
+    values, fg, _ = sweep_batch(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
+    return weighted_sum(values, c), total(fg, precision=spec.precision)
 
 
 def _coefficients(reduction, examples, weight):
@@ -340,7 +342,7 @@ def _coefficients(reduction, examples, weight):
     return c if reduction == "sum" else c / jnp.sum(c)
 
 
-def _scaled(d, weight):
+def scaled(d: Array, weight: ArrayLike) -> Array:
     """`d` times the weight, multiplied in float32 at least and rounded once."""
     dtype = wide(d.dtype)
     return (
@@ -350,7 +352,8 @@ def _scaled(d, weight):
     )
 
 
-def _weighted_sum(values, c):
+def weighted_sum(values, c):
+    """Σ_b c_b L_b in float32 at least, rounded once; c is one number, or one for each example."""
     dtype = wide(values.dtype)
     return jnp.sum(values.astype(dtype) * jnp.asarray(c, dtype)).astype(values.dtype)
 
@@ -370,8 +373,8 @@ def _loss_forward(spec, params, x, y, weight):
         lambda leaf: leaf.value, (params, x, y, weight), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
     )
     c = _coefficients(spec.reduction, x.shape[0], weight)
-    values, fg, dx = _per_example(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
-    value = _weighted_sum(values, c)
+    values, fg, dx = sweep_batch(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
+    value = weighted_sum(values, c)
     if weight is None:
         dweight = None
     else:
@@ -427,7 +430,8 @@ def _reduction(reduction):
     return reduction
 
 
-def _require_batch(network, params, x, y, weight=None):
+def require_batch(network: Network, params: Any, x: Any, y: Any, weight: Any = None) -> None:
+    """Refuse a batch whose parts do not fit the wiring, or each other."""
     require_params(network, params)
     require_input(network, x, ndims=(2,))
     if x.shape[0] == 0:

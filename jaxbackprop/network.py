@@ -268,7 +268,7 @@ def sum_paths(terms: list[Array]) -> Array:
     return total
 
 
-def require_params(network: Network, params: Any) -> None:
+def require_params(network: Network, params: Any, name: str = "params") -> None:
     """Refuse parameters that do not fit the wiring, naming the first that does not.
 
     >>> net = mlp((2, 3, 1))
@@ -284,16 +284,14 @@ def require_params(network: Network, params: Any) -> None:
     for t in network.layers:
         if t.bias:
             wanted[t.name][BIAS] = (t.width,)
-    _require_keys("params", params, wanted)
-    for name, shapes in wanted.items():
-        _require_keys(f"params[{name!r}]", params[name], shapes)
+    _require_keys(name, params, wanted)
+    for layer, shapes in wanted.items():
+        _require_keys(f"{name}[{layer!r}]", params[layer], shapes)
         for source, shape in shapes.items():
-            given = params[name][source]
+            given, where = params[layer][source], f"{name}[{layer!r}][{source!r}]"
             if jnp.shape(given) != shape:
-                where = f"params[{name!r}][{source!r}]"
                 raise ValueError(f"{where} has shape {jnp.shape(given)}, the network needs {shape}")
             if not jnp.issubdtype(jnp.result_type(given), jnp.floating):
-                where = f"params[{name!r}][{source!r}]"
                 raise ValueError(f"{where} has dtype {jnp.result_type(given)}: weights must be floating point")
 
 

@@ -67,6 +67,8 @@ def assert_close(given, expected, tolerance=None):
         assert g.shape == e.shape, (path, g.shape, e.shape)
         assert g.dtype == e.dtype, (path, g.dtype, e.dtype)
         g64, e64 = np.asarray(g, np.float64), np.asarray(e, np.float64)
-        limit = (tolerance or TOLERANCE[str(g.dtype)]) * max(np.max(np.abs(e64), initial=0), np.finfo(np.float32).tiny)
+        limit = (tolerance or TOLERANCE.get(str(g.dtype), 0)) * max(
+            np.max(np.abs(e64), initial=0), np.finfo(np.float32).tiny
+        )
         error = np.max(np.abs(g64 - e64), initial=0)
         assert error <= limit, f"{jax.tree_util.keystr(path)}: off by {error:.3g}, allowed {limit:.3g}"
