@@ -1,6 +1,6 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
-Read the modules in this order: exercise, activations, losses, network, backprop, factored, streaming, check, train.
+Read the modules in this order: exercise, activations, losses, network, backprop, factored, streaming, check, train, privacy.
 """
 
 from jaxbackprop import exercise
@@ -44,8 +44,9 @@ from jaxbackprop.network import (
     predict,
     skip_mlp,
 )
+from jaxbackprop.privacy import private_gradient
 from jaxbackprop.streaming import stream
-from jaxbackprop.train import TrainState, evaluate, fit, fit_many
+from jaxbackprop.train import GradientMethod, TrainState, evaluate, fit, fit_many
 
 __all__ = [
     "ACTIVATIONS",
@@ -54,6 +55,7 @@ __all__ = [
     "Backward",
     "FactoredGradient",
     "Forward",
+    "GradientMethod",
     "Layer",
     "Loss",
     "Moments",
@@ -85,6 +87,7 @@ __all__ = [
     "per_example",
     "plain_loss",
     "predict",
+    "private_gradient",
     "skip_mlp",
     "squared_norms",
     "stream",

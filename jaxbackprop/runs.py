@@ -4,6 +4,8 @@ import dataclasses
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,9 @@ def require_free(folder: Path) -> None:
     Raises:
         ValueError: it is a file, or it is not empty.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give --out a folder that does not exist yet")
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file: give --out a folder that does not exist yet")
     if folder.is_dir() and any(folder.iterdir()):
         what = "another run" if (folder / CONFIG).exists() else "other files"
         raise ValueError(f"{folder} holds {what}: nothing is overwritten, give --out another folder")
@@ -72,13 +75,14 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         network = network_from_dict(config["network"])
-        with np.load(folder / PARAMS, allow_pickle=False) as flat:
+        # opened here, because np.load leaves a damaged file open
+        with (folder / PARAMS).open("rb") as file, np.load(file, allow_pickle=False) as flat:
             params: Params = {t.name: {} for t in network.layers}
             for name in flat.files:
                 layer, source = name.split("/", 1)
                 params[layer][source] = jnp.asarray(flat[name])
         require_params(network, params)
-    except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{folder} cannot be read as a run ({type(error).__name__}: {error}): was a file altered?"
         ) from None
@@ -109,7 +113,8 @@ def write_curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
     epochs = [row["epoch"] for row in history]
     axes[0].plot(epochs, [row["loss"] for row in history], color="#4269d0", label="training, mean over the epoch")
     axes[0].plot(epochs, [row["validation_loss"] for row in history], color="#ff725c", label="held out")
-    axes[0].set(xlabel="epoch", ylabel="loss", yscale="log")
+    positive = any(row[key] > 0 for row in history for key in ("loss", "validation_loss"))
+    axes[0].set(xlabel="epoch", ylabel="loss", yscale="log" if positive else "linear")
     if name:
         figures = np.array([row[name] for row in history])
         quoted = name.removeprefix("validation_")
@@ -122,7 +127,7 @@ def write_curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(title, fontsize="medium", parse_math=False)  # a $ in a file's name is no mathematics
     figure.savefig(path, dpi=150)
 
 

@@ -40,22 +40,33 @@ class Problem(NamedTuple):
     loss: Loss
     optimizer: Any  # an optax.GradientTransformation; in `fit_many` what makes one from a learning rate
     batch_size: int
-    gradient: str = "hand"
+    gradient: "GradientMethod"
 
 
-GRADIENTS: dict[str, Callable[[Network, Loss], Callable]] = {
-    "hand": value_and_grad,
-    "jax.grad": lambda network, loss: jax.value_and_grad(plain_loss(network, loss)),
-}
+class GradientMethod(NamedTuple):
+    """How an epoch's batches are drawn, and how a batch's gradient is made: all that distinguishes ways of training.
+
+    Attributes:
+        batches: (key, examples, batch_size) → rows (steps, b) and their weight (steps, b).
+        value_and_grad: Problem → ((params, x, y, weight, key) → (value, gradient)).
+    """
+
+    batches: Callable
+    value_and_grad: Callable[[Problem], Callable]
 
 
 def train_step(
-    problem: Problem, state: TrainState, x: Float[Array, "b d"], y: Num[Array, "b ..."], weight: Float[Array, " b"]
+    problem: Problem,
+    state: TrainState,
+    x: Float[Array, "b d"],
+    y: Num[Array, "b ..."],
+    weight: Float[Array, " b"],
+    key: Key[Array, ""],
 ) -> tuple[TrainState, Float[Array, ""]]:
     """Take one step: predict, loss, gradient, update. Pure; returns the new state and the loss before the step."""
     import optax
 
-    value, grads = GRADIENTS[problem.gradient](problem.network, problem.loss)(state.params, x, y, weight)
+    value, grads = problem.gradient.value_and_grad(problem)(state.params, x, y, weight, key)
     updates, opt_state = problem.optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.key, state.step + 1), value
@@ -64,17 +75,18 @@ def train_step(
 def train_epoch(
     problem: Problem, state: TrainState, x: Float[Array, "n d"], y: Num[Array, "n ..."]
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """Take one step for each batch of a fresh shuffle. Pure; returns the new state and the mean of the examples' losses."""
-    key, shuffle_key = jax.random.split(state.key)
-    rows, weight = shuffled_batches(shuffle_key, x.shape[0], problem.batch_size)
+    """Take one step for each batch of a fresh draw. Pure; returns the new state and the mean of the examples' losses."""
+    key, batch_key, step_key = jax.random.split(state.key, 3)
+    rows, weight = problem.gradient.batches(batch_key, x.shape[0], problem.batch_size)
 
     def step(state, batch):
-        rows, weight = batch
-        state, value = train_step(problem, state, x[rows], y[rows], weight.astype(x.dtype))
+        rows, weight, key = batch
+        state, value = train_step(problem, state, x[rows], y[rows], weight.astype(x.dtype), key)
         return state, value * jnp.sum(weight)
 
-    state, values = jax.lax.scan(step, state._replace(key=key), (rows, weight))
-    return state, jnp.sum(values) / x.shape[0]
+    batches = (rows, weight, jax.random.split(step_key, len(rows)))
+    state, values = jax.lax.scan(step, state._replace(key=key), batches)
+    return state, jnp.sum(values) / jnp.sum(weight)
 
 
 def shuffled_batches(
@@ -91,6 +103,22 @@ def shuffled_batches(
     rows = jnp.pad(jax.random.permutation(key, examples), (0, padding))
     weight = jnp.pad(jnp.ones(examples), (0, padding))
     return rows.reshape(steps, batch_size), weight.reshape(steps, batch_size)
+
+
+def _by_hand(problem: Problem) -> Callable:
+    run = value_and_grad(problem.network, problem.loss)
+    return lambda params, x, y, weight, _key: run(params, x, y, weight)
+
+
+def _by_jax_grad(problem: Problem) -> Callable:
+    run = jax.value_and_grad(plain_loss(problem.network, problem.loss))
+    return lambda params, x, y, weight, _key: run(params, x, y, weight)
+
+
+GRADIENTS: dict[str, GradientMethod] = {
+    "hand": GradientMethod(shuffled_batches, _by_hand),
+    "jax.grad": GradientMethod(shuffled_batches, _by_jax_grad),
+}
 
 
 def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
@@ -114,7 +142,7 @@ def fit(
     epochs: int,
     batch_size: int,
     key: Key[Array, ""],
-    gradient: str = "hand",
+    gradient: str | GradientMethod = "hand",
     params: Params | None = None,
     validation: Data | None = None,
     callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
@@ -129,7 +157,7 @@ def fit(
         epochs: how often every example is used.
         batch_size: examples a step; the last batch of an epoch is padded with weight 0.
         key: a `jax.random.key`, for the first parameters and the shuffles.
-        gradient: "hand" or "jax.grad": the same trajectory.
+        gradient: "hand" or "jax.grad", the same trajectory; or a `GradientMethod`, such as `private_gradient(…)`.
         params: what to start from; drawn from `key` by default.
         validation: (x, y) to evaluate after each epoch.
         callbacks: each is called (state, row) after each epoch; training stops when one returns True. The state's
@@ -151,10 +179,8 @@ def fit(
     >>> history[-1]["loss"] < 0.1 * history[0]["loss"]
     True
     """
-    if gradient not in GRADIENTS:
-        raise ValueError(unknown("gradient", str(gradient), GRADIENTS))
     x, y = _require_data("data", network, loss, data)
-    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), gradient)
+    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), _method(gradient))
     if params is not None:
         require_params(network, params)
     _require_positive("epochs", epochs)
@@ -185,7 +211,7 @@ def fit_many(
     batch_size: int,
     keys: Key[Array, "..."],
     learning_rates: Float[Array, "..."],
-    gradient: str = "hand",
+    gradient: str | GradientMethod = "hand",
 ) -> tuple[TrainState, Float[Array, "n epochs"]]:
     """Train n networks of one wiring in one program, each from its own key and at its own learning rate.
 
@@ -198,7 +224,7 @@ def fit_many(
         batch_size: examples a step.
         keys: a `jax.random.key` for each network, `jax.random.split(key, n)`.
         learning_rates: one for each network.
-        gradient: "hand" or "jax.grad".
+        gradient: as in `fit`.
 
     Returns:
         A `TrainState` whose leaves have a first axis of length n, and each network's loss after each epoch. Network i
@@ -215,8 +241,6 @@ def fit_many(
     >>> losses.shape
     (4, 3)
     """
-    if gradient not in GRADIENTS:
-        raise ValueError(unknown("gradient", str(gradient), GRADIENTS))
     x, y = _require_data("data", network, loss, data)
     _require_positive("epochs", epochs)
     learning_rates = jnp.asarray(learning_rates)
@@ -225,7 +249,7 @@ def fit_many(
             f"keys has shape {keys.shape}, learning_rates {learning_rates.shape}: give one of each for each network"
         )
     return _fit_many(
-        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), gradient),
+        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), _method(gradient)),
         epochs,
         keys,
         learning_rates,
@@ -299,6 +323,14 @@ def _require_data(name, network, loss, data) -> tuple[Array, Array]:
                 f"{name}: y holds classes {low} to {high}, the network has {classes} outputs: 0 to {classes - 1}"
             )
     return x, y
+
+
+def _method(gradient) -> GradientMethod:
+    if isinstance(gradient, GradientMethod):
+        return gradient
+    if gradient not in GRADIENTS:
+        raise ValueError(unknown("gradient", str(gradient), GRADIENTS))
+    return GRADIENTS[gradient]
 
 
 def _batch_size(batch_size, examples) -> int:

@@ -185,7 +185,7 @@ def test_the_learning_curves_are_a_picture(tmp_path, history, title):
     height, width = pixels.shape[:2]
     assert height >= 400
     assert width > height
-    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20, "something is drawn"
+    assert len(np.unique(pixels.sum(-1))) > 20, "something is drawn"
 
 
 # ---- what cannot be read

@@ -47,9 +47,9 @@ def test_an_epoch_is_the_steps_one_by_one():
     state, history = jbp.fit(
         NETWORK, "softmax_cross_entropy", optimizer, (x, y), epochs=1, batch_size=8, key=jax.random.key(1)
     )
-    problem = train.Problem(NETWORK, as_loss("softmax_cross_entropy"), optimizer, 8)
+    problem = train.Problem(NETWORK, as_loss("softmax_cross_entropy"), optimizer, 8, train.GRADIENTS["hand"])
     start = train.start(problem, jax.random.key(1))
-    order = np.asarray(jax.random.permutation(jax.random.split(start.key)[1], 21))
+    order = np.asarray(jax.random.permutation(jax.random.split(start.key, 3)[1], 21))
     params, opt_state, losses = start.params, optimizer.init(start.params), []
     for rows in (order[:8], order[8:16], order[16:]):
         value, grads = jax.value_and_grad(jbp.plain_loss(NETWORK, "softmax_cross_entropy"))(params, x[rows], y[rows])

@@ -1,0 +1,279 @@
+"""What the commands of cli.py do, given their parsed arguments: train and predict."""
+
+import csv
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jaxbackprop import __version__, backprop, check, data, network, privacy, runs, train
+
+
+class _Training(NamedTuple):
+    """What the arguments come to, once everything that can be refused has been."""
+
+    dataset: data.Dataset
+    network: network.Network
+    loss: str
+    quoted: str
+    method: str | train.GradientMethod
+    noise_multiplier: float | None
+    spent: privacy.Spent | None
+    steps: int
+    folder: Path
+
+
+def train_command(arguments: Namespace) -> int:
+    """Load, check the gradient, train, report; returns the exit status."""
+    began = time.perf_counter()
+    say = _silent if arguments.json else _say
+    if not arguments.json:
+        device = jax.devices()[0]
+        print(
+            f"jaxbackprop {__version__} on {len(jax.devices())} {device.platform} device(s), {os.cpu_count()} processors"
+        )
+    training = _plan(arguments)
+    dataset, net = training.dataset, training.network
+    examples = f"{len(dataset.x_train):,} training and {len(dataset.x_test):,} test examples"
+    say("data", f"{dataset.name}: {examples}, {net.inputs} features")
+    say("", dataset.note)
+    say("network", str(net))
+    report = _check(training, jax.random.key(arguments.seed))
+    say("gradient", f"derived by hand; check: {report.line}")
+    if not report.ok:
+        print(report, file=sys.stderr)
+        return 1
+    used = "jax.grad" if training.method == "jax.grad" else "the hand-derived gradient"
+    how = f"{arguments.optimizer} at {arguments.learning_rate:g} through {used}"
+    say("training", f"{how}: {arguments.epochs} epochs of {training.steps} steps of {arguments.batch_size}")
+    if training.spent:
+        say("privacy", f"clipped at {arguments.max_norm:g}, noise multiplier {training.noise_multiplier:.3f}")
+
+    runs.write_config(training.folder, _config(arguments, training))
+    state, history = _fit(arguments, training)
+    last = history[-1]
+    if _diverged(last):
+        found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
+        hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps the metrics"
+        print(f"jaxbackprop: {found}: {hint}", file=sys.stderr)
+        return 1
+    runs.write_params(training.folder, state.params)
+    runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
+
+    seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
+    if arguments.json:
+        print(json.dumps(_result(training, report, state, history, seconds, rate)))
+        return 0
+    say("test", _test_line(training, last))
+    if training.spent:
+        epsilon, delta = training.spent
+        say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
+        if delta >= 1 / len(dataset.x_train):
+            say("", f"delta is not below 1/{len(dataset.x_train)}: it would allow publishing an example outright")
+    say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
+    say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
+    return 0
+
+
+def predict_command(arguments: Namespace) -> int:
+    """Predict each row of a file with a run's network; returns the exit status."""
+    config, net, params = runs.read_run(arguments.run)
+    if arguments.out and arguments.out.exists():
+        raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
+    encoding = _encoding(arguments.run, config, net)
+    yhat = network.predict(net, params, jnp.asarray(data.read_features(arguments.file, encoding)))
+    answers = data.decode(encoding, np.asarray(yhat))
+    if encoding.classes:
+        header = ("prediction", "probability")
+        probability = np.asarray(jax.nn.softmax(yhat)).max(1)
+        rows = [(answer, f"{p:.4f}") for answer, p in zip(answers, probability, strict=True)]
+    else:
+        header, rows = ("prediction",), [(f"{answer:.6g}",) for answer in answers]
+    with arguments.out.open("x", newline="", encoding="utf-8") if arguments.out else nullcontext(sys.stdout) as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    if arguments.out:
+        print(f"{len(rows):,} predictions in {arguments.out}")
+    return 0
+
+
+def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.Encoding:
+    try:
+        encoding = data.from_dict(config["encoding"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{run} has no usable encoding in {runs.CONFIG} ({error}): was a file altered?") from None
+    lengths = {len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs}
+    if len(lengths) > 1:
+        found = f"{len(encoding.features)} features, {len(encoding.mean)} means, {len(encoding.scale)} scales, {net.inputs} inputs"
+        raise ValueError(f"{run} does not fit together, {found}: was a file altered?")
+    return encoding
+
+
+def _plan(arguments: Namespace) -> _Training:
+    if not 0 <= arguments.seed < 2**63:
+        raise ValueError(f"seed is {arguments.seed}, expected an integer of at least 0 and below 2**63")
+    dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed)
+    classes = dataset.encoding.classes
+    build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
+    widths = (dataset.x_train.shape[1], *arguments.hidden, len(classes) or 1)
+    net = build(widths, arguments.activation, bias=not arguments.no_bias)
+    examples = len(dataset.x_train)
+    arguments.batch_size = min(arguments.batch_size, examples)
+    method, noise_multiplier, spent = arguments.gradient, None, None
+    if arguments.private:
+        if arguments.gradient != "hand":
+            raise ValueError("--private clips by the hand-derived gradient: leave out --gradient jax.grad")
+        plan = privacy.Plan(examples, arguments.batch_size, arguments.epochs)
+        noise_multiplier = privacy.calibrate(plan, arguments.epsilon, arguments.delta)
+        spent = privacy.spent(plan, noise_multiplier, arguments.delta)
+        method = privacy.private_gradient(arguments.max_norm, noise_multiplier)
+    folder = arguments.out or runs.next_folder(Path("runs"), dataset.name)
+    runs.require_free(folder)
+    loss, quoted = ("softmax_cross_entropy", "accuracy") if classes else ("half_squared_error", "rmse")
+    steps = -(-examples // arguments.batch_size)
+    return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, steps, folder)
+
+
+def _check(training: _Training, key) -> check.Report:
+    """The hand-derived gradient of this network, on some of this data, beside jax.grad and finite differences."""
+    few = slice(0, 32)
+    sample = jnp.asarray(training.dataset.x_train[few]), jnp.asarray(training.dataset.y_train[few])
+    hand = backprop.value_and_grad(training.network, training.loss)
+    plain = backprop.plain_loss(training.network, training.loss)
+    return check.check_gradient(plain, lambda *args: hand(*args)[1], network.init(training.network, key), *sample)
+
+
+def _fit(arguments: Namespace, training: _Training):
+    dataset = training.dataset
+    with _Bar(arguments.epochs, training.quoted, quiet=arguments.json) as bar:
+
+        def after_epoch(_state, row) -> bool:
+            runs.append_metrics(training.folder, row)
+            bar.advance(row)
+            return _diverged(row)
+
+        return train.fit(
+            training.network,
+            training.loss,
+            _optimizer(arguments),
+            (jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)),
+            epochs=arguments.epochs,
+            batch_size=arguments.batch_size,
+            key=jax.random.key(arguments.seed),
+            gradient=training.method,
+            validation=(jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)),
+            callbacks=[after_epoch],
+        )
+
+
+def _diverged(row: dict[str, Any]) -> bool:
+    # `not … <` rather than `… >=`: NaN diverged too
+    return not (row["loss"] < float("inf") and row["validation_loss"] < float("inf"))
+
+
+def _optimizer(arguments: Namespace) -> optax.GradientTransformation:
+    options = {
+        "adamw": {"weight_decay": arguments.weight_decay},
+        "lion": {"weight_decay": arguments.weight_decay},
+        "momentum": {"momentum": 0.9},
+    }.get(arguments.optimizer, {})
+    make = optax.sgd if arguments.optimizer == "momentum" else getattr(optax, arguments.optimizer)
+    return make(arguments.learning_rate, **options)
+
+
+def _config(arguments: Namespace, training: _Training) -> dict[str, Any]:
+    asked = ("optimizer", "learning_rate", "weight_decay", "epochs", "batch_size", "seed", "gradient")
+    device = jax.devices()[0]
+    config = {
+        "data": str(arguments.data),
+        "encoding": data.to_dict(training.dataset.encoding),
+        "network": runs.network_to_dict(training.network),
+        "loss": training.loss,
+        **{name: getattr(arguments, name) for name in asked},
+        "device": f"{device.platform}: {device.device_kind}",
+        "versions": {"jaxbackprop": __version__, "jax": jax.__version__, "optax": optax.__version__},
+    }
+    if training.spent:
+        config["private"] = {
+            "max_norm": arguments.max_norm,
+            "noise_multiplier": training.noise_multiplier,
+            **training.spent._asdict(),
+        }
+    return config
+
+
+def _result(training, report, state, history, seconds, rate) -> dict[str, Any]:
+    encoding, last = training.dataset.encoding, history[-1]
+    unit = 1 if encoding.classes else encoding.target_scale[0]
+    result = {
+        "run": str(training.folder),
+        f"test_{training.quoted}": last[f"validation_{training.quoted}"] * unit,
+        "test_loss": last["validation_loss"],
+        "epochs": len(history),
+        "steps": int(state.step),
+        "gradient_check": report.line,
+        "seconds": round(seconds, 2),
+        "steps_per_second": rate and round(rate),
+    }
+    return result | ({"spent": training.spent._asdict()} if training.spent else {})
+
+
+def _test_line(training, last) -> str:
+    encoding, y, figure = training.dataset.encoding, training.dataset.y_test, last[f"validation_{training.quoted}"]
+    if encoding.classes:
+        return f"accuracy {figure:.1%} ({round(figure * len(y))} of {len(y)} right), loss {last['validation_loss']:.3g}"
+    better = 1 - figure**2 / float(np.mean(np.square(y)))
+    than = f"{abs(better):.0%} {'better' if better >= 0 else 'WORSE'} than the training mean in squared error"
+    return f"root mean squared error {figure * encoding.target_scale[0]:.4g} in units of {encoding.target}, {than}"
+
+
+def _steps_per_second(history, steps) -> float | None:
+    """Of all epochs but the first, whose time is compilation."""
+    later = history[-1]["seconds"] - history[0]["seconds"]
+    return steps * (len(history) - 1) / later if later > 0 else None
+
+
+class _Bar:
+    """A progress bar with loss and figure on a terminal; in a pipe some ten plain lines; with `quiet` nothing."""
+
+    def __init__(self, epochs: int, quoted: str, quiet: bool):
+        console = Console()
+        self.epochs, self.quoted = epochs, quoted
+        self.plain = not quiet and not console.is_terminal
+        description = TextColumn("{task.description}")
+        columns = (TextColumn("            epoch"), MofNCompleteColumn(), BarColumn(), description, TimeElapsedColumn())
+        self.bar = Progress(*columns, console=console, disable=quiet or self.plain)
+        self.task = self.bar.add_task("", total=epochs)
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error):
+        self.bar.stop()
+
+    def advance(self, row: dict[str, Any]) -> None:
+        figure = row[f"validation_{self.quoted}"]
+        shown = f"{figure:.1%}" if self.quoted == "accuracy" else f"{figure:.4f}"
+        shown = f"loss {row['loss']:.4f}  test {self.quoted} {shown}"
+        self.bar.update(self.task, advance=1, description=shown)
+        if self.plain and (row["epoch"] % max(1, self.epochs // 10) == 0 or row["epoch"] in (1, self.epochs)):
+            print(f"            epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  {shown}", flush=True)
+
+
+def _say(label: str, text: str) -> None:
+    print(f"  {label:<9} {text}", flush=True)
+
+
+def _silent(_label: str, _text: str) -> None:
+    pass

@@ -1,0 +1,787 @@
+"""`jaxbackprop train` and `jaxbackprop predict` as their user meets them: what is printed, what is left, what is refused."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import jaxbackprop as jbp
+from jaxbackprop import backprop, check, cli, data, runs, train
+
+for extra in ("matplotlib", "pyarrow", "rich", "sklearn"):
+    pytest.importorskip(extra)
+
+FILES = ["config.json", "learning_curves.png", "metrics.jsonl", "params.npz"]
+QUICK = ("--hidden", "16", "--epochs", "3", "--batch-size", "16")
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def jaxbackprop(*argv):
+    """The command line in this process; argparse leaves by SystemExit."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = cli.main([str(word) for word in argv])
+        except SystemExit as leaving:
+            status = leaving.code
+    return Result(status, out.getvalue(), err.getvalue())
+
+
+def in_a_process(*argv, **settings):
+    command = [sys.executable, "-m", "jaxbackprop.cli", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **settings)
+
+
+def everything_below(folder="."):
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(Path(folder).rglob("*"))}
+
+
+def strict(text):
+    """JSON as others read it: without Python's NaN and Infinity."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def rows_of(path):
+    return [strict(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
+
+
+def examples(n=60, seed=0):
+    """Columns far from standardised, so that a forgotten mean or scale shows."""
+    rng = np.random.default_rng(seed)
+    size, weight = rng.normal(50, 8, n), rng.normal(-0.3, 0.02, n)
+    price = 1000 + 30 * size - 4000 * weight + rng.normal(0, 20, n)
+    kind = np.where(price > 4000, "dear", np.where(price > 3600, "middling", "cheap"))
+    return {"size": size.round(3), "weight": weight.round(4), "price": price.round(2), "kind": kind}
+
+
+def write(name, *columns, table=None):
+    table = examples() if table is None else table
+    with open(name, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *zip(*(table[column] for column in columns), strict=True)])
+    return name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """A short run is nearly all compilation: of the same programs, most times, so that they are kept on disk."""
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for values in (settings, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is settings:
+            yield
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("houses.csv", "size", "weight", "price")
+    write("kinds.csv", "size", "weight", "kind")
+    write("new.csv", "weight", "size", table=examples(7, seed=1))  # another order, and no target
+
+
+def trained(tmp_path_factory, table, *options):
+    folder = tmp_path_factory.mktemp("run")
+    write(folder / f"{table}.csv", "size", "weight", {"houses": "price", "kinds": "kind"}[table])
+    result = jaxbackprop("train", folder / f"{table}.csv", "--out", folder / "run", *QUICK, *options)
+    assert result.status == 0, result.err
+    assert result.err == ""
+    return folder / "run", result.out
+
+
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory):
+    """A regression's finished run (read only), and what was printed."""
+    return trained(tmp_path_factory, "houses", "--json")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A classification's finished run (read only), and what was printed."""
+    return trained(tmp_path_factory, "kinds")
+
+
+# ---- what train leaves and says
+
+
+@pytest.mark.parametrize("name", ["houses", "kinds"])
+def test_a_run_leaves_four_files_and_a_line_of_metrics_for_each_epoch(name, request):
+    run, _ = request.getfixturevalue(name)
+    assert sorted(path.name for path in run.iterdir()) == FILES
+    assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert (run / "metrics.jsonl").read_text().count("\n") == 3
+    rows = rows_of(run)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    quoted = "validation_rmse" if name == "houses" else "validation_accuracy"
+    assert all(set(row) == {"epoch", "loss", "seconds", "validation_loss", quoted} for row in rows)
+    assert rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_the_config_says_all_that_a_run_was_asked_for_and_where_it_ran(houses):
+    run, _ = houses
+    config = strict((run / "config.json").read_text(encoding="utf-8"))
+    network, encoding, versions = config.pop("network"), config.pop("encoding"), config.pop("versions")
+    assert runs.network_from_dict(network) == jbp.skip_mlp((2, 16, 1), "relu", bias=True)
+    assert data.from_dict(encoding) == data.load(config.pop("data")).encoding
+    assert versions == {"jaxbackprop": jbp.__version__, "jax": jax.__version__, "optax": optax.__version__}
+    device = jax.devices()[0]
+    assert config == {
+        "loss": "half_squared_error",
+        "optimizer": "adamw",
+        "learning_rate": 0.003,
+        "weight_decay": 0.3,
+        "epochs": 3,
+        "batch_size": 16,
+        "seed": 0,
+        "gradient": "hand",
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+
+@pytest.mark.parametrize("name", ["houses", "kinds"])
+def test_the_saved_parameters_are_those_of_the_last_line_of_metrics(name, request):
+    """Recomputed in numpy from the files alone, on the split that the seed gives."""
+    run, _ = request.getfixturevalue(name)
+    dataset = data.load(strict((run / "config.json").read_text())["data"])
+    yhat, y, last = by_hand(run, dataset.x_test), dataset.y_test, rows_of(run)[-1]
+    if name == "houses":
+        assert last["validation_loss"] == pytest.approx(((yhat - y) ** 2).mean() / 2, rel=1e-5)
+        assert last["validation_rmse"] == pytest.approx(((yhat - y) ** 2).mean() ** 0.5, rel=1e-5)
+    else:
+        loss = np.log(np.exp(yhat).sum(1)) - yhat[np.arange(len(y)), y]
+        assert last["validation_loss"] == pytest.approx(loss.mean(), rel=1e-5)
+        assert last["validation_accuracy"] == pytest.approx((yhat.argmax(1) == y).mean())
+
+
+def test_json_is_exactly_one_object_whose_figures_are_those_of_the_files(houses):
+    run, out = houses
+    assert out.count("\n") == 1
+    result, last = strict(out), rows_of(run)[-1]
+    scale = strict((run / "config.json").read_text())["encoding"]["target_scale"][0]
+    assert scale > 100  # else a forgotten unit would not show
+    assert result["run"] == str(run)
+    assert result["test_rmse"] == pytest.approx(last["validation_rmse"] * scale)
+    assert result["test_loss"] == last["validation_loss"]
+    assert (result["epochs"], result["steps"]) == (3, 9)  # 48 examples in batches of 16
+    assert re.match("right, 4 parameters; ", result["gradient_check"])
+    assert result["seconds"] > 0
+    assert result["steps_per_second"] > 0
+
+
+def test_the_text_says_device_data_network_check_progress_result_and_where(kinds):
+    run, out = kinds
+    lines = out.splitlines()
+    assert re.match(rf"jaxbackprop {jbp.__version__} on \d+ {jax.devices()[0].platform} device", lines[0])
+    said = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:] if not line.startswith(" " * 5)}
+    assert list(said) == ["data", "network", "gradient", "training", "test", "time", "saved"]
+    assert said["data"] == "kinds.csv: 47 training and 13 test examples, 2 features"
+    assert "classification, 3 classes" in out
+    assert said["network"] == "x 2 → h0 16 relu; h0 → yhat 3 identity (99 parameters)"
+    assert re.match("derived by hand; check.*: right, 4 parameters", said["gradient"])
+    assert "adamw at 0.003 through the hand-derived gradient: 3 epochs of 3 steps" in said["training"]
+    progress = [line for line in lines if line.strip().startswith("epoch")]
+    rows = rows_of(run)
+    assert [line.split()[1] for line in progress] == ["1/3", "2/3", "3/3"]
+    for line, row in zip(progress, rows, strict=True):
+        assert f"loss {row['loss']:.4f}  test accuracy {row['validation_accuracy']:.1%}" in line
+    right = round(rows[-1]["validation_accuracy"] * 13)
+    assert said["test"].startswith(f"accuracy {right / 13:.1%} ({right} of 13 right), loss ")
+    assert said["saved"] == f"{run}: config.json, metrics.jsonl, params.npz, learning_curves.png"
+
+
+def test_a_regression_says_its_error_in_the_targets_own_units():
+    out = jaxbackprop("train", "houses.csv", *QUICK, "--out", "run").out
+    encoding = strict(Path("run/config.json").read_text())["encoding"]
+    _, y = split("houses.csv")
+    rmse = rows_of("run")[-1]["validation_rmse"]
+    better = 1 - rmse**2 / (y**2).mean()
+    assert (
+        f"root mean squared error {rmse * encoding['target_scale'][0]:.4g} in units of price, {abs(better):.0%} " in out
+    )
+
+
+def test_on_a_terminal_there_is_a_bar_and_in_a_pipe_about_ten_lines(monkeypatch):
+    piped = jaxbackprop("train", "kinds.csv", *QUICK, "--epochs", "41").out
+    assert 10 <= len(re.findall(r"epoch +\d+/41  loss", piped)) <= 12
+    assert "epoch 41/41" in piped
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    bar = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", jaxbackprop("train", "kinds.csv", *QUICK).out)
+    assert not re.search("epoch 1/3  loss", bar)
+    assert re.search(r"epoch +3/3 ━+ +loss \d\.\d{4}  test accuracy [\d.]+%", bar)
+
+
+@pytest.mark.parametrize(
+    ("words", "network", "loss", "optimizer", "settings"),
+    [
+        (
+            "houses.csv --target size --hidden 5 3 --wiring dense --activation tanh --no-bias --optimizer momentum "
+            "--learning-rate 0.02 --batch-size 7 --seed 4",
+            jbp.dense_mlp((2, 5, 3, 1), "tanh"),
+            "half_squared_error",
+            optax.sgd(0.02, momentum=0.9),
+            {"batch_size": 7, "seed": 4, "gradient": "hand"},
+        ),
+        (
+            "kinds.csv --hidden 6 --wiring mlp --activation silu --optimizer lion --weight-decay 0.5 "
+            "--gradient jax.grad --batch-size 20 --seed 9",
+            jbp.mlp((2, 6, 3), "silu", bias=True),
+            "softmax_cross_entropy",
+            optax.lion(0.003, weight_decay=0.5),
+            {"batch_size": 20, "seed": 9, "gradient": "jax.grad"},
+        ),
+    ],
+    ids=["dense", "mlp"],
+)
+def test_every_option_reaches_the_training(words, network, loss, optimizer, settings):
+    """The run is what the library gives for the same settings, spelled out."""
+    assert jaxbackprop("train", *words.split(), "--epochs", 2, "--out", "run", "--json").status == 0
+    dataset = data.load(words.split()[0], "size" if "--target" in words else None, seed=settings["seed"])
+    config, saved, params = runs.read_run(Path("run"))
+    assert saved == network
+    state, _ = jbp.fit(
+        network,
+        loss,
+        optimizer,
+        (jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)),
+        epochs=2,
+        batch_size=settings["batch_size"],
+        key=jax.random.key(settings["seed"]),
+        gradient=settings["gradient"],
+    )
+    for read, expected in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(read, expected)
+    assert {name: config[name] for name in settings} == settings
+    assert (config["loss"], config["epochs"], len(rows_of("run"))) == (loss, 2, 2)
+    assert config["encoding"]["target"] == dataset.encoding.target
+
+
+def test_each_optimizer_known_by_name_is_the_one_of_optax(monkeypatch):
+    """Two steps of the optimizer that training is given; the training itself is left out."""
+    rate = 0.003
+    expected = {
+        "adam": optax.adam(rate),
+        "adamw": optax.adamw(rate, weight_decay=0.3),
+        "sgd": optax.sgd(rate),
+        "momentum": optax.sgd(rate, momentum=0.9),
+        "rmsprop": optax.rmsprop(rate),
+        "adagrad": optax.adagrad(rate),
+        "lion": optax.lion(rate, weight_decay=0.3),
+    }
+    given = []
+    report = check.Report((check.Row("w", True, "float32", 0.0, 0.0, 0.0, ""),))
+
+    def fit(_network, _loss, optimizer, *_, **__):
+        given.append(optimizer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(check, "check_gradient", lambda *_: report)
+    assert set(expected) == set(cli.OPTIMIZERS)
+    for name in expected:
+        assert jaxbackprop("train", "kinds.csv", "--optimizer", name).status == 130
+    assert jaxbackprop("train", "kinds.csv", "--weight-decay", "0", "--learning-rate", "1").status == 130
+    params = {"w": jnp.array([1.0, -2.0])}
+    for optimizer, right in zip(given, [*expected.values(), optax.adamw(1.0, weight_decay=0)], strict=True):
+        steps = []
+        for made in (optimizer, right):
+            state = made.init(params)
+            for gradient in (jnp.array([0.3, -0.1]), jnp.array([-0.2, 0.5])):
+                step, state = made.update({"w": gradient}, state, params)
+                steps.append(step["w"])
+        np.testing.assert_array_equal(steps[:2], steps[2:])
+
+
+def test_the_task_can_be_chosen():
+    """Three different integers would be three classes."""
+    table = examples()
+    write("t.csv", "size", "weight", "kind", table=table | {"kind": [len(kind) for kind in table["kind"]]})
+    assert data.load("t.csv").encoding.task == "classification"
+    assert jaxbackprop("train", "t.csv", "--task", "regression", *QUICK, "--out", "run").status == 0
+    config = strict(Path("run/config.json").read_text())
+    assert (config["loss"], config["encoding"]["task"]) == ("half_squared_error", "regression")
+
+
+def test_by_hand_and_by_jax_grad_the_run_is_the_same(kinds):
+    """Nine steps of one table; ReLU's kink is met by no example."""
+    run, _ = kinds
+    assert jaxbackprop("train", "kinds.csv", *QUICK, "--gradient", "jax.grad", "--out", "auto").status == 0
+    assert strict(Path("auto/config.json").read_text())["gradient"] == "jax.grad"
+    for name, expected in arrays("auto").items():
+        np.testing.assert_allclose(
+            arrays(run)[name], expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name
+        )
+    for row, other in zip(rows_of(run), rows_of("auto"), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_the_defaults_reach_97_percent_on_digits_and_go_to_the_next_free_folder():
+    Path("runs/digits-1").mkdir(parents=True)
+    result = jaxbackprop("train", "--json")
+    assert result.status == 0, result.err
+    found = strict(result.out)
+    assert found["run"] == str(Path("runs/digits-2"))
+    assert found["test_accuracy"] >= 0.97
+    dataset = data.load("digits")
+    assert len(dataset.x_test) >= 350  # a fifth of 1,797
+    assert found["test_accuracy"] == pytest.approx(
+        (by_hand("runs/digits-2", dataset.x_test).argmax(1) == dataset.y_test).mean()
+    )
+    assert sorted(path.name for path in Path("runs/digits-2").iterdir()) == FILES
+    config = strict(Path("runs/digits-2/config.json").read_text())
+    assert runs.network_from_dict(config["network"]) == jbp.skip_mlp((64, 64, 64, 10), "relu", bias=True)
+    helped = " ".join(jaxbackprop("train", "--help").out.partition("options:")[2].split())
+    for name in ("optimizer", "weight_decay", "learning_rate", "epochs", "batch_size", "seed", "gradient"):
+        option = re.escape(f" --{name.replace('_', '-')} ")
+        assert re.search(rf"{option}[A-Z]+ (?:(?! --[a-z]).)*\({config[name]}[;)]", helped), f"--help on {name}"
+
+
+# ---- folders
+
+
+def test_runs_are_numbered_and_named_after_their_data_and_nothing_is_overwritten():
+    for _ in range(2):
+        assert jaxbackprop("train", "kinds.csv", *QUICK, "--epochs", 1).status == 0
+    folders = sorted(path.name for path in Path("runs").iterdir())
+    assert len(folders) == 2
+    assert [re.fullmatch(r"kinds(\.csv)?-(\d)", name)[2] for name in folders] == ["1", "2"]
+    before = everything_below()
+    again = jaxbackprop("train", "kinds.csv", *QUICK, "--out", Path("runs") / folders[0])
+    refused(again, "holds another run: nothing is overwritten, give --out another folder")
+    assert everything_below() == before
+
+
+def test_a_run_may_go_to_an_empty_folder_or_one_whose_parents_do_not_exist_yet():
+    Path("empty").mkdir()
+    for out in ("empty", Path("a") / "dønnées ☃" / "c"):
+        result = jaxbackprop("train", "kinds.csv", *QUICK, "--out", out)
+        assert result.status == 0, result.err
+        assert sorted(path.name for path in Path(out).iterdir()) == FILES
+
+
+# ---- what cannot be trained
+
+UNUSABLE = {
+    "missing.csv": None,
+    "empty.csv": "",
+    "header.csv": "size,price\n",
+    "text.csv": "size,price\n" + "1,2\n" * 5 + "red,3\n1,4\n",
+    "gap.csv": "size,price\n" + "1,2.5\n" * 5 + ",3\n1,4\n",
+    "nan.csv": "size,price\n" + "1,2.5\n" * 5 + "nan,3\n1,4\n",
+    "infinite.csv": "size,price\n" + "1,2.5\n" * 5 + "inf,3\n1,4\n",
+    "ragged.csv": "size,price\n" + "1,2.5\n" * 5 + "1,3,4\n1,4\n",
+    "one.csv": "size,kind\n" + "1,yes\n2,yes\n" * 5,
+    "few.csv": "size,price\n1,2\n",
+    "alone.csv": "price\n" + "1\n2\n" * 5,
+    "houses.xlsx": "PK",
+    "broken.npz": "PK",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("missing.csv", "no file 'missing.csv'"),
+        ("no/such/folder.csv", "no file 'no/such/folder.csv'"),
+        ("digit", "unknown data set 'digit'; did you mean 'digits'"),
+        ("houses.csv --target pric", r"houses.csv.*no column 'pric'; did you mean 'price'\? \(columns: 'size', 'wei"),
+        ("wine --target colour", "its target is 'cultivar', not 'colour'"),
+        ("houses.csv --task classification", "'price' holds 60 different numbers, not all whole"),
+        ("empty.csv", "empty.csv.*no rows"),
+        ("header.csv", "header.csv.*no rows"),
+        ("text.csv", "text.csv.*column 'size' holds text where numbers belong: 'red' in row 6"),
+        ("gap.csv", r"gap.csv.*column 'size' has 1 missing values.*\(first: row 6\)"),
+        ("nan.csv", r"nan.csv.*column 'size' has 1 missing values.*\(first: row 6\)"),
+        ("infinite.csv", r"column 'size' has 1 infinite values.*\(first: row 6\)"),
+        ("ragged.csv", "row 6 has 3 values, expected 2"),
+        ("one.csv", "target 'kind' is 'yes' in every row"),
+        ("few.csv", "has 1 rows, expected at least 5"),
+        ("alone.csv", "has the columns 'price', expected features and a target"),
+        ("houses.xlsx", "ends in '.xlsx', expected .csv, .npz or .parquet"),
+        ("broken.npz", "not an NPZ archive"),
+        ("shapes.npz", r"'y' has shape \(4,\).*expected \(5,\)"),
+        (".", "is not a file"),
+        ("houses.csv --hidden 0", "layer 'h0' has width 0: expected at least 1"),
+        ("houses.csv --hidden 4 0", "layer 'h1' has width 0: expected at least 1"),
+        ("houses.csv --hidden -3", "layer 'h0' has width -3: expected at least 1"),
+        ("houses.csv --hidden 4 many", "--hidden: invalid int value: 'many'"),
+        ("houses.csv --wiring skipp", "unknown wiring 'skipp': did you mean 'skip'"),
+        ("houses.csv --activation rleu", "unknown activation 'rleu': did you mean 'relu'"),
+        ("houses.csv --optimizer adma", "unknown optimizer 'adma': did you mean 'adam'"),
+        ("houses.csv --gradient jaxgrad", "unknown gradient 'jaxgrad': did you mean 'jax.grad'"),
+        ("houses.csv --task regresion", "unknown task 'regresion': did you mean 'regression'"),
+        ("houses.csv --epochs 0", "--epochs: '0' is not an integer of at least 1"),
+        ("houses.csv --epochs -1", "--epochs: '-1' is not an integer of at least 1"),
+        ("houses.csv --epochs 1.5", "--epochs: '1.5' is not an integer of at least 1"),
+        ("houses.csv --batch-size 0", "--batch-size: '0' is not an integer of at least 1"),
+        ("houses.csv --learning-rate 0", "--learning-rate: '0' is not a positive number"),
+        ("houses.csv --learning-rate nan", "--learning-rate: 'nan' is not a positive number"),
+        ("houses.csv --learning-rate fast", "--learning-rate: 'fast' is not a positive number"),
+        ("houses.csv --weight-decay -1", "--weight-decay: '-1' is not"),
+        ("houses.csv --seed -1", "seed is -1, expected an integer of at least 0"),
+        ("houses.csv --seed 99999999999999999999", "seed"),
+        ("houses.csv --seed", "--seed: expected one argument"),
+        ("houses.csv --hiden 4", "unknown option '--hiden': did you mean '--hidden'"),
+        ("houses.csv more.csv", "one argument too many: 'more.csv'"),
+        ("houses.csv --out houses.csv", "houses.csv is a file: give --out a folder"),
+        ("houses.csv --out houses.csv/run", "houses.csv"),
+        ("houses.csv --out full", "full holds other files: nothing is overwritten"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_line_and_leaves_nothing(words, message):
+    for name, text in UNUSABLE.items():
+        if text is not None:
+            Path(name).write_text(text)
+    np.savez("shapes.npz", x=np.ones((5, 2)), y=np.ones(4))
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("mine")
+    before = everything_below()
+    refused(jaxbackprop("train", *words.split()), message)
+    assert everything_below() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "give a command, train or predict: start with `jaxbackprop train`"),
+        ("trian", "unknown command 'trian': did you mean 'train'"),
+        ("predct run new.csv", "unknown command 'predct': did you mean 'predict'"),
+        ("--hidden 3", "--hidden"),
+        ("--jsn train", "unknown option '--jsn'"),
+        ("predict", "arguments are required: RUN, FILE"),
+        ("predict run", "arguments are required: FILE"),
+        ("predict run new.csv more.csv", "one argument too many: 'more.csv'"),
+        ("predict run new.csv --target price", "unknown option '--target'"),
+    ],
+)
+def test_an_unknown_command_or_option_is_refused_in_one_line(words, message):
+    before = everything_below()
+    refused(jaxbackprop(*words.split()), message)
+    assert everything_below() == before
+
+
+def refused(result, message):
+    """One line on stderr, with the command's name and the reason; status 2; on stdout the greeting at most."""
+    assert re.search(message, result.err), result.err
+    assert re.fullmatch(r"jaxbackprop( train| predict)?: [^\n]+\n", result.err), result.err
+    assert re.fullmatch(r"(jaxbackprop [^\n]+ processors\n)?", result.out), result.out
+    assert result.status == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_that_may_not_be_written_is_refused_in_one_line():
+    Path("mine").mkdir(mode=0o500)
+    result = jaxbackprop("train", "kinds.csv", *QUICK, "--out", Path("mine") / "run")
+    assert result.status == 2
+    assert re.fullmatch(r"jaxbackprop: Permission denied[^\n]*\n", result.err)
+    assert list(Path("mine").iterdir()) == []
+
+
+# ---- what goes wrong on the way
+
+
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_training_that_diverges_is_a_failure_with_a_hint(epochs):
+    words = ["--learning-rate", "1e30", "--optimizer", "sgd", "--epochs", epochs, "--batch-size", 64, "--out", "run"]
+    result = jaxbackprop("train", "houses.csv", *words)
+    assert result.status == 1
+    assert re.fullmatch(r"jaxbackprop: [^\n]+ try a learning rate below 1e\+30; run keeps the metrics\n", result.err)
+    assert sorted(path.name for path in Path("run").iterdir()) == ["config.json", "metrics.jsonl"]
+    refused(jaxbackprop("predict", "run", "new.csv"), "run holds no params.npz: that run did not finish")
+
+
+def test_diverging_with_json_prints_no_second_kind_of_output():
+    words = ["--learning-rate", "1e30", "--optimizer", "sgd", "--epochs", 5, "--json"]
+    result = jaxbackprop("train", "houses.csv", *words)
+    assert result.status == 1
+    assert result.err.count("\n") == 1
+    assert result.out == "" or strict(result.out)
+
+
+def test_a_wrong_gradient_is_seen_before_anything_is_written(monkeypatch):
+    right = backprop.value_and_grad
+
+    def wrong(network, loss):
+        def value_and_grad(*args):
+            value, grads = right(network, loss)(*args)
+            return value, grads | {"h0": jax.tree.map(lambda g: 2 * g, grads["h0"])}
+
+        return value_and_grad
+
+    monkeypatch.setattr(backprop, "value_and_grad", wrong)
+    before = everything_below()
+    result = jaxbackprop("train", "kinds.csv", *QUICK)
+    assert result.status == 1
+    assert "WRONG for 2 of 4 parameters: ['h0']['bias'], ['h0']['x']" in result.err
+    assert "saved" not in result.out
+    assert everything_below() == before
+    assert jaxbackprop("train", "kinds.csv", *QUICK, "--json") == (1, "", result.err)
+
+
+def test_the_check_is_of_the_hand_derived_gradient_even_when_jax_grad_trains(monkeypatch):
+    checked = []
+    real = check.check_gradient
+
+    def spy(value, gradient, params, *sample):
+        checked.append(gradient(params, *sample))
+        return real(value, gradient, params, *sample)
+
+    monkeypatch.setattr(check, "check_gradient", spy)
+    assert jaxbackprop("train", "kinds.csv", *QUICK, "--gradient", "jax.grad").status == 0
+    assert len(checked) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        # linear on all of a standardised table: the output's bias has gradient 0, and differences see rounding alone
+        ("few.csv", ["--hidden", "--activation", "identity"]),
+        # narrow: where no unit of h0 is on, z of h1 is its bias, 0 at first, which is exactly on ReLU's kink
+        ("kinds.csv", ["--hidden", "3", "2"]),
+    ],
+)
+def test_a_right_gradient_is_not_called_wrong(table, options):
+    write("few.csv", "size", "weight", "price", table=examples(12))
+    result = jaxbackprop("train", table, *options, "--epochs", 1)
+    assert (result.status, result.err) == (0, "")
+
+
+def test_ctrl_c_is_one_line_and_leaves_no_run_that_looks_finished(monkeypatch):
+    write_row = runs.append_metrics
+
+    def interrupted(folder, row):
+        write_row(folder, row)
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "append_metrics", interrupted)
+    result = jaxbackprop("train", "kinds.csv", *QUICK, "--out", "run")
+    assert (result.status, result.err) == (130, "jaxbackprop: interrupted\n")
+    assert len(rows_of("run")) == 2
+    refused(jaxbackprop("predict", "run", "new.csv"), "that run did not finish")
+    refused(jaxbackprop("train", "kinds.csv", "--out", "run"), "run holds another run")
+
+
+# ---- predict
+
+
+def arrays(run):
+    with np.load(Path(run) / "params.npz", allow_pickle=False) as flat:
+        return {name: flat[name] for name in flat.files}
+
+
+def split(path):
+    dataset = data.load(path)
+    return dataset.x_test, dataset.y_test
+
+
+def by_hand(run, z):
+    """The saved network in numpy and float64, from the run's files alone: (n, d) standardised → (n, k)."""
+    layers = strict((Path(run) / "config.json").read_text())["network"]["layers"]
+    weights = {name: w.astype(np.float64) for name, w in arrays(run).items()}
+    h = {"x": np.asarray(z, np.float64)}
+    for layer in layers:
+        t = layer["name"]
+        total = sum(h[s] @ weights[f"{t}/{s}"].T for s in layer["sources"]) + weights[f"{t}/bias"]
+        h[t] = {"relu": np.maximum(total, 0), "identity": total}[layer["activation"]]
+    return h["yhat"]
+
+
+def by_hand_from(run, path):
+    """The network's outputs for a CSV file, each feature found by its name and standardised as the run says."""
+    encoding = strict((Path(run) / "config.json").read_text())["encoding"]
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = zip(encoding["features"], encoding["mean"], encoding["scale"], strict=True)
+    z = np.array([[(float(row[name]) - mean) / scale for row in rows] for name, mean, scale in columns]).T
+    return encoding, by_hand(run, z)
+
+
+def read(text):
+    header, *rows = csv.reader(io.StringIO(text))
+    return header, rows
+
+
+def test_a_regression_predicts_in_the_targets_own_units(houses):
+    run, _ = houses
+    result = jaxbackprop("predict", run, "new.csv")
+    assert (result.status, result.err) == (0, "")
+    header, rows = read(result.out)
+    assert header == ["prediction"]
+    encoding, yhat = by_hand_from(run, "new.csv")
+    expected = yhat[:, 0] * encoding["target_scale"][0] + encoding["target_mean"][0]
+    np.testing.assert_allclose([float(row[0]) for row in rows], expected, rtol=1e-5)
+    assert np.ptp(expected) > 50
+
+
+def test_a_classification_predicts_the_label_and_its_probability(kinds):
+    run, _ = kinds
+    result = jaxbackprop("predict", run, "kinds.csv")  # has the target as well, which is ignored
+    assert (result.status, result.err) == (0, "")
+    header, rows = read(result.out)
+    assert header == ["prediction", "probability"]
+    encoding, yhat = by_hand_from(run, "kinds.csv")
+    assert encoding["classes"] == ["cheap", "dear", "middling"]
+    p = np.exp(yhat) / np.exp(yhat).sum(1, keepdims=True)
+    assert len(rows) == len(p) == 60
+    assert [label for label, _ in rows] == [encoding["classes"][i] for i in p.argmax(1)]
+    assert len({label for label, _ in rows}) > 1
+    np.testing.assert_allclose([float(q) for _, q in rows], p.max(1), rtol=0, atol=6e-5)
+    assert all(re.fullmatch(r"[01]\.\d{4}", q) for _, q in rows)
+
+
+def test_a_predictions_file_holds_what_would_be_printed_and_is_not_overwritten(kinds):
+    run, _ = kinds
+    result = jaxbackprop("predict", run, "new.csv", "--out", "answers.csv")
+    assert (result.status, result.out, result.err) == (0, "7 predictions in answers.csv\n", "")
+    assert Path("answers.csv").read_bytes().decode() == jaxbackprop("predict", run, "new.csv").out
+    before = everything_below()
+    for out in ("answers.csv", "new.csv", "."):
+        refused(jaxbackprop("predict", run, "new.csv", "--out", out), "exists: nothing is overwritten")
+    refused(jaxbackprop("predict", run, "new.csv", "--out", "no/such/folder.csv"), "No such file or directory")
+    assert everything_below() == before
+
+
+def test_labels_that_need_quotes_are_quoted():
+    labels = {"cheap": 'a "b", c', "middling": "ž", "dear": "two\nlines"}
+    write("t.csv", "size", "weight", "kind", table=examples() | {"kind": [labels[k] for k in examples()["kind"]]})
+    assert jaxbackprop("train", "t.csv", *QUICK, "--out", "run").status == 0
+    found = {row[0] for row in read(jaxbackprop("predict", "run", "t.csv").out)[1]}
+    assert len(found) > 1
+    assert found <= set(labels.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("size\n1\n", "lacks 1 of the 2 features that the network was trained on: 'weight'"),
+        ("size,weigth\n1,2\n", "'weight'; did you mean 'weigth'"),
+        ("size,weight\n1,2\n1,heavy\n", "column 'weight' holds text where numbers belong: 'heavy' in row 2"),
+        ("size,weight\n1,2\n1,\n", r"column 'weight' has 1 missing values.*\(first: row 2\)"),
+        ("size,weight\n1,2\n1,nan\n", r"column 'weight' has 1 missing values.*\(first: row 2\)"),
+        ("size,weight\n", "no rows"),
+        ("", "no rows"),
+        (None, "no file 't.csv'"),
+    ],
+)
+def test_rows_that_cannot_be_predicted_are_refused(kinds, text, message):
+    if text is not None:
+        Path("t.csv").write_text(text)
+    before = everything_below()
+    refused(jaxbackprop("predict", kinds[0], "t.csv", "--out", "answers.csv"), message)
+    assert everything_below() == before
+
+
+def test_an_npz_whose_width_does_not_fit_is_refused(kinds):
+    np.savez("t.npz", x=np.ones((4, 3)))
+    refused(jaxbackprop("predict", kinds[0], "t.npz"), "x has 3 columns, expected the 2 features 'size', 'weight'")
+
+
+def edit(change):
+    """A damage that changes the config as JSON."""
+
+    def damage(run):
+        config = json.loads((run / "config.json").read_text())
+        change(config)
+        (run / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def shorten(name):
+    return lambda run: (run / name).write_bytes((run / name).read_bytes()[:-40])
+
+
+DAMAGES = {
+    "params cut short": (shorten("params.npz"), "was a file altered"),
+    "params empty": (lambda run: (run / "params.npz").write_bytes(b""), "was a file altered"),
+    "params missing": (lambda run: (run / "params.npz").unlink(), "that run did not finish"),
+    "config missing": (lambda run: (run / "config.json").unlink(), "is not a run: it has no config.json"),
+    "config cut short": (shorten("config.json"), "was a file altered"),
+    "config empty": (lambda run: (run / "config.json").write_bytes(b""), "was a file altered"),
+    "config a list": (lambda run: (run / "config.json").write_text("[]"), "was a file altered"),
+    "no network": (edit(lambda config: config.pop("network")), "was a file altered"),
+    "another width": (
+        edit(lambda config: config["network"]["layers"][0].update(width=4)),
+        r"\['h0'\].*has shape.*the network needs",
+    ),
+    "no encoding": (edit(lambda config: config.pop("encoding")), "was a file altered|encoding"),
+    "no classes": (edit(lambda config: config["encoding"].pop("classes")), "was a file altered|encoding"),
+    "a class less": (edit(lambda config: config["encoding"]["classes"].pop()), "yhat has shape|encoding"),
+    "a mean less": (edit(lambda config: config["encoding"]["mean"].pop()), "was a file altered|encoding"),
+    "a mean as text": (edit(lambda config: config["encoding"].update(mean=["a", "b"])), "was a file altered|encoding"),
+    "a feature less": (edit(lambda config: config["encoding"]["features"].pop()), "was a file altered|encoding|x has"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_is_refused_in_one_line(kinds, damage, message):
+    shutil.copytree(kinds[0], "run")
+    damage(Path("run"))
+    before = everything_below()
+    refused(jaxbackprop("predict", "run", "new.csv", "--out", "answers.csv"), message)
+    assert everything_below() == before
+
+
+@pytest.mark.parametrize("run", ["no such run", "new.csv", "."])
+def test_what_is_no_run_is_refused(run):
+    refused(
+        jaxbackprop("predict", run, "new.csv"), "is not a run: it has no config.json; give the folder that `jaxback"
+    )
+
+
+# ---- as a process
+
+
+def test_help_shows_the_commands_and_an_example_of_each():
+    result = in_a_process("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.search(r"^    train +train a network", result.stdout, re.MULTILINE)
+    assert re.search(r"^    predict +predict with", result.stdout, re.MULTILINE)
+    assert "Start with: jaxbackprop train" in result.stdout
+    for command, words in (("train", "--target COLUMN --hidden --seed --json"), ("predict", "RUN FILE --out")):
+        shown = jaxbackprop(command, "--help")
+        assert (shown.status, shown.err) == (0, "")
+        assert f"jaxbackprop {command} " in shown.out.partition("examples:")[2]
+        assert all(word in shown.out for word in words.split())
+    assert jaxbackprop("--version") == (0, f"{jbp.__version__}\n", "")
+
+
+def test_a_process_ends_with_the_status_and_mixes_no_streams(kinds):
+    result = in_a_process("predict", kinds[0], "new.csv")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == jaxbackprop("predict", kinds[0], "new.csv").out
+    wrong = in_a_process("train", "missing.csv", "--json")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert re.fullmatch(r"jaxbackprop: no file 'missing.csv'[^\n]+\n", wrong.stderr)
