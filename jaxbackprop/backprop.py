@@ -344,12 +344,10 @@ def _coefficients(reduction, examples, weight):
 
 def scaled(d: Array, weight: ArrayLike) -> Array:
     """`d` times the weight, multiplied in float32 at least and rounded once."""
+    if isinstance(weight, float) and weight == 1:
+        return d
     dtype = wide(d.dtype)
-    return (
-        d
-        if isinstance(weight, float) and weight == 1
-        else (d.astype(dtype) * jnp.asarray(weight, dtype)).astype(d.dtype)
-    )
+    return (d.astype(dtype) * jnp.asarray(weight, dtype)).astype(d.dtype)
 
 
 def weighted_sum(values, c):
@@ -378,7 +376,9 @@ def _loss_forward(spec, params, x, y, weight):
     if weight is None:
         dweight = None
     else:
-        dweight = values if spec.reduction == "sum" else ((values - value) / jnp.sum(weight)).astype(weight.dtype)
+        # of Σ c L: L_b; of Σ c L / Σ c: (L_b − L) / Σ c
+        per_weight = values if spec.reduction == "sum" else (values - value) / jnp.sum(weight, dtype=wide(weight.dtype))
+        dweight = per_weight.astype(weight.dtype)
     return value, (total(fg, precision=spec.precision), dx, dweight)
 
 

@@ -10,6 +10,7 @@ from jaxbackprop import train
 from jaxbackprop.losses import as_loss
 
 NETWORK = jbp.skip_mlp((3, 8, 6, 4), "tanh", bias=True)
+ADAM = optax.adam(0.01)  # one object: what is compiled for it serves every test
 
 
 def data(examples=50):
@@ -20,7 +21,7 @@ def data(examples=50):
 
 def fit(gradient="hand", **settings):
     settings = {"epochs": 3, "batch_size": 16, "key": jax.random.key(1)} | settings
-    return jbp.fit(NETWORK, "softmax_cross_entropy", optax.adam(0.01), data(), gradient=gradient, **settings)
+    return jbp.fit(NETWORK, "softmax_cross_entropy", ADAM, data(), gradient=gradient, **settings)
 
 
 def test_by_hand_and_jax_grad_give_the_same_trajectory_over_100_steps():
@@ -28,7 +29,7 @@ def test_by_hand_and_jax_grad_give_the_same_trajectory_over_100_steps():
         x, y = data()
         runs = [
             jbp.fit(
-                NETWORK, "softmax_cross_entropy", optax.adam(0.01), (x.astype("float64"), y),
+                NETWORK, "softmax_cross_entropy", ADAM, (x.astype("float64"), y),
                 epochs=25, batch_size=16, key=jax.random.key(1), gradient=gradient,
             )
             for gradient in ("hand", "jax.grad")
@@ -134,11 +135,11 @@ def test_a_target_vector_for_one_output_is_not_broadcast():
 
 
 def test_many_networks_are_each_what_fit_gives():
-    keys, rates = jax.random.split(jax.random.key(0), 3), jnp.array([0.001, 0.01, 0.1])
+    keys, rates = jax.random.split(jax.random.key(0), 2), jnp.array([0.001, 0.1])
     states, losses = jbp.fit_many(
         NETWORK, "softmax_cross_entropy", optax.adam, data(), epochs=3, batch_size=16, keys=keys, learning_rates=rates
     )
-    for i in range(3):
+    for i in range(2):
         state, history = jbp.fit(
             NETWORK, "softmax_cross_entropy", optax.adam(rates[i]), data(), epochs=3, batch_size=16, key=keys[i]
         )
