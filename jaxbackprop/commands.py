@@ -114,7 +114,8 @@ def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.E
         raise ValueError(f"{run} has no usable encoding in {runs.CONFIG} ({error}): was a file altered?") from None
     lengths = {len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs}
     if len(lengths) > 1:
-        found = f"{len(encoding.features)} features, {len(encoding.mean)} means, {len(encoding.scale)} scales, {net.inputs} inputs"
+        counts = len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs
+        found = "{} features, {} means, {} scales, {} inputs".format(*counts)
         raise ValueError(f"{run} does not fit together, {found}: was a file altered?")
     return encoding
 

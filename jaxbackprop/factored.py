@@ -231,7 +231,8 @@ def noise_scale(fg: FactoredGradient, precision: Precision = None) -> NoiseScale
         tr(Σ) ≈ (n² − g²) B / (B − 1)        |G|² ≈ (B g² − n²) / (B − 1).
 
     Both estimates are unbiased, their ratio is not; over several batches average them before dividing. |G|² can come
-    out negative where the noise is much larger than the gradient: the ratio then says nothing.
+    out negative where the noise is much larger than the gradient: the ratio then says nothing. The batch counts as a
+    sample: where it is all the data there is, |G|² is the squared norm of its mean, without the correction.
 
     Raises:
         ValueError: fewer than two examples.
