@@ -1,6 +1,7 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
-Read the modules in this order: exercise, activations, losses, network, backprop, factored, streaming, check, train, privacy.
+Read the modules in this order:
+exercise, activations, losses, network, backprop, factored, streaming, check, grade, train, privacy.
 """
 
 from jaxbackprop import exercise
@@ -31,6 +32,7 @@ from jaxbackprop.factored import (
     norms,
     squared_norms,
 )
+from jaxbackprop.grade import Verdict, grade
 from jaxbackprop.losses import LOSSES, Loss
 from jaxbackprop.network import (
     Forward,
@@ -63,6 +65,7 @@ __all__ = [
     "NoiseScale",
     "Report",
     "TrainState",
+    "Verdict",
     "apply",
     "backward",
     "check_gradient",
@@ -75,6 +78,7 @@ __all__ = [
     "fit",
     "fit_many",
     "forward",
+    "grade",
     "gram",
     "init",
     "inner",

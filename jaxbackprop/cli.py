@@ -1,4 +1,4 @@
-"""The command line: `jaxbackprop train` and `jaxbackprop predict`.
+"""The command line: `jaxbackprop train`, `predict` and `grade`.
 
 Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk.
 """
@@ -27,6 +27,10 @@ TRAIN_EXAMPLES = """examples:
 PREDICT_EXAMPLES = """examples:
   jaxbackprop predict runs/houses-1 new_houses.csv
   jaxbackprop predict runs/houses-1 new_houses.csv --out predictions.csv
+"""
+GRADE_EXAMPLES = """examples:
+  jaxbackprop grade derivation.md
+  echo 'dL/dh0 = dL/dz1 * w1' | jaxbackprop grade -
 """
 
 
@@ -83,6 +87,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_train(commands)
     _add_predict(commands)
+    _add_grade(commands)
     return parser, commands
 
 
@@ -159,6 +164,20 @@ def _add_predict(commands) -> None:
     predict.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there instead of printing it")
 
 
+def _add_grade(commands) -> None:
+    command = commands.add_parser(
+        "grade",
+        help="mark a written derivation line by line",
+        description="Mark each equation of a derivation, in plain text, Unicode, LaTeX or Markdown: right, wrong and why, "
+        "or not read. The network is what its forward equations say, or the exercise's. Exit status 1: something is wrong.",
+        epilog=GRADE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=_grade)
+    command.add_argument("file", metavar="FILE", help="the derivation; - reads standard input")
+    command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
 def _train(arguments: argparse.Namespace) -> int:
     from jaxbackprop import commands  # imported where it is used, so that --help answers at once
 
@@ -169,6 +188,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     from jaxbackprop import commands
 
     return commands.predict_command(arguments)
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    from jaxbackprop import commands
+
+    return commands.grade_command(arguments)
 
 
 def _default(name: str) -> str:

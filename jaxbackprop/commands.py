@@ -1,4 +1,4 @@
-"""What the commands of cli.py do, given their parsed arguments: train and predict."""
+"""What the commands of cli.py do, given their parsed arguments: train, predict and grade."""
 
 import csv
 import json
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxbackprop import __version__, backprop, check, data, network, privacy, runs, train
+from jaxbackprop.grade import grade
 
 
 class _Training(NamedTuple):
@@ -105,6 +106,19 @@ def predict_command(arguments: Namespace) -> int:
     if arguments.out:
         print(f"{len(rows):,} predictions in {arguments.out}")
     return 0
+
+
+def grade_command(arguments: Namespace) -> int:
+    """Mark a written derivation; returns the exit status, 1 if anything is wrong."""
+    try:
+        text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{arguments.file} is not UTF-8 text: save the derivation as plain text, Markdown or LaTeX"
+        ) from None
+    verdict = grade(text)
+    print(json.dumps(verdict.to_dict(), ensure_ascii=False) if arguments.json else verdict)
+    return 0 if verdict.ok else 1
 
 
 def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.Encoding:
