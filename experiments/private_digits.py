@@ -9,7 +9,6 @@ each with its own split. Abadi et al. 2016, "Deep learning with differential pri
 import argparse
 
 import jax
-import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
@@ -25,9 +24,7 @@ LOSS = "softmax_cross_entropy"
 def accuracy(seed: int, gradient) -> float:
     """Train once, measure on the held-out fifth."""
     digits = data.load("digits", seed=seed)
-    train, test = (
-        tuple(map(jnp.asarray, pair)) for pair in ((digits.x_train, digits.y_train), (digits.x_test, digits.y_test))
-    )
+    train, test = (digits.x_train, digits.y_train), (digits.x_test, digits.y_test)
     settings = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "key": jax.random.key(seed), "gradient": gradient}
     state, _ = jbp.fit(NETWORK, LOSS, optax.adam(RATE), train, **settings)
     return jbp.evaluate(NETWORK, LOSS, state.params, test)["accuracy"]
@@ -59,9 +56,8 @@ def plot(rows: list[dict], path) -> None:
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axis = figure.subplots()
     epsilons = [row["epsilon"] for row in private]
-    axis.fill_between(
-        epsilons, *([100 * row[end] for row in private] for end in ("lowest", "highest")), color="#4269d0", alpha=0.15
-    )
+    lowest, highest = ([100 * row[end] for row in private] for end in ("lowest", "highest"))
+    axis.fill_between(epsilons, lowest, highest, color="#4269d0", alpha=0.15)
     axis.plot(epsilons, [100 * row["accuracy"] for row in private], "o-", color="#4269d0", label="private, δ = 1e-5")
     axis.axhline(100 * plain["accuracy"], color="gray", linewidth=1, label="not private")
     axis.axhline(10, color="gray", linewidth=1, linestyle=":", label="guessing")

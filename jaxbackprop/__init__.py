@@ -1,7 +1,7 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, check, grade, train, privacy.
+exercise, activations, losses, network, backprop, factored, streaming, check, trace, grade, train, privacy.
 """
 
 from jaxbackprop import exercise
@@ -48,6 +48,7 @@ from jaxbackprop.network import (
 )
 from jaxbackprop.privacy import private_gradient
 from jaxbackprop.streaming import stream
+from jaxbackprop.trace import Trace, trace
 from jaxbackprop.train import GradientMethod, TrainState, evaluate, fit, fit_many
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "Network",
     "NoiseScale",
     "Report",
+    "Trace",
     "TrainState",
     "Verdict",
     "apply",
@@ -97,6 +99,7 @@ __all__ = [
     "stream",
     "sweep",
     "total",
+    "trace",
     "value_and_grad",
 ]
 __version__ = "0.1.0"

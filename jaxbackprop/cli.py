@@ -1,9 +1,12 @@
-"""The command line: `jaxbackprop train`, `predict` and `grade`.
+"""The command line: `jaxbackprop train`, `predict`, `trace` and `grade`.
 
 Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk.
 """
 
 import argparse
+import os
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +16,7 @@ from jaxbackprop._names import unknown
 WIRINGS = ("skip", "mlp", "dense")
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "rmsprop", "adagrad", "lion")
 GRADIENTS = ("hand", "jax.grad")
+FORMATS = ("text", "markdown", "latex", "json")
 BUNDLED = ("digits", "breast_cancer", "diabetes", "wine")
 DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.3, "epochs": 60, "batch_size": 32}
 PRIVATE_DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.0, "epochs": 60, "batch_size": 256}
@@ -32,6 +36,13 @@ GRADE_EXAMPLES = """examples:
   jaxbackprop grade derivation.md
   echo 'dL/dh0 = dL/dz1 * w1' | jaxbackprop grade -
 """
+TRACE_EXAMPLES = """examples:
+  jaxbackprop trace                                   an example in which every path counts
+  jaxbackprop trace --x 1.5 --y 2 --weights 0.8 1.3 -0.7 0.45
+  jaxbackprop trace --weights 0.8 -1.3 -0.7 0.45      h1 is off: only the skip connection is left
+  jaxbackprop trace --figure exercise.svg             the picture, too
+  jaxbackprop trace --format latex > exercise.tex
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
             setattr(arguments, name, value)
     try:
         return arguments.command(arguments)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError) as error:
         print(f"jaxbackprop: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -50,12 +63,30 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def entry() -> NoReturn:
+    """The console script: `main` on a terminal or into a pipe that may close, in any encoding, and with Ctrl-C at any time."""
+    signal.signal(signal.SIGINT, _interrupted)
+    sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(141)  # the reader of our output has gone: nothing is left to say, nor to flush
+    sys.exit(status)
+
+
+def _interrupted(_signal, _frame) -> NoReturn:
+    # at once: an exception could surface in a callback of JAX's and be lost there; what is on disk is whole at any moment
+    os.write(2, b"\njaxbackprop: interrupted\n")
+    os._exit(130)
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser, commands = _parser()
     if not argv:
-        parser.error(f"give a command, {' or '.join(commands.choices)}: start with `jaxbackprop train`")
+        parser.error(f"give a command, {_either(commands.choices)}: start with `jaxbackprop train`")
     if argv[0].startswith("-") and argv[0] not in parser._option_string_actions:
-        parser.error(f"unknown option {argv[0]!r}: give a command first, {' or '.join(commands.choices)}")
+        parser.error(f"unknown option {argv[0]!r}: give a command first, {_either(commands.choices)}")
     if not argv[0].startswith("-") and argv[0] not in commands.choices:
         parser.error(unknown("command", argv[0], commands.choices))
     arguments, extra = parser.parse_known_args(argv)
@@ -88,6 +119,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     _add_train(commands)
     _add_predict(commands)
     _add_grade(commands)
+    _add_trace(commands)
     return parser, commands
 
 
@@ -178,6 +210,34 @@ def _add_grade(commands) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
+def _add_trace(commands) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="work the exercise through: every value and every adjoint, with its formula and its numbers",
+        description="Work the exercise through: z0 = w0 x, h0 = g(z0), z1 = w1 h0, h1 = g(z1), yhat = w2 h1 + w3 h0, "
+        "L = ½ (yhat − y)², and back. Each adjoint stands beside jax.grad's.",
+        epilog=TRACE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    trace.set_defaults(command=_trace)
+    # argparse by itself takes -1e-3 for an option
+    matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+    trace._negative_number_matcher = matcher  # pyright: ignore[reportAttributeAccessIssue]
+    add = trace.add_argument
+    add("--x", type=_number, default=1.5, metavar="X", help="the input (1.5)")
+    add("--y", type=_number, default=2.0, metavar="Y", help="the target (2)")
+    add(
+        "--weights",
+        type=_number,
+        nargs=4,
+        default=[0.8, 1.3, -0.7, 0.45],
+        metavar=("W0", "W1", "W2", "W3"),
+        help="w3 is the skip connection (0.8 1.3 -0.7 0.45)",
+    )
+    add("--format", **_choice("format", FORMATS, "text"))
+    add("--figure", type=Path, metavar="FILE", help="draw the network with its numbers: .svg, .png or .pdf")
+
+
 def _train(arguments: argparse.Namespace) -> int:
     from jaxbackprop import commands  # imported where it is used, so that --help answers at once
 
@@ -196,6 +256,12 @@ def _grade(arguments: argparse.Namespace) -> int:
     return commands.grade_command(arguments)
 
 
+def _trace(arguments: argparse.Namespace) -> int:
+    from jaxbackprop import commands
+
+    return commands.trace_command(arguments)
+
+
 def _default(name: str) -> str:
     return f"({DEFAULTS[name]:g}; with --private {PRIVATE_DEFAULTS[name]:g})"
 
@@ -211,6 +277,11 @@ def _choice(kind: str, known, default: str) -> dict[str, Any]:
     }
 
 
+def _either(known) -> str:
+    *most, last = known
+    return f"{', '.join(most)} or {last}"
+
+
 def _one_of(kind: str, known):
     def parse(given: str) -> str:
         if given not in known:
@@ -221,7 +292,7 @@ def _one_of(kind: str, known):
 
 
 def _positive(given: str) -> int:
-    if not given.isdecimal() or int(given) < 1:
+    if not (given.isascii() and given.isdecimal()) or int(given) < 1:
         raise argparse.ArgumentTypeError(f"{given!r} is not an integer of at least 1")
     return int(given)
 
@@ -231,19 +302,31 @@ def _positive_number(given: str) -> float:
         number = float(given)
     except ValueError:
         number = float("nan")
-    if not 0 < number < float("inf"):
+    if not 0 < number < 3.4e38:  # float32's largest
         raise argparse.ArgumentTypeError(f"{given!r} is not a positive number")
     return number
 
 
+def _number(given: str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{given!r} is not a finite number")
+    return number
+
+
 def _not_negative(given: str) -> float:
-    return 0.0 if given in ("0", "0.0") else _positive_number(given)
+    return 0.0 if _number(given) == 0 else _positive_number(given)
 
 
 def _one_line(error: Exception) -> str:
-    text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.strerror}: {error.filename}"
     return " ".join(text.split())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

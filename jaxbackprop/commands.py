@@ -1,6 +1,7 @@
-"""What the commands of cli.py do, given their parsed arguments: train, predict and grade."""
+"""What the commands of cli.py do, given their parsed arguments: train, predict, trace and grade."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxbackprop import __version__, backprop, check, data, network, privacy, runs, train
 from jaxbackprop.grade import grade
+from jaxbackprop.trace import trace
 
 
 class _Training(NamedTuple):
@@ -39,12 +41,12 @@ def train_command(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
     began = time.perf_counter()
     say = _silent if arguments.json else _say
+    training = _plan(arguments)
     if not arguments.json:
         device = jax.devices()[0]
         print(
             f"jaxbackprop {__version__} on {len(jax.devices())} {device.platform} device(s), {os.cpu_count()} processors"
         )
-    training = _plan(arguments)
     dataset, net = training.dataset, training.network
     examples = f"{len(dataset.x_train):,} training and {len(dataset.x_test):,} test examples"
     say("data", f"{dataset.name}: {examples}, {net.inputs} features")
@@ -121,6 +123,37 @@ def grade_command(arguments: Namespace) -> int:
     return 0 if verdict.ok else 1
 
 
+def trace_command(arguments: Namespace) -> int:
+    """Work the exercise through at the given numbers; returns the exit status."""
+    path: Path | None = arguments.figure
+    if path and path.suffix not in (".svg", ".png", ".pdf"):
+        raise ValueError(f"{path} is not a picture's name: give --figure a name in .svg, .png or .pdf")
+    if path and path.exists():
+        raise ValueError(f"{path} exists: nothing is overwritten, give --figure another file")
+    if path and not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder: give --figure a file in one that exists")
+    w0, w1, w2, w3 = (np.full((1, 1), w) for w in arguments.weights)
+    params = {"h0": {"x": w0}, "h1": {"h0": w1}, "yhat": {"h1": w2, "h0": w3}}
+    found = trace(network.skip_mlp((1, 1, 1, 1)), "half_squared_error", params, np.array([arguments.x]), arguments.y)
+    if not all(np.isfinite(row.value).all() for row in found.rows):
+        raise ValueError("these numbers grow beyond what float64 holds: give smaller ones")
+    if path:
+        picture = io.BytesIO()
+        found.figure().savefig(picture, format=path.suffix[1:], dpi=150)
+        with path.open("xb") as file:
+            file.write(picture.getvalue())
+    shown = {
+        "text": found.text,
+        "markdown": found.markdown,
+        "latex": found.latex,
+        "json": lambda: json.dumps(found.to_dict(), ensure_ascii=False),
+    }[arguments.format]()
+    print(shown.rstrip("\n"))
+    if path:
+        print(f"picture in {path}", file=sys.stderr)  # stdout stays what was asked for
+    return 0
+
+
 def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.Encoding:
     try:
         encoding = data.from_dict(config["encoding"])
@@ -152,7 +185,7 @@ def _plan(arguments: Namespace) -> _Training:
         noise_multiplier = privacy.calibrate(plan, arguments.epsilon, arguments.delta)
         spent = privacy.spent(plan, noise_multiplier, arguments.delta)
         method = privacy.private_gradient(arguments.max_norm, noise_multiplier)
-    folder = arguments.out or runs.next_folder(Path("runs"), dataset.name)
+    folder = arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
     runs.require_free(folder)
     loss, quoted = ("softmax_cross_entropy", "accuracy") if classes else ("half_squared_error", "rmse")
     steps = -(-examples // arguments.batch_size)

@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import json
+import math
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -51,7 +53,9 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Add one line of JSON, on disk before training goes on."""
     with (folder / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        # JSON has no NaN: a figure that is not finite is null
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        file.write(json.dumps(finite) + "\n")
 
 
 def write_params(folder: Path, params: Params) -> None:
@@ -72,6 +76,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
         raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
     if not (folder / PARAMS).is_file():
         raise ValueError(f"{folder} holds no {PARAMS}: that run did not finish")
+    if not zipfile.is_zipfile(folder / PARAMS):
+        raise ValueError(f"{folder} cannot be read as a run ({PARAMS} is no NPZ file): was a file altered?")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         network = network_from_dict(config["network"])
@@ -128,17 +134,25 @@ def write_curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
     figure.suptitle(title, fontsize="medium", parse_math=False)  # a $ in a file's name is no mathematics
-    figure.savefig(path, dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing"
+        )  # a name in a script that the font lacks: boxes will do
+        figure.savefig(path, dpi=150)
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def listing(folder: Path) -> Iterable[str]:

@@ -1,0 +1,335 @@
+"""The picture of a trace: the network left to right, values above each node in blue, adjoints below it in orange.
+
+All lengths are inches, so that a figure grows with its network and letters keep their size. Up to 8 units a layer each
+unit is a circle; beyond, each layer is one box with norms. An edge between neighbouring columns is straight; one that
+skips columns rises, runs above everything between, and comes down: a cable, which all unit edges of that layer pair
+share. A weight stands on its edge where few edges are; elsewhere the norm of the whole matrix stands there.
+"""
+
+import textwrap
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, PathPatch
+from matplotlib.path import Path
+
+from jaxbackprop.network import BIAS, INPUT, widths
+from jaxbackprop.trace import Names, Trace, names_of, norm, number, slope
+
+UNITS = 8  # a wider layer, and the picture shows boxes
+FEW = 3  # unit edges of a layer pair that each get a label
+
+VALUE, ADJOINT = "#1d4ed8", "#c2410c"
+INK, MUTED, LINE, FILL, OFF = "#1f2937", "#6b7280", "#9ca3af", "#eff6ff", "#f3f4f6"
+RADIUS, BOX, CORNER, LINE_HEIGHT, GAP, LEVEL = 0.34, (0.46, 0.41), (0.25, 0.25), 0.2, 0.16, 0.66
+SIZE, LETTER = 10.5, 0.084  # points, and about how wide a letter of that size is
+
+
+class _Node(NamedTuple):
+    """One circle or box, with what stands above and below it."""
+
+    label: str
+    above: list[str]
+    below: list[str]
+    off: bool
+
+
+class _Plan(NamedTuple):
+    """Where everything stands.
+
+    Attributes:
+        columns: the nodes, by layer, x first and L last.
+        place: the centre of each node.
+        order: the layers' names, left to right.
+        boxes: whether a layer is one box.
+        column: from one column's middle to the next one's.
+        reach: from a node's middle to where its cables rise, clear of its texts.
+        thickness: of the line for a weight.
+        label: of an edge: a name and a weight in, `w0 = 0.8` or `‖w0‖ = 3.1` out.
+    """
+
+    columns: dict[str, list[_Node]]
+    place: dict[str, list[tuple[float, float]]]
+    order: list[str]
+    boxes: bool
+    column: float
+    reach: float
+    thickness: Callable[[float], float]
+    label: Callable[[str, np.ndarray], str]
+
+
+class _Edge(NamedTuple):
+    """All unit edges from one layer to another."""
+
+    source: str
+    target: str
+    weight: np.ndarray
+    gradient: np.ndarray
+    name: str
+
+
+def draw(trace: Trace) -> Figure:
+    """Draw a trace; `Trace.figure` is the way to call it.
+
+    Returns:
+        a matplotlib Figure made without pyplot. The texts carry a gid: "node" within a node, "value" and "adjoint".
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxbackprop.network import init, mlp
+    >>> from jaxbackprop.trace import trace
+    >>> net = mlp((1, 2, 1))
+    >>> figure = draw(trace(net, "huber", init(net, jax.random.key(0)), jnp.ones(1), jnp.ones(1)))
+    >>> [text.get_text() for text in figure.axes[0].texts if text.get_gid() == "node"]
+    ['x', 'h0[0]', 'h0[1]', 'yhat', 'L']
+    """
+    names = names_of(trace.network)
+    edges = [_Edge(s, t, trace.params[t][s], trace.gradient[t][s], names.w[t, s].text) for t, s in names.w if s != BIAS]
+    plan = _plan(trace, names, edges)
+    columns, place, order = plan.columns, plan.place, plan.order
+    cables = [edge for edge in edges if order.index(edge.target) - order.index(edge.source) > 1]
+    straight = [edge for edge in edges if edge not in cables]
+    levels = _levels([(order.index(edge.source), order.index(edge.target)) for edge in cables])
+
+    half = plan.reach
+    left, right = -half - 0.15, place["L"][0][0] + half + 0.15
+    top = max(place[name][0][1] + _above(columns[name], plan.boxes) for name in order)
+    bottom = min(place[name][-1][1] - _below(columns[name], plan.boxes) for name in order)
+    bottom -= 0.5 + 0.55 * any(_labelled_below(edge, plan.boxes) for edge in straight)  # the legend; norms
+    title = textwrap.wrap(f"{trace.network}; {trace['L'].formula}", int((right - left) / LETTER))
+    roof = top + (0.8 + LEVEL * max(levels) if cables else 0.1) + 0.15 + 0.2 * len(title)
+
+    figure = Figure(figsize=(right - left, roof - bottom), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, roof))
+    axes.axis("off")
+    for edge in straight:
+        _draw_straight(axes, edge, plan)
+    for edge, level in zip(cables, levels, strict=True):
+        _draw_cable(axes, edge, top + 0.45 + LEVEL * level, plan, alone=len(cables) == 1)
+    for x, y in place[order[-2]]:
+        _arrow(axes, [(x + _half(plan.boxes), y), (place["L"][0][0] - 0.85 * RADIUS, place["L"][0][1])], 1.2)
+    for name in order:
+        for node, point in zip(columns[name], place[name], strict=True):
+            _draw_node(axes, node, point, box=plan.boxes and name != "L", square=name == "L")
+    for i, line in enumerate(title):
+        y = roof - 0.12 - 0.2 * i
+        axes.text(left + 0.2, y, line, size=SIZE - 1.5, color=MUTED, va="top", gid="title", parse_math=False)
+    _legend(figure, any(node.off for nodes in columns.values() for node in nodes))
+    return figure
+
+
+def _plan(trace: Trace, names: Names, edges: list[_Edge]) -> _Plan:
+    boxes = max(widths(trace.network).values()) > UNITS
+    columns, label = _columns(trace, names, boxes), _label_of(trace.digits)
+    texts = [line for nodes in columns.values() for node in nodes for line in (*node.above, *node.below)]
+    letters = max(map(len, texts))
+    on_edges = max(len(text) for edge in edges for text in _texts(edge, label))
+    reach = LETTER * letters / 2 + 0.12
+    column = max(2.4, 2 * reach + LETTER * on_edges + 0.4)
+    order = list(columns)
+    at = {name: column * i for i, name in enumerate(order)}
+    at["L"] = at[order[-2]] + max(1.6, 2 * reach + 0.2)
+    place = {name: _stacked(at[name], nodes, boxes) for name, nodes in columns.items()}
+    heaviest = max(float(np.max(np.abs(edge.weight))) for edge in edges)
+
+    def thickness(w: float) -> float:
+        return 0.6 + 2.2 * abs(w) / heaviest if 0 < heaviest < np.inf else 1.2
+
+    return _Plan(columns, place, order, boxes, column, reach, thickness, label)
+
+
+def _columns(trace: Trace, names: Names, boxes: bool) -> dict[str, list[_Node]]:
+    """The nodes of each column, by layer, x first and L last."""
+    digits = trace.digits
+    columns = {INPUT: _nodes("x", [("x", "x", trace.x)], [], None, digits, boxes)}
+    for t in trace.network.layers:
+        z, h = names.z[t.name].text, names.h[t.name].text
+        above = [(z, "z", trace.z[t.name]), (h, "h", trace.h[t.name])]
+        below = [("d" + h, "dh", trace.dh[t.name]), ("d" + z, "dz", trace.dz[t.name])]
+        if t.bias:
+            name = names.w[t.name, BIAS].text
+            above = [(name, "b", trace.params[t.name][BIAS]), *above]
+            below = [*below, ("d" + name, "db", trace.dz[t.name])]
+        off = slope(t, trace.z[t.name]) == 0
+        columns[t.name] = _nodes(h, above, below, off, digits, boxes)
+    y = [f"y = {number(trace.y.item(), digits)}"] if trace.y.size == 1 else []
+    columns["L"] = [_Node("L", [*y, f"L = {number(trace.value, digits)}"], [], False)]
+    return columns
+
+
+def _nodes(name, above, below, off, digits, boxes) -> list[_Node]:
+    """One node a unit, or one for the layer; a quantity is its long name, its short one for a unit, and its array."""
+    width = len(above[0][2])
+    if boxes:
+        label = _label_of(digits)
+        lines = [[label(long, a) for long, _, a in part] for part in (above, below)]
+        return [_Node(f"{name}\n{width} unit{'s' * (width > 1)}", lines[0], lines[1], False)]
+    nodes = []
+    for i in range(width):
+        lines = [
+            [f"{long if width == 1 else short} = {number(a[i], digits)}" for long, short, a in part]
+            for part in (above, below)
+        ]
+        nodes.append(
+            _Node(name if width == 1 else f"{name}[{i}]", lines[0], lines[1], off is not None and bool(off[i]))
+        )
+    return nodes
+
+
+def _stacked(x: float, nodes: list[_Node], boxes: bool) -> list[tuple[float, float]]:
+    """The centres of a column's nodes, spread about the middle."""
+    apart = _above(nodes, boxes) + _below(nodes, boxes) + GAP
+    return [(x, ((len(nodes) - 1) / 2 - k) * apart) for k in range(len(nodes))]
+
+
+def _above(nodes: list[_Node], boxes: bool) -> float:
+    return (BOX[1] if boxes else RADIUS) + 0.1 + LINE_HEIGHT * len(nodes[0].above)
+
+
+def _below(nodes: list[_Node], boxes: bool) -> float:
+    return (BOX[1] if boxes else RADIUS) + 0.1 + LINE_HEIGHT * len(nodes[0].below)
+
+
+def _half(boxes: bool) -> float:
+    return BOX[0] if boxes else RADIUS
+
+
+def _levels(spans: list[tuple[int, int]]) -> list[int]:
+    """A level for each cable, the lowest that no shorter cable uses in between."""
+    level: dict[int, int] = {}
+    for i in sorted(range(len(spans)), key=lambda i: spans[i][1] - spans[i][0]):
+        taken = {level[j] for j in level if spans[j][0] < spans[i][1] and spans[i][0] < spans[j][1]}
+        level[i] = next(k for k in range(len(spans)) if k not in taken)
+    return [level[i] for i in range(len(spans))]
+
+
+def _label_of(digits: int) -> Callable[[str, np.ndarray], str]:
+    def label(name: str, array: np.ndarray) -> str:
+        if array.size == 1:
+            return f"{name} = {number(array.item(), digits)}"
+        return f"‖{name}‖ = {number(norm(array), digits)}"
+
+    return label
+
+
+def _texts(edge: _Edge, label: Callable[[str, np.ndarray], str]) -> tuple[str, str]:
+    return label(edge.name, edge.weight), label("d" + edge.name, edge.gradient)
+
+
+def _labelled_below(edge: _Edge, boxes: bool) -> bool:
+    return not boxes and (min(edge.weight.shape) > 1 or edge.weight.size > FEW)
+
+
+def _draw_straight(axes: Axes, edge: _Edge, plan: _Plan) -> None:
+    sources, targets = plan.place[edge.source], plan.place[edge.target]
+    texts = _texts(edge, plan.label)
+    middle = (sources[0][0] + targets[0][0]) / 2
+    if plan.boxes:
+        y = sources[0][1]
+        _arrow(axes, [(sources[0][0] + BOX[0], y), (targets[0][0] - BOX[0], y)], 1.6)
+        return _write_edge(axes, middle, y, *texts)
+    for j, (x0, y0) in enumerate(sources):
+        for i, (x1, y1) in enumerate(targets):
+            # never steeper than this at the nodes, where the texts above and below are
+            angle = np.clip(np.arctan2(y1 - y0, x1 - x0), -0.45, 0.45)
+            dx, dy = RADIUS * float(np.cos(angle)), RADIUS * float(np.sin(angle))
+            _arrow(axes, [(x0 + dx, y0 + dy), (x1 - dx, y1 - dy)], plan.thickness(edge.weight[i, j]))
+            if edge.weight.size > 1 and not _labelled_below(edge, plan.boxes):
+                # nearer to the side that fans out, where the edges are apart
+                at = 0.46 if len(sources) > 1 else 0.54
+                w, dw = plan.label("w", edge.weight[i : i + 1, j]), plan.label("dw", edge.gradient[i : i + 1, j])
+                _write_edge(axes, x0 + at * (x1 - x0), y0 + at * (y1 - y0), w, dw, over=True)
+    if edge.weight.size == 1:
+        return _write_edge(axes, middle, sources[0][1], *texts)
+    if _labelled_below(edge, plan.boxes):
+        lowest = min(plan.place[name][-1][1] - _below(plan.columns[name], False) for name in (edge.source, edge.target))
+        _write_edge(axes, middle, lowest - 0.25, *texts, over=True)
+    return None
+
+
+def _draw_cable(axes: Axes, edge: _Edge, height: float, plan: _Plan, alone: bool) -> None:
+    sources, targets = plan.place[edge.source], plan.place[edge.target]
+    dx, dy = (BOX[0], 0.12) if plan.boxes else (0.866 * RADIUS, 0.5 * RADIUS)
+    up, down = sources[0][0] + plan.reach, targets[0][0] - plan.reach
+    size = plan.thickness(edge.weight.item()) if edge.weight.size == 1 else 1.6
+    # a lone cable may swing out
+    corner = (min(1.2, (down - up) / 3), 0.6) if alone else CORNER
+    for x, y in sources:
+        _line(axes, _riser((x + dx, y + dy), up, height, corner), size if len(sources) == 1 else 1.0)
+    _line(axes, Path([(up + corner[0], height), (down - corner[0], height)]), size)
+    for x, y in targets:
+        riser = _riser((x - dx, y + dy), down, height, (-corner[0], corner[1]))
+        _arrow(axes, Path(np.asarray(riser.vertices)[::-1], riser.codes), size if len(targets) == 1 else 1.0)
+    # above the first gap no other cable rises
+    middle = (up + down) / 2 if alone else sources[0][0] + plan.column / 2
+    texts = _texts(edge, plan.label)
+    _write_edge(axes, middle, height, *texts)
+
+
+def _riser(start: tuple[float, float], x: float, height: float, corner: tuple[float, float]) -> Path:
+    """From a node aside to x, up, and round the corner: the codes read the same from either end."""
+    points = [start, (x, start[1]), (x, start[1] + 0.25)]
+    points += [(x, height - corner[1]), (x, height), (x + corner[0], height)]
+    return Path(points, [Path.MOVETO, Path.CURVE3, Path.CURVE3, Path.LINETO, Path.CURVE3, Path.CURVE3])
+
+
+def _arrow(axes: Axes, path: Path | list[tuple[float, float]], width: float) -> None:
+    style = f"-|>,head_length={3 + width},head_width={1.5 + width / 2}"
+    path = path if isinstance(path, Path) else Path(path)
+    ends = {"shrinkA": 0, "shrinkB": 0, "joinstyle": "miter"}
+    axes.add_patch(FancyArrowPatch(path=path, arrowstyle=style, color=LINE, linewidth=width, zorder=1, **ends))
+
+
+def _line(axes: Axes, path: Path, width: float) -> None:
+    patch = PathPatch(path, edgecolor=LINE, facecolor="none", linewidth=width, zorder=1, capstyle="butt", snap=False)
+    axes.add_patch(patch)
+
+
+def _draw_node(axes: Axes, node: _Node, point: tuple[float, float], box: bool, square: bool) -> None:
+    x, y = point
+    style = {"facecolor": OFF if node.off else FILL, "edgecolor": INK, "linewidth": 1.2, "zorder": 3}
+    if node.off:
+        style |= {"edgecolor": LINE, "linestyle": (0, (3, 2))}
+    half = BOX[1] if box else RADIUS
+    if box or square:
+        wide, tall = BOX if box else (0.85 * RADIUS, 0.85 * RADIUS)
+        corner = "round,pad=0,rounding_size=0.09"
+        axes.add_patch(FancyBboxPatch((x - wide, y - tall), 2 * wide, 2 * tall, boxstyle=corner, **style))
+    else:
+        axes.add_patch(Circle(point, RADIUS, **style))
+    ink = MUTED if node.off else INK
+    size = SIZE if len(node.label) < 5 or "\n" in node.label else SIZE - 1.5
+    axes.text(x, y, node.label, size=size, color=ink, ha="center", va="center", zorder=4, gid="node", parse_math=False)
+    for i, line in enumerate(reversed(node.above)):
+        _write(axes, x, y + half + 0.1 + LINE_HEIGHT * i, line, VALUE, "bottom")
+    for i, line in enumerate(node.below):
+        _write(axes, x, y - half - 0.1 - LINE_HEIGHT * i, line, ADJOINT, "top")
+
+
+def _write_edge(axes: Axes, x: float, y: float, weight: str, gradient: str, over: bool = False) -> None:
+    """A weight above its edge and the gradient below it; over a slanting edge both on white."""
+    away = 0.01 if over else 0.06
+    _write(axes, x, y + away, weight, VALUE, "bottom", SIZE - 1, over)
+    _write(axes, x, y - away, gradient, ADJOINT, "top", SIZE - 1, over)
+
+
+def _write(axes: Axes, x, y, text: str, color: str, va: str, size: float = SIZE, over: bool = True) -> None:
+    # a white ground, where an edge passes behind
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85} if over else None
+    gid = "value" if color == VALUE else "adjoint"
+    axes.text(x, y, text, size=size, color=color, ha="center", va=va, zorder=5, gid=gid, bbox=ground, parse_math=False)
+
+
+def _legend(figure: Figure, off: bool) -> None:
+    handles = [
+        Line2D([], [], marker="s", linestyle="", color=VALUE, label="value, forward"),
+        Line2D([], [], marker="s", linestyle="", color=ADJOINT, label="adjoint, backward: dfoo is dL/dfoo"),
+    ]
+    if off:
+        ring = {"markerfacecolor": OFF, "markeredgecolor": LINE, "markersize": 8}
+        handles.append(Line2D([], [], marker="o", linestyle="", label="off: g'(z) = 0", **ring))
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=SIZE - 1, handletextpad=0.2)
