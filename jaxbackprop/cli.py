@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.command(arguments)
     except BrokenPipeError:
-        raise
+        raise  # no bad input: `entry` ends in silence
     except (ValueError, OSError, ImportError) as error:
         print(f"jaxbackprop: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -111,7 +111,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
 
     parser = _Parser(
         prog="jaxbackprop",
-        description="Backpropagation derived by hand: train a network through it, and use what was trained.",
+        description="Backpropagation derived by hand: train a network, see it worked through, mark a derivation.",
         epilog="Each command has its own --help with examples. Start with: jaxbackprop train",
     )
     parser.add_argument("--version", action="version", version=__version__)
