@@ -163,8 +163,13 @@ def read_features(path: str | os.PathLike[str], encoding: Encoding) -> np.ndarra
         FileNotFoundError: there is no such file.
 
     Example:
-        >>> read_features("new.csv", data.encoding).shape  # doctest: +SKIP
-        (3, 4)
+        >>> import tempfile
+        >>> encoding = Encoding("regression", ("size", "age"), (0.0, 0.0), (2.0, 1.0), "price", (), (0.0,), (1.0,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "new.csv"
+        ...     _ = path.write_text(os.linesep.join(["age,size", "30,100"]))
+        ...     read_features(path, encoding).tolist()
+        [[50.0, 30.0]]
     """
     path, names = _file(path), encoding.features
     with _naming(path):
