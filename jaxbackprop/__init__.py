@@ -18,7 +18,8 @@ from jaxbackprop.backprop import (
     total,
     value_and_grad,
 )
-from jaxbackprop.check import Report, check_gradient
+from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
+from jaxbackprop.checking.report import Report
 from jaxbackprop.factored import (
     Moments,
     NoiseScale,
@@ -69,8 +70,10 @@ __all__ = [
     "TrainState",
     "Verdict",
     "apply",
+    "assert_gradient",
     "backward",
     "check_gradient",
+    "check_vjp",
     "clip",
     "count_not_finite",
     "count_parameters",

@@ -1,0 +1,389 @@
+"""A gradient under test beside the right one: what differs, who is right where they do, and what it looks like."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbackprop.checking import diagnosis, differences, points
+from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
+from jaxbackprop.checking.differences import Slope
+from jaxbackprop.checking.leaves import as_float64, eps, max_each, name, names, widened, widest_eps
+from jaxbackprop.checking.program import narrowest
+from jaxbackprop.checking.reference import SAFETY, Reference, Right, forward_mode, right_gradients, slack
+from jaxbackprop.checking.report import Kinks, Report, Row
+
+CONFIRMED = 64  # entries that differ from jax.grad and are looked at by differences, at most
+EXAMPLES = 64  # looked at one by one, at most
+TINY = np.finfo(np.float64).tiny
+
+
+class Subject(NamedTuple):
+    """What is known of one parameter.
+
+    Attributes:
+        name: its path.
+        dtype: its dtype.
+        given: the gradient under test, in that dtype, at the given parameters; None where there is none.
+        problem: what is wrong with the gradient's place, shape or dtype.
+        right: the right gradient, at every point.
+        evidence: both gradients side by side; None where they cannot be compared.
+    """
+
+    name: str
+    dtype: Any
+    given: Any
+    problem: Diagnosis | None
+    right: Right
+    evidence: Evidence | None
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the gradient under test and `jax.grad` differ by more than rounding explains."""
+        return self.evidence is not None and bool(self.evidence.wrong.any())
+
+
+def compare(reference: Reference, gradient: Callable, params, data, given, rng: np.random.Generator) -> Report:
+    """Compare a gradient with the reference; `given` is what it returned for params. Runs with 64-bit types on."""
+    notes: list[str] = []
+    chosen, right = _points(reference, params, data, rng)
+    subjects = _subjects(reference, gradient, chosen.params, data, given, right, notes)
+    looked = [_look_by_differences(reference, chosen, data, i, subject, rng) for i, subject in enumerate(subjects)]
+    rows = [_judge(reference, subject, some, notes) for subject, some in zip(subjects, looked, strict=True)]
+    rows = _explained(reference, rows, subjects, chosen, data)
+    rows = _by_example(reference, gradient, rows, subjects, chosen, data)
+    if reference.program.opaque:
+        inside = ", ".join(reference.program.opaque)
+        notes.append(f"cannot look into {inside}: kinks and decisions in there are not seen")
+    notes += forward_mode(reference, params, data, right, rng)
+    return Report(tuple(rows), len(chosen.params), chosen.units, chosen.both_sides, tuple(dict.fromkeys(notes)))
+
+
+def _points(reference: Reference, params, data, rng) -> tuple[points.Points, list[Right]]:
+    """The given point and drawn ones where both value and gradient are finite, with the right gradients there."""
+    wide_data = widened(data)
+
+    def look(at):
+        return reference.look(widened(at), wide_data)
+
+    if not np.isfinite(look(params).value):
+        raise ValueError("value is not finite at the given parameters and data: check where it is")
+    chosen = points.choose(points.draw(look, params, rng))
+    right = right_gradients(reference, chosen.params, data, rng)
+    finite = [k for k in range(len(chosen.params)) if k == 0 or all(np.isfinite(r.at[k]).all() for r in right)]
+    kept = [r._replace(at=r.at[finite], lost=r.lost[finite]) for r in right]
+    return chosen._replace(params=[chosen.params[k] for k in finite]), kept
+
+
+# The gradient under test
+
+
+def _subjects(reference, gradient, at, data, given, right, notes) -> list[Subject]:
+    """Run the gradient under test at every point, in float64 where it can, and put it beside the right one."""
+    paths, leaves = names(at[0]), jax.tree.leaves(at[0])
+    aligned = align(paths, at[0], given)
+    problems = [
+        Diagnosis("structure", aligned.containers) if aligned.containers else _outer_problem(leaf, param, r.at[0])
+        for leaf, param, r in zip(aligned.leaves, leaves, right, strict=True)
+    ]
+    tested, dtype = _run(gradient, paths, at, data, notes)
+    comparable = [
+        (problem is None or problem.kind == "dtype") and all(np.shape(point[i]) == r.at.shape[1:] for point in tested)
+        for i, (problem, r) in enumerate(zip(problems, right, strict=True))
+    ]
+
+    def beside(dtype) -> list[Evidence | None]:
+        return [
+            Evidence(path, np.stack([point[i] for point in tested]), r.at, eps(dtype) * slack(reference, r))
+            if ok
+            else None
+            for i, (path, r, ok) in enumerate(zip(paths, right, comparable, strict=True))
+        ]
+
+    evidence = beside(dtype)
+    if dtype == "float64" and any(e is not None and e.wrong.any() for e in evidence):
+        inside = narrowest(gradient, widened(at[0]), *widened(data)) or "float64"
+        if inside != "float64":
+            notes.append(f"the gradient computes in {inside} inside, whatever it is given: judged by that precision")
+            evidence = beside(inside)
+    return [
+        Subject(path, leaf.dtype, aligned.leaves[i], problems[i], right[i], evidence[i])
+        for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
+    ]
+
+
+def _run(gradient, paths, at, data, notes) -> tuple[list[list[Any]], str]:
+    """The gradient under test at each point, leaf by leaf, and the dtype that it computes in."""
+    wide_data = widened(data)
+    try:
+        leaves = [align(paths, params, gradient(widened(params), *wide_data)).leaves for params in at]
+        dtype = widest_eps(jnp.result_type(leaf) for leaf in (*leaves[0], 0.0) if leaf is not None)
+        if dtype != "float64":
+            notes.append(f"given float64, the gradient returns {dtype}: judged by that precision")
+    except Exception as error:  # anyone's code: it need not take float64
+        dtype = widest_eps(leaf.dtype for leaf in jax.tree.leaves(at[0]))
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        notes.append(f"the gradient does not run in float64 ({why}): judged in {dtype} alone")
+        with jax.enable_x64(dtype == "float64"):
+            leaves = [align(paths, params, gradient(params, *data)).leaves for params in at]
+    return [[None if leaf is None else as_float64(leaf) for leaf in point] for point in leaves], dtype
+
+
+class Aligned(NamedTuple):
+    """A gradient's leaves in the order of the parameters, None where one is missing; and what there is besides.
+
+    `containers` says how the two pytrees differ where all leaves are in place.
+    """
+
+    leaves: list[Any]
+    extra: list[str]
+    containers: str
+
+
+def align(paths: list[str], params, gradient) -> Aligned:
+    """Find each parameter's gradient by its path.
+
+    >>> align(["['a']", "['b']"], {"a": 1.0, "b": 2.0}, {"a": 3.0, "c": 4.0})
+    Aligned(leaves=[3.0, None], extra=["['c']"], containers='')
+    """
+    found = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
+    given, wanted = jax.tree.structure(gradient), jax.tree.structure(params)
+    differ = set(found) == set(paths) and given != wanted
+    containers = f"the gradient is a {given}, params is a {wanted}" if differ else ""
+    return Aligned([found.get(path) for path in paths], [path for path in found if path not in paths], containers)
+
+
+def _outer_problem(leaf, param, right) -> Diagnosis | None:
+    if leaf is None:
+        return Diagnosis("structure", "the gradient has nothing for this parameter")
+    if np.shape(leaf) != param.shape:
+        text = f"the gradient has shape {np.shape(leaf)}, the parameter {param.shape}"
+        turned = np.shape(leaf) == param.shape[::-1] and np.allclose(as_float64(leaf).T, right, rtol=1e-3)
+        return Diagnosis("transpose", f"{text}: it is transposed") if turned else Diagnosis("shape", text)
+    dtype = jnp.result_type(leaf)
+    if dtype != param.dtype and not isinstance(leaf, float):
+        return Diagnosis("dtype", f"the gradient is {dtype}, the parameter {param.dtype}")
+    return None
+
+
+# Differences
+
+
+class _Direction(NamedTuple):
+    """±1 on the entries [low, high) of one raveled parameter, at one point; whether its gradient is disputed there."""
+
+    point: int
+    low: int
+    high: int
+    disputed: bool
+
+
+class _Looked(NamedTuple):
+    """What differences say about one direction.
+
+    Attributes:
+        disputed: whether the gradient under test and `jax.grad` differ there.
+        slope: the slope by differences.
+        slack: what the prediction may be off by from rounding.
+        apart: how far the gradient under test and `jax.grad` are apart.
+    """
+
+    disputed: bool
+    slope: Slope
+    slack: float
+    apart: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether differences allow the gradient under test, and are exact enough to tell it from `jax.grad`."""
+        return self.slope.allows(self.slack) and (not self.disputed or self.slope.error <= 0.1 * self.apart)
+
+
+def _look_by_differences(reference, chosen, data, i: int, subject: Subject, rng) -> list[_Looked]:
+    """Slopes for one parameter, the i-th: a few at the given point, and where the two gradients differ."""
+    e, wide_data, found = subject.evidence, widened(data), []
+    if e is None or not e.right[0].size:
+        return found
+    for point, low, high, disputed in _directions(e, rng):
+        leaves, structure = jax.tree.flatten(chosen.params[point])
+        leaves = [as_float64(leaf) for leaf in leaves]
+        v = np.zeros(e.right[0].size)
+        v[low:high] = rng.choice([-1.0, 1.0], high - low)
+
+        def along(t: float, i=i, leaves=leaves, structure=structure, v=v) -> differences.Seen:
+            moved = [*leaves[:i], leaves[i] + t * v.reshape(leaves[i].shape), *leaves[i + 1 :]]
+            there = reference.look(jax.tree.unflatten(structure, moved), wide_data)
+            return differences.Seen(float(there.value), int(there.pattern))
+
+        size = points.root_mean_square(leaves[i])
+        G, R = (float((v * g)[low:high].sum()) for g in e.flat(point))
+        apart = abs(G - R) if np.isfinite(R) else np.inf
+        noise = differences.noise_of(along, size)
+        slope = differences.slope(along, size, noise, G, all_kinks_seen=not reference.program.opaque)
+        found.append(_Looked(disputed, slope, float(e.slack[point]) * (high - low), apart))
+    return found
+
+
+def _directions(e: Evidence, rng) -> Iterator[_Direction]:
+    """A few entries and two halves at the given point, and the largest errors where the two gradients differ."""
+    entries = e.right[0].size
+    some = {int(np.argmax(np.abs(e.right[0]))), *map(int, rng.integers(entries, size=2))}
+    yield from (_Direction(0, entry, entry + 1, False) for entry in sorted(some))
+    halves = ((0, entries // 2), (entries // 2, entries))
+    yield from (_Direction(0, low, high, False) for low, high in halves if high - low > 1)
+    wrong = e.wrong.reshape(len(e.right), -1)
+    if wrong.any():
+        error = e.error.reshape(wrong.shape)
+        for k in {0, e.worst_point}:
+            worst = np.argsort(-np.where(wrong[k], error[k], -1))[: min(CONFIRMED, int(wrong[k].sum()))]
+            yield from (_Direction(k, int(entry), int(entry) + 1, True) for entry in worst)
+
+
+# The verdict
+
+
+def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes: list[str]) -> Row:
+    """One parameter's row: the verdict, without a diagnosis yet where only numbers are wrong."""
+    path, dtype, given, problem, right, e = subject
+    kinks = Kinks(*(sum(one.slope.kind == kind for one in looked) for kind in ("smooth", "near", "at")))
+    if e is None:
+        problem = problem or Diagnosis("shape", "given float64, it has another shape than the parameter")
+        return Row(path, False, str(dtype), np.inf, kinks=kinks, diagnosis=problem)
+    disputes = [one for one in looked if one.disputed]
+    # where differences allow it: a gradient between the two slopes of a kink, or one that jax.grad of the value is not
+    confirmed = subject.disputed and all(one.agrees for one in disputes)
+    if confirmed and not any(one.slope.kind == "at" for one in disputes):
+        notes.append(f"jax.grad of the value is wrong for {path}: differences confirm the gradient under test")
+    wrong = subject.disputed and not confirmed
+    settled = e.wrong if confirmed else np.zeros_like(e.wrong)
+    size = float(np.max(np.abs(right.at[0]), initial=0, where=np.isfinite(right.at[0])))
+    error = np.where(settled[0], 0, np.abs(as_float64(given) - right.at[0]))
+    allowed = eps(dtype) * max(float(slack(reference, right)[0]), SAFETY * right.moved)
+    if problem is None and not wrong:
+        if not confirmed and not all(one.agrees for one in looked):
+            said = "jax.grad of the value says the same, differences do not: a custom rule or a stop_gradient in the value?"
+            problem = Diagnosis("jax.grad", said)
+        elif not np.all(error <= allowed):
+            problem = _in_its_own_dtype(given, dtype)
+    error64 = max_each(np.where(settled, 0, e.error)) / np.maximum(max_each(e.right), TINY)
+    row = Row(
+        path,
+        not wrong and problem is None,
+        str(dtype),
+        float(np.max(error, initial=0)) / (size or 1),
+        float(np.nanmax(error64, initial=0)),
+        _by_differences(looked) / (size or 1),
+        kinks=kinks,
+        diagnosis=problem,
+    )
+    return row if row.ok else _located(row, subject, in_float64=wrong)
+
+
+def _by_differences(looked: list[_Looked]) -> float:
+    """By how much differences miss the gradient; where they do not, how exact they are, or the slope if that is less."""
+    undisputed = [one.slope for one in looked if not one.disputed]
+    return max((max(s.difference, min(s.error, abs(s.given))) for s in undisputed), default=0.0)
+
+
+def _located(row: Row, subject: Subject, in_float64: bool) -> Row:
+    """Add where the largest error is, and the numbers there."""
+    assert subject.evidence is not None
+    e = subject.evidence
+    if not in_float64:
+        e = e._replace(given=as_float64(subject.given)[None], right=e.right[:1], slack=e.slack[:1])
+    if not e.error.any():
+        return row
+    k = e.worst_point
+    where = np.unravel_index(int(np.argmax(e.error[k])), e.error[k].shape)
+    return row._replace(where=tuple(map(int, where)), given=float(e.given[k][where]), right=float(e.right[k][where]))
+
+
+def _in_its_own_dtype(given, dtype) -> Diagnosis:
+    bad = ~np.isfinite(as_float64(given))
+    if bad.any():
+        return Diagnosis(
+            "not finite", f"right in float64, but in {dtype} {bad.sum()} of {bad.size} entries are not finite"
+        )
+    return Diagnosis("precision", f"right in float64, but in {dtype} it loses more than the arithmetic explains")
+
+
+# The diagnosis
+
+
+def _explained(reference: Reference, rows: list[Row], subjects: list[Subject], chosen, data) -> list[Row]:
+    """Add a diagnosis to each wrong row that has none: read off it, or found among the mistakes made on purpose."""
+    wrong = {
+        i: s.evidence for i, (row, s) in enumerate(zip(rows, subjects, strict=True)) if not row.ok and not row.diagnosis
+    }
+    if not wrong:
+        return rows
+    evidence = [s.evidence for s in subjects if s.evidence is not None]
+    batch = points.batch_size(data)
+    said = {i: diagnosis.of_one(e, evidence, batch) for i, e in wrong.items() if e is not None}
+    if len({one and one.text for one in said.values()}) > 1 or None in said.values():
+        if diagnosis.stale(evidence):
+            common = Diagnosis(
+                "stale", "it is the same whatever parameters it is given: were they captured, are they old?"
+            )
+        else:
+            common = _made_on_purpose(reference, subjects, chosen, data)
+        if common is not None:
+            said = dict.fromkeys(said, common)
+    return [
+        row._replace(diagnosis=said[i] or diagnosis.unknown(subjects[i].evidence)) if i in said else row
+        for i, row in enumerate(rows)
+    ]
+
+
+def _made_on_purpose(reference: Reference, subjects: list[Subject], chosen, data) -> Diagnosis | None:
+    """The first mistake that, made in the value's own program, gives the gradient under test."""
+    evidence = [s.evidence for s in subjects if s.evidence is not None]
+    if not reference.mistakes or len(evidence) < len(subjects):
+        return None
+    data_leaves = jax.tree.leaves(widened(data))
+    telling = _telling(evidence)
+    at = {k: jax.tree.leaves(widened(chosen.params[k])) for k in telling}
+
+    def explains(i: int) -> bool:
+        theta = np.zeros(len(reference.mistakes))
+        theta[i] = 1
+        return all(
+            all(
+                e.at(k).equals(np.asarray(made)[None])
+                for e, made in zip(evidence, reference.mistaken(theta, at[k], data_leaves), strict=True)
+            )
+            for k in telling
+        )
+
+    return next((Diagnosis(m.kind, m.text) for i, m in enumerate(reference.mistakes) if explains(i)), None)
+
+
+def _telling(evidence: list[Evidence]) -> list[int]:
+    """The three points where the error is largest, the worst first."""
+    size = sum(max_each(np.where(e.wrong, e.error, 0)) / np.maximum(max_each(e.right), TINY) for e in evidence)
+    return [int(k) for k in np.argsort(-np.nan_to_num(size))[:3]]
+
+
+def _by_example(reference, gradient, rows: list[Row], subjects: list[Subject], chosen, data) -> list[Row]:
+    """Add to each wrong row which examples have a wrong gradient when they are a batch by themselves."""
+    batch, evidence = points.batch_size(data), [s.evidence for s in subjects if s.evidence is not None]
+    wrong = [i for i, s in enumerate(subjects) if s.disputed and not rows[i].ok]
+    if not batch or batch < 2 or not wrong or len(evidence) < len(subjects):
+        return rows
+    k, paths = _telling(evidence)[0], names(chosen.params[0])
+    params, wide_data, bad = widened(chosen.params[k]), widened(data), {i: [] for i in wrong}
+    try:
+        for b in range(min(batch, EXAMPLES)):
+            one = jax.tree.map(lambda leaf, b=b: leaf[b : b + 1] if jnp.ndim(leaf) else leaf, wide_data)
+            G = align(paths, params, gradient(params, *one)).leaves
+            R = jax.tree.leaves(reference.grad(params, *one))
+            for i in wrong:
+                g, r = as_float64(G[i]), as_float64(R[i])
+                scale = max(float(np.max(np.abs(r), initial=0)), 1e6 * float(evidence[i].slack[k]))
+                if not np.max(np.abs(g - r), initial=0) <= 1e-6 * scale:
+                    bad[i].append(b)
+    except Exception:  # anyone's code: it need not take a batch of one
+        return rows
+    return [row._replace(examples=tuple(bad[i])) if i in bad else row for i, row in enumerate(rows)]

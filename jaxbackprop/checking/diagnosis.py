@@ -1,0 +1,380 @@
+"""What a wrong gradient looks like: the familiar mistakes, each made on purpose and compared.
+
+Some mistakes can be read off one parameter's gradient G beside the right one R: a factor, a sign, a transpose, one row. The
+mistakes in the middle of a backward sweep cannot, because they spread to every parameter before them. They are made in the
+value's own flat program instead, by adding terms that are zero in value and not in derivative. With δa = a − stop_gradient(a),
+which is 0 with derivative 1, and a switch θ that is 0 or 1:
+
+    derivative missing    h ← h + θ (δz − δh)                       dh passes as if g' = 1
+    value for derivative  h ← h + θ (stop_gradient(h) δz − δh)      g(z) where g'(z) belongs
+    path missing          W h ← W h − θ W̄ δh                        the edge gives nothing to dh_s          (W̄: W held fixed)
+    weights               W h ← W h + θ (W̄' δh − W̄ δh)              another matrix, or Wᵀ for W, in Wᵀ dz
+    source                W h ← W h + θ (δW h' − δW h̄)              dW = dz h'ᵀ with another activation, or z for h
+
+`jax.grad` of the program with one switch on is the gradient that such a mistake gives; the hypothesis stands when it equals
+the gradient under test in every parameter, at several points.
+
+An edge W h is a product of something that is a parameter (up to reshaping) with something that is not; its source is h, and z
+is what h is an elementwise function of.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxbackprop.checking.leaves import like, max_each
+from jaxbackprop.checking.program import Program, Step, run, variables
+
+TINY = np.finfo(np.float64).tiny
+MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size
+MOST_MISTAKES = 400
+
+
+class Diagnosis(NamedTuple):
+    """What kind of mistake an error looks like, and that in words.
+
+    Kinds: structure, shape, dtype, not finite, precision, zero, factor, sign, transpose, entry, row, column, swapped, stale,
+    derivative missing, value for derivative, path missing, weights, source, jax.grad, unknown.
+    """
+
+    kind: str
+    text: str
+
+
+class Evidence(NamedTuple):
+    """One parameter's gradient under test and the right one, over several points, in float64, and what rounding explains."""
+
+    name: str
+    given: np.ndarray
+    right: np.ndarray
+    slack: np.ndarray
+
+    def flat(self, point: int) -> tuple[np.ndarray, np.ndarray]:
+        """Both gradients at one point, raveled."""
+        return self.given[point].reshape(-1), self.right[point].reshape(-1)
+
+    def at(self, point: int) -> "Evidence":
+        """The evidence at one point alone."""
+        here = slice(point, point + 1)
+        return self._replace(given=self.given[here], right=self.right[here], slack=self.slack[here])
+
+    @property
+    def error(self) -> np.ndarray:
+        """How far the two are apart, (points, …); infinite where either is not finite."""
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(np.abs(self.given - self.right), nan=np.inf, posinf=np.inf)
+
+    @property
+    def worst_point(self) -> int:
+        """Where the largest error is, relative to the right gradient's largest entry there."""
+        return int(np.argmax(max_each(self.error) / np.maximum(max_each(self.right), self.slack + TINY)))
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Where the two differ, (points, …)."""
+        return ~(self.error <= like(self.slack, self.right))
+
+    def equals(self, other: np.ndarray) -> bool:
+        """Whether the gradient under test is `other`, but for a small part of its error."""
+        if other.shape != self.given.shape:
+            return False
+        limit = np.maximum(4 * self.slack, MATCH * max_each(self.error))
+        return bool(np.all(np.abs(self.given - other) <= like(limit, self.given)))
+
+
+def of_one(evidence: Evidence, others: Sequence[Evidence], batch: int | None) -> Diagnosis | None:
+    """Read a mistake off one parameter's gradient: what it is of the right one, or of another parameter's."""
+    given, right, wrong = evidence.given, evidence.right, evidence.wrong
+    if not np.isfinite(given).all():
+        where = np.argwhere(~np.isfinite(given))[0]
+        more = f", {(~np.isfinite(given)).sum() - 1} more over the points" if (~np.isfinite(given)).sum() > 1 else ""
+        return Diagnosis("not finite", f"{given[tuple(where)]} at {_index(where[1:])}{more}")
+    if not given.any():
+        return Diagnosis("zero", "it is all zeros: this parameter's gradient was left out")
+    factor = _ratio(given, right)
+    if factor is not None and evidence.equals(factor * right):
+        return _of_factor(factor, batch)
+    if given.ndim == 3 and given.shape[1] == given.shape[2] and evidence.equals(right.swapaxes(1, 2)):
+        return Diagnosis("transpose", "it is transposed")
+    for other in others:
+        # only where that one is wrong too: dW2 = dz h0ᵀ may equal dW3, and be a wrong source
+        if other.name != evidence.name and other.wrong.any() and evidence.equals(other.right):
+            return Diagnosis("swapped", f"it is the gradient of {other.name}")
+    places = np.asarray(wrong.any(axis=0))
+    if places.sum() == 1 and places.size > 1:
+        (index,) = np.argwhere(places)
+        at = (slice(None), *index)
+        ratio = _ratio(given[at], right[at])
+        return Diagnosis("entry", f"only the entry {_index(index)} is wrong{_times(ratio)}")
+    for axis, line in ((0, "row"), (1, "column")) if places.ndim == 2 else ():
+        lines = np.flatnonzero([line.any() for line in np.moveaxis(places, axis, 0)])
+        if len(lines) == 1 and places.shape[axis] > 1:
+            part, right_part = (a.take(lines[0], axis + 1) for a in (given, right))
+            ratio = _ratio(part, right_part)
+            if ratio is not None and np.allclose(
+                part, ratio * right_part, rtol=0, atol=MATCH * float(np.max(np.abs(part)))
+            ):
+                return Diagnosis(line, f"only {line} {lines[0]} is wrong{_times(ratio)}")
+    return None
+
+
+def unknown(evidence: Evidence | None) -> Diagnosis:
+    """What is left to say: how many entries are wrong, at the point where most are."""
+    assert evidence is not None
+    wrong = evidence.wrong.reshape(len(evidence.wrong), -1)
+    return Diagnosis("unknown", f"{wrong.sum(axis=1).max()} of {wrong.shape[1]} entries are wrong, in no familiar way")
+
+
+def stale(evidence: Sequence[Evidence]) -> bool:
+    """Whether the gradient does not change from point to point, where the right one does."""
+    return all(
+        len(one.given) > 1 and np.array_equal(one.given, np.broadcast_to(one.given[:1], one.given.shape))
+        for one in evidence
+    ) and any((one.right != one.right[:1]).any() for one in evidence)
+
+
+class Edge(NamedTuple):
+    """A product W h.
+
+    Attributes:
+        step: the product.
+        position: which of its operands is W.
+        parameter: which parameter W is.
+        view: the steps that reshape the parameter into W.
+        source: the variable h.
+        root: the variable z that h is an elementwise function of, or h itself.
+    """
+
+    step: Step
+    position: int
+    parameter: int
+    view: tuple[Step, ...]
+    source: int
+    root: int
+
+
+class Mistake(NamedTuple):
+    """A mistake to make: its kind, the edge or activation it is made at, with what other array, and how to say it."""
+
+    kind: str
+    place: Any
+    other: Any
+    text: str
+
+
+def edges(program: Program) -> list[Edge]:
+    """The products of a parameter with something else, in the order in which they are computed.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxbackprop.checking.program import flatten
+    >>> p, x = [jnp.ones((2, 3)), jnp.ones((3, 1))], jnp.ones((4, 2))
+    >>> program = flatten(lambda p, x: jnp.sum(jnp.tanh(x @ p[0]) @ p[1]), p, x)
+    >>> [(edge.parameter, edge.source == edge.root) for edge in edges(program)]
+    [(0, True), (1, False)]
+    """
+    origin, root = _origins(program), _roots(program)
+    found = []
+    for step in program.steps:
+        if step.name not in ("dot_general", "mul") or len(step.reads) != 2:
+            continue
+        for position in (0, 1):
+            weight, source = step.reads[position], step.reads[1 - position]
+            if weight in origin and isinstance(source, int) and source not in origin:
+                found.append(Edge(step, position, *origin[weight], source, root.get(source, source)))
+    return found
+
+
+def mistakes(program: Program, names: Sequence[str]) -> list[Mistake]:
+    """The mistakes that can be made in this program, the likelier first."""
+    found: list[Mistake] = []
+    all_edges = edges(program)
+    inner = [edge for edge in all_edges if edge.source in program.depends]
+    activations = {edge.source: edge for edge in inner if edge.root != edge.source}
+    for source, edge in activations.items():
+        feeds = f"the activation that feeds {names[edge.parameter]}"
+        found.append(
+            Mistake("derivative missing", source, edge.root, f"the derivative of {feeds} is left out of dz = dh·g'(z)")
+        )
+        found.append(
+            Mistake("value for derivative", source, edge.root, f"g(z), the value, stands for g'(z) at {feeds}")
+        )
+    for edge in inner:
+        missing = f"the path through {names[edge.parameter]} is left out of its source's dh"
+        found.append(Mistake("path missing", edge, None, missing))
+    for edge in inner:
+        shape = program.shapes[program.inputs[edge.parameter]].shape
+        if len(shape) == 2 and shape[0] == shape[1]:
+            text = f"Wᵀ dz is formed with {names[edge.parameter]} transposed"
+            found.append(Mistake("weights", edge, "transposed", text))
+        for other in inner:
+            same = program.shapes[program.inputs[other.parameter]].shape == shape
+            if other.parameter != edge.parameter and same and other.step.settings == edge.step.settings:
+                text = f"Wᵀ dz is formed with {names[other.parameter]} where {names[edge.parameter]} belongs"
+                found.append(Mistake("weights", edge, other, text))
+    for edge in all_edges:
+        found += _sources(program, edge, all_edges, names)
+    return found[:MOST_MISTAKES]
+
+
+def _sources(program, edge, all_edges, names) -> list[Mistake]:
+    """Other arrays of the source's shape that are known when the edge is computed: z, or another layer's h or z."""
+    shape, before = program.shapes[edge.source].shape, _position(program, edge.step)
+    candidates: dict[int, str] = {}
+    if edge.root != edge.source:
+        candidates[edge.root] = "z, before the activation,"
+    for other in all_edges:
+        for variable, what in ((other.source, "the source of"), (other.root, "z before the source of")):
+            if variable != edge.source and variable not in candidates:
+                candidates[variable] = f"{what} {names[other.parameter]}"
+    return [
+        Mistake("source", edge, variable, f"dW is formed with {what} in place of its own source")
+        for variable, what in candidates.items()
+        if program.shapes[variable].shape == shape and _written(program, variable) < before
+    ]
+
+
+def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
+    """The program's value as a function of (switches θ, parameter leaves, data leaves), one switch for each mistake."""
+    at_source: dict[int, list] = {}
+    at_edge: dict[int, list] = {}
+    for i, mistake in enumerate(some):
+        if isinstance(mistake.place, Edge):
+            at_edge.setdefault(id(mistake.place.step), []).append((i, mistake))
+        else:
+            at_source.setdefault(mistake.place, []).append((i, mistake))
+    fixed = jax.lax.stop_gradient
+
+    def value(theta, params, data):
+        known: dict[int, Any] = dict(zip(program.inputs, [*params, *data], strict=True))
+
+        def visit(step: Step, operands, results):
+            if id(step) in at_edge:
+                results = [results[0] + sum(_terms(step, operands, at_edge[id(step)]))]
+            for variable, result in zip(step.writes, results, strict=True):
+                known[variable] = result
+            return [_passed_on(variable) for variable in step.writes]
+
+        def _passed_on(variable):
+            h = known[variable]
+            for i, mistake in at_source.get(variable, ()):
+                z = known[mistake.other]
+                slope = 1 if mistake.kind == "derivative missing" else fixed(h)
+                h = h + theta[i] * (slope * (z - fixed(z)) - (h - fixed(h)))
+            known[variable] = h
+            return h
+
+        def _terms(step, operands, here):
+            for i, mistake in here:
+                edge = mistake.place
+                W, h = operands[edge.position], operands[1 - edge.position]
+                dW, dh = W - fixed(W), h - fixed(h)
+                product = partial(_product, step, edge.position)
+                if mistake.kind == "path missing":
+                    term = -product(fixed(W), dh)
+                elif mistake.kind == "source":
+                    term = product(dW, fixed(known[mistake.other])) - product(dW, fixed(h))
+                else:
+                    other = W.T if mistake.other == "transposed" else _viewed(mistake.other, params)
+                    term = product(fixed(other), dh) - product(fixed(W), dh)
+                yield theta[i] * term
+
+        return run(program, [*params, *data], visit)[0]
+
+    return value
+
+
+def _product(step, position, W, h):
+    (result,) = step.bind(*((W, h) if position == 0 else (h, W)))
+    return result
+
+
+def _viewed(edge: Edge, params):
+    W = params[edge.parameter]
+    for step in edge.view:
+        (W,) = step.bind(W)
+    return W
+
+
+# What is elementwise in one thing, and what is a parameter reshaped
+
+SHAPERS = ("reshape", "transpose", "broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy")
+
+
+def _origins(program: Program) -> dict[Any, tuple[int, tuple[Step, ...]]]:
+    """For each variable that is a parameter up to its shape or dtype: which one, and the steps from there."""
+    origin: dict[Any, tuple[int, tuple[Step, ...]]] = {
+        variable: (i, ()) for i, variable in enumerate(program.inputs[: program.parameters])
+    }
+    for step in program.steps:
+        if step.name in SHAPERS and len(step.reads) == 1 and step.reads[0] in origin:
+            parameter, view = origin[step.reads[0]]
+            origin[step.writes[0]] = parameter, (*view, step)
+    return origin
+
+
+def _roots(program: Program) -> dict[int, int]:
+    """For each variable that is an elementwise function of one other, that other: z for h = g(z)."""
+    root: dict[int, int] = {}
+    for step in program.steps:
+        if len(step.writes) != 1:
+            continue
+        (result,) = step.writes
+        shape = program.shapes[result].shape
+        read = [v for v in variables(step) if v in program.depends]
+        same = all(program.shapes[v].shape == shape for v in read) and step.name not in (
+            "dot_general",
+            "transpose",
+            "reshape",
+        )
+        roots = {root.get(v, v) for v in read}
+        if same and len(roots) == 1 and result in program.depends:
+            root[result] = roots.pop()
+    return root
+
+
+def _position(program, step) -> int:
+    return next(i for i, other in enumerate(program.steps) if other is step)
+
+
+def _written(program, variable) -> int:
+    return next((i for i, step in enumerate(program.steps) if variable in step.writes), -1)
+
+
+# Words and small arithmetic
+
+
+def _of_factor(factor, batch) -> Diagnosis:
+    if abs(factor + 1) < 1e-6:
+        return Diagnosis("sign", "it has the wrong sign")
+    said = {2.0: ": is the ½ of the loss forgotten?", 0.5: ": is a factor 2 forgotten?"}
+    if batch and batch > 1:
+        said = {
+            float(batch): f": the sum over the batch of {batch}, not its mean?",
+            1 / batch: f": divided by the batch's {batch} once too often?",
+        } | said
+    why = next((words for value, words in said.items() if abs(factor / value - 1) < 1e-6), "")
+    return Diagnosis("factor", f"it is {factor:.6g} times the right one{why}")
+
+
+def _ratio(given, right) -> float | None:
+    square = float(np.sum(right * right))
+    return float(np.sum(given * right)) / square if square > 0 else None
+
+
+def _times(ratio) -> str:
+    if ratio is None:
+        return ""
+    return ": its sign" if abs(ratio + 1) < 1e-6 else f": {ratio:.6g} times the right one"
+
+
+def _index(index) -> str:
+    return (
+        re.sub(r",\)", ")", str(tuple(int(i) for i in index)))
+        .replace("()", "the scalar")
+        .replace("(", "[")
+        .replace(")", "]")
+    )

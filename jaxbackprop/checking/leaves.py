@@ -1,0 +1,60 @@
+"""Pytrees of arrays on the host: their names, their width, their sizes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def names(params) -> list[str]:
+    """Each leaf's path; an array that is no container's is "params"."""
+    return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def name(path) -> str:
+    """A leaf's path in words, as `jax.tree_util.keystr` writes it."""
+    return jax.tree_util.keystr(path) or "params"
+
+
+def widened(tree: Any) -> Any:
+    """Floating-point leaves in float64."""
+    return _cast(tree, np.float64)
+
+
+def narrowed(tree: Any) -> Any:
+    """Floating-point leaves in float32."""
+    return _cast(tree, np.float32)
+
+
+def as_float64(leaf) -> np.ndarray:
+    """One leaf in float64, on the host."""
+    return np.asarray(leaf, np.float64)
+
+
+def eps(dtype) -> float:
+    """The distance from 1 to the next number."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def widest_eps(dtypes) -> str:
+    """The narrowest of some floating-point dtypes."""
+    return max(map(str, dtypes), key=eps)
+
+
+def max_each(array: np.ndarray) -> np.ndarray:
+    """The largest size of an entry at each point (first axis)."""
+    return np.max(np.abs(array.reshape(len(array), -1)), axis=1, initial=0)
+
+
+def like(per_point: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """One number for each point, shaped so that it broadcasts against an array of points."""
+    return np.reshape(per_point, (-1, *[1] * (array.ndim - 1)))
+
+
+def _cast(tree, dtype):
+    def cast(leaf):
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(np.asarray(leaf, dtype)) if floating else leaf
+
+    return jax.tree.map(cast, tree)

@@ -1,0 +1,139 @@
+"""Where a gradient is checked: at the given parameters, and at drawn ones until every decision was seen on both sides.
+
+A mistake shows only where it matters. In the scalar exercise a missing mask changes nothing at 72 of 100 random points,
+because the unit is on, or because nothing reaches it. So many points are drawn, each is run once, forward only, to see on
+which side every decision (`program.py`) falls there, and the few that together show the most are kept.
+
+Only parameters are drawn: the data may obey rules that the derivation relies on (targets that sum to one, say).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbackprop.checking.program import TWO_SIDED, Program, value_and_sides
+
+DRAWS, FEWEST_DRAWS, ENTRIES = (
+    128,
+    8,
+    4_000_000,
+)  # so many points are looked at; fewer of many parameters, to this many entries
+SPREADS = (0.1, 0.5, 1.0, 2.0)  # of the noise, in units of a parameter's own root mean square
+FEWEST, MOST = 3, 32  # points
+EFFORT = 512  # units times points: small programs are cheap, and have the rare patterns
+
+
+class Points(NamedTuple):
+    """Parameters to check at, the given ones first, and what they show.
+
+    Attributes:
+        params: each shaped like the given ones.
+        units: how many two-sided decisions there are, examples of a batch counted together.
+        both_sides: how many of them were seen on both sides.
+    """
+
+    params: list[Any]
+    units: int
+    both_sides: int
+
+
+class Draws(NamedTuple):
+    """Drawn parameters, the given ones first, where the value is finite; and which sides each unit took there."""
+
+    params: list[Any]
+    below: np.ndarray
+    above: np.ndarray
+
+
+def move(params, rng: np.random.Generator, spread: float):
+    """Add normal noise to each parameter, `spread` times its own root mean square (or 1 where it is all zero)."""
+
+    def moved(leaf):
+        leaf = np.asarray(leaf)
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        return (leaf + (spread * root_mean_square(leaf) * noise).astype(leaf.dtype)).astype(leaf.dtype)
+
+    return jax.tree.map(moved, params)
+
+
+class Look(NamedTuple):
+    """The value at one point; a number that stands for the sides of all decisions there; each unit's sides, over examples."""
+
+    value: Any
+    pattern: Any
+    below: Any
+    above: Any
+
+
+def look(program: Program, batch: int | None, params, data) -> Look:
+    """Run the program once, forward, and see on which side each decision falls. Compiled, it serves every point."""
+    value, sides = value_and_sides(program, jax.tree.leaves((params, data)))
+    signs = [
+        _by_unit(side, batch) for side, step in zip(sides, program.decisions, strict=True) if step.name in TWO_SIDED
+    ]
+    below = [jnp.any(sign < 0, axis=0).reshape(-1) for sign in signs]
+    above = [jnp.any(sign > 0, axis=0).reshape(-1) for sign in signs]
+    nothing = [jnp.zeros(0, bool)]
+    pattern = sum((_hash(side, i) for i, side in enumerate(sides)), start=jnp.uint64(0))
+    return Look(value, pattern, jnp.concatenate(below or nothing), jnp.concatenate(above or nothing))
+
+
+def draw(look: Callable[[Any], Look], params, rng: np.random.Generator) -> Draws:
+    """Move the parameters many times, and look at each point."""
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    count = int(np.clip(ENTRIES // max(size, 1), FEWEST_DRAWS, DRAWS))
+    at = [params] + [move(params, rng, SPREADS[i % len(SPREADS)]) for i in range(count)]
+    seen = [look(moved) for moved in at]
+    finite = [i for i, there in enumerate(seen) if np.isfinite(there.value) or i == 0]
+    below, above = (np.stack([np.asarray(seen[i][j]) for i in finite]) for j in (2, 3))
+    return Draws([at[i] for i in finite], below, above)
+
+
+def choose(draws: Draws) -> Points:
+    """Keep the given point, then what shows most that is new, then other patterns, up to a number that the size allows."""
+    seen = np.concatenate([draws.below, draws.above], axis=1)
+    units = draws.below.shape[1]
+    room = int(np.clip(EFFORT // max(units, 1), FEWEST, MOST)) if units else FEWEST
+    chosen, left = [0], list(range(1, len(seen)))
+    while left and len(chosen) < room:
+        covered = seen[chosen].any(axis=0)
+        patterns = {seen[i].tobytes() for i in chosen}
+        gain = (seen[left] & ~covered).sum(axis=1).tolist()
+        best = max(
+            range(len(left)), key=lambda j: (gain[j], seen[left[j]].tobytes() not in patterns)
+        )  # first of equals
+        chosen.append(left.pop(best))
+    both = int((draws.below[chosen].any(axis=0) & draws.above[chosen].any(axis=0)).sum())
+    return Points([draws.params[i] for i in chosen], units, both)
+
+
+def batch_size(data: Sequence[Any]) -> int | None:
+    """The length of the first axis of all arrays in the data, if they share one.
+
+    >>> batch_size((np.ones((5, 3)), np.ones(5))), batch_size((np.ones(5), np.ones(4))), batch_size((1.0,))
+    (5, None, None)
+    """
+    lengths = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(data) if jnp.ndim(leaf)}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _by_unit(side, batch):
+    """An axis of examples in front: the batch, where there is one, else of length 1."""
+    return side if batch and side.ndim and side.shape[0] == batch else side[None]
+
+
+def _hash(side, seed):
+    """Σ side · odd numbers that look random, mod 2⁶⁴: equal sides give equal numbers, others with probability 2⁻⁶⁴."""
+    position = jnp.arange(1, side.size + 1, dtype=jnp.uint64) + jnp.uint64(seed << 40)
+    mixed = position * jnp.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> jnp.uint64(29))) * jnp.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> jnp.uint64(32))) | jnp.uint64(1)
+    return jnp.sum(side.reshape(-1).astype(jnp.uint64) * mixed)
+
+
+def root_mean_square(leaf) -> float:
+    """The size of a parameter's entries, 1 where all are zero: the unit of noise and of steps."""
+    return float(np.sqrt(np.mean(np.square(np.asarray(leaf, np.float64))))) or 1.0 if np.size(leaf) else 1.0
