@@ -105,8 +105,8 @@ def d_silu(z: Z) -> Z:
 
 
 def softplus(z: Z) -> Z:
-    """g(z) = log(1 + eᶻ) = max(z, 0) + log(1 + e^−|z|)."""
-    return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    """g(z) = log(1 + eᶻ) = log(e⁰ + eᶻ), by a function whose `jax.grad` is right at 0 too."""
+    return jnp.logaddexp(z, 0)
 
 
 def d_softplus(z: Z) -> Z:

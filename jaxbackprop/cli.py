@@ -1,4 +1,4 @@
-"""The command line: `jaxbackprop train`, `predict`, `trace` and `grade`.
+"""The command line: `jaxbackprop train`, `predict`, `trace`, `grade` and `check`.
 
 Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk.
 """
@@ -35,6 +35,12 @@ PREDICT_EXAMPLES = """examples:
 GRADE_EXAMPLES = """examples:
   jaxbackprop grade derivation.md
   echo 'dL/dh0 = dL/dz1 * w1' | jaxbackprop grade -
+"""
+CHECK_EXAMPLES = """examples:
+  jaxbackprop check mine.py:loss mine.py:gradient     at mine.py's own `arguments`, a tuple (params, *data)
+  jaxbackprop check mine.py:loss gradient             the same, shorter
+  jaxbackprop check package.module:loss other:gradient --arguments data.py:batch
+  jaxbackprop check mine.py:kernel --reference plain  a function with jax.custom_vjp; `arguments` are what it takes
 """
 TRACE_EXAMPLES = """examples:
   jaxbackprop trace                                   an example in which every path counts
@@ -120,6 +126,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     _add_predict(commands)
     _add_grade(commands)
     _add_trace(commands)
+    _add_check(commands)
     return parser, commands
 
 
@@ -238,6 +245,32 @@ def _add_trace(commands) -> None:
     add("--figure", type=Path, metavar="FILE", help="draw the network with its numbers: .svg, .png or .pdf")
 
 
+def _add_check(commands) -> None:
+    command = commands.add_parser(
+        "check",
+        help="check a gradient of your own, wherever it comes from",
+        description="Check GRADIENT(params, *data) against jax.grad of VALUE(params, *data) and against finite differences, "
+        "parameter by parameter, and say what a wrong one looks like. Without GRADIENT, VALUE is a function with "
+        "jax.custom_vjp, whose derivative rule is checked. Exit status 1: it is wrong.",
+        epilog=CHECK_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=_check)
+    add = command.add_argument
+    add("value", metavar="MODULE:VALUE", help="the scalar in plain JAX; MODULE is a file or an importable name")
+    add(
+        "gradient", nargs="?", metavar="[MODULE:]GRADIENT", help="the gradient under test; MODULE is VALUE's by default"
+    )
+    add(
+        "--arguments",
+        default="arguments",
+        metavar="[MODULE:]NAME",
+        help="a tuple (params, *data), or a function that returns one (arguments)",
+    )
+    add("--reference", metavar="[MODULE:]NAME", help="without GRADIENT: the same function in plain JAX")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+
+
 def _train(arguments: argparse.Namespace) -> int:
     from jaxbackprop import commands  # imported where it is used, so that --help answers at once
 
@@ -260,6 +293,12 @@ def _trace(arguments: argparse.Namespace) -> int:
     from jaxbackprop import commands
 
     return commands.trace_command(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from jaxbackprop import commands
+
+    return commands.check_command(arguments)
 
 
 def _default(name: str) -> str:

@@ -1,11 +1,14 @@
-"""What the commands of cli.py do, given their parsed arguments: train, predict, trace and grade."""
+"""What the commands of cli.py do, given their parsed arguments: train, predict, trace, grade and check."""
 
 import csv
+import importlib
+import importlib.util
 import io
 import json
 import os
 import sys
 import time
+import traceback
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxbackprop import __version__, backprop, check, data, network, privacy, runs, train
+from jaxbackprop._names import unknown
+from jaxbackprop.checking.report import Report
 from jaxbackprop.grade import grade
 from jaxbackprop.trace import trace
 
@@ -154,6 +159,91 @@ def trace_command(arguments: Namespace) -> int:
     return 0
 
 
+def check_command(arguments: Namespace) -> int:
+    """Check a gradient, or a derivative rule, that somebody wrote; returns the exit status, 1 if it is wrong."""
+    if arguments.reference and arguments.gradient:
+        raise ValueError("--reference is for a function with custom_vjp: leave out the gradient, or --reference")
+    load = _Loader(arguments.value)
+    value, at = load(arguments.value), load(arguments.arguments)
+    gradient, reference = (name and load(name) for name in (arguments.gradient, arguments.reference))
+    for name, function in ((arguments.value, value), (arguments.gradient, gradient), (arguments.reference, reference)):
+        if name and not callable(function):
+            raise ValueError(f"{name} is a {type(function).__name__}: expected a function")
+    at = _theirs(at) if callable(at) else at
+    if not isinstance(at, tuple) or not at:
+        found = f"{arguments.arguments} is a {type(at).__name__}"
+        raise ValueError(f"{found}: expected a tuple (params, *data), or a function that returns one")
+    if gradient:
+        report = _theirs(check.check_gradient, value, gradient, *at)
+    else:
+        report = _theirs(check.check_vjp, value, *at, reference=reference)
+    print(json.dumps(_without_nan(report.to_dict()), ensure_ascii=False) if arguments.json else report)
+    return 0 if report.ok else 1
+
+
+class _Loader:
+    """Finds what `MODULE:NAME` names, MODULE a .py file or an importable name, by default that of the first."""
+
+    def __init__(self, first: str):
+        if ":" not in first:
+            raise ValueError(f"{first!r} names no module: expected MODULE:VALUE, such as mine.py:loss")
+        self.module = first.rpartition(":")[0]
+        self.loaded: dict[str, Any] = {}
+        sys.path.insert(0, str(Path.cwd()))  # a user's own modules, as `python -m` finds them
+
+    def __call__(self, what: str) -> Any:
+        module, _, name = what.rpartition(":")
+        module = module or self.module
+        if module not in self.loaded:
+            self.loaded[module] = self._load(module)
+        found = self.loaded[module]
+        if not hasattr(found, name):
+            public = [known for known in vars(found) if not known.startswith("_")]
+            raise ValueError(f"in {module}: {unknown('name', name, public)}")
+        return getattr(found, name)
+
+    def _load(self, module: str) -> Any:
+        if not module.endswith(".py"):
+            if importlib.util.find_spec(module.partition(".")[0]) is None:
+                raise ValueError(f"there is no module {module!r} here: give a file, such as {module}.py:NAME")
+            return _theirs(importlib.import_module, module)
+        path = Path(module)
+        if not path.is_file():
+            raise ValueError(f"there is no file {module}")
+        sys.path.insert(0, str(path.resolve().parent))
+        spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        found = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = found
+        _theirs(spec.loader.exec_module, found)
+        return found
+
+
+def _theirs(function, *args, **kwargs) -> Any:
+    """Run somebody's code; what it raises is said in one line, with the place in their code."""
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        ours = str(Path(__file__).parent)
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [f for f in frames if not f.filename.startswith(ours) and "site-packages" not in f.filename]
+        where = (
+            f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs and theirs[-1].filename[0] != "<" else ""
+        )
+        said = str(error) if isinstance(error, ValueError) and not where else f"{type(error).__name__}: {error}{where}"
+        raise ValueError(said) from None
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.Encoding:
     try:
         encoding = data.from_dict(config["encoding"])
@@ -192,7 +282,7 @@ def _plan(arguments: Namespace) -> _Training:
     return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, steps, folder)
 
 
-def _check(training: _Training, key) -> check.Report:
+def _check(training: _Training, key) -> Report:
     """The hand-derived gradient of this network, on some of this data, beside jax.grad and finite differences."""
     few = slice(0, 32)
     sample = jnp.asarray(training.dataset.x_train[few]), jnp.asarray(training.dataset.y_train[few])

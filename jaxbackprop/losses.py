@@ -73,11 +73,12 @@ def d_softmax_cross_entropy(yhat: Outputs, y: Target) -> Outputs:
 
 
 def sigmoid_binary_cross_entropy(yhat: Outputs, y: Target) -> Scalar:
-    """L = −Σₖ (yₖ log σ(yhatₖ) + (1 − yₖ) log σ(−yhatₖ)) = Σₖ (max(yhatₖ, 0) − yₖ yhatₖ + log(1 + e^−|yhatₖ|)).
+    """L = −Σₖ (yₖ log σ(yhatₖ) + (1 − yₖ) log σ(−yhatₖ)) = Σₖ (log(1 + e^yhatₖ) − yₖ yhatₖ).
 
-    yₖ is 0 or 1, or a probability.
+    yₖ is 0 or 1, or a probability. `jnp.logaddexp`, whose own derivative is right at yhat = 0 too: of the textbook's
+    max(yhat, 0) + log(1 + e^−|yhat|) `jax.grad` makes 0 there, for the two kinks that cancel.
     """
-    return jnp.sum(jnp.maximum(yhat, 0) - _values(yhat, y) * yhat + jnp.log1p(jnp.exp(-jnp.abs(yhat))))
+    return jnp.sum(jnp.logaddexp(yhat, 0) - _values(yhat, y) * yhat)
 
 
 def d_sigmoid_binary_cross_entropy(yhat: Outputs, y: Target) -> Outputs:

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxbackprop.checking.leaves import like, max_each
+from jaxbackprop.checking.leaves import like, max_each, relative
 from jaxbackprop.checking.program import Program, Step, run, variables
 
-TINY = np.finfo(np.float64).tiny
+NOISE = 1e-10
 MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size
 MOST_MISTAKES = 400
 
@@ -57,11 +57,6 @@ class Evidence(NamedTuple):
         """Both gradients at one point, raveled."""
         return self.given[point].reshape(-1), self.right[point].reshape(-1)
 
-    def at(self, point: int) -> "Evidence":
-        """The evidence at one point alone."""
-        here = slice(point, point + 1)
-        return self._replace(given=self.given[here], right=self.right[here], slack=self.slack[here])
-
     @property
     def error(self) -> np.ndarray:
         """How far the two are apart, (points, …); infinite where either is not finite."""
@@ -71,19 +66,21 @@ class Evidence(NamedTuple):
     @property
     def worst_point(self) -> int:
         """Where the largest error is, relative to the right gradient's largest entry there."""
-        return int(np.argmax(max_each(self.error) / np.maximum(max_each(self.right), self.slack + TINY)))
+        return int(np.argmax(relative(max_each(self.error), max_each(self.right))))
 
     @property
     def wrong(self) -> np.ndarray:
         """Where the two differ, (points, …)."""
         return ~(self.error <= like(self.slack, self.right))
 
-    def equals(self, other: np.ndarray) -> bool:
-        """Whether the gradient under test is `other`, but for a small part of its error."""
-        if other.shape != self.given.shape:
+    def equals(self, other: np.ndarray, at: Any = slice(None)) -> bool:
+        """Whether the gradient under test is `other` (at some points), but for a small part of its error, and rounding."""
+        if other.shape != self.given[at].shape:
             return False
-        limit = np.maximum(4 * self.slack, MATCH * max_each(self.error))
-        return bool(np.all(np.abs(self.given - other) <= like(limit, self.given)))
+        # where all is dead at one point, what is left is noise of the size at others
+        noise = np.maximum(4 * self.slack, NOISE * max_each(self.right).max())
+        limit = np.maximum(noise, MATCH * max_each(self.error))[at]
+        return bool(np.all(np.abs(self.given[at] - other) <= like(limit, other)))
 
 
 def of_one(evidence: Evidence, others: Sequence[Evidence], batch: int | None) -> Diagnosis | None:
@@ -203,14 +200,14 @@ def mistakes(program: Program, names: Sequence[str]) -> list[Mistake]:
             Mistake("value for derivative", source, edge.root, f"g(z), the value, stands for g'(z) at {feeds}")
         )
     for edge in inner:
-        missing = f"the path through {names[edge.parameter]} is left out of its source's dh"
+        missing = f"the path through {names[edge.parameter]} is missing: dh of its source lacks that Wᵀ dz"
         found.append(Mistake("path missing", edge, None, missing))
     for edge in inner:
         shape = program.shapes[program.inputs[edge.parameter]].shape
         if len(shape) == 2 and shape[0] == shape[1]:
             text = f"Wᵀ dz is formed with {names[edge.parameter]} transposed"
             found.append(Mistake("weights", edge, "transposed", text))
-        for other in inner:
+        for other in all_edges:
             same = program.shapes[program.inputs[other.parameter]].shape == shape
             if other.parameter != edge.parameter and same and other.step.settings == edge.step.settings:
                 text = f"Wᵀ dz is formed with {names[other.parameter]} where {names[edge.parameter]} belongs"
@@ -221,8 +218,8 @@ def mistakes(program: Program, names: Sequence[str]) -> list[Mistake]:
 
 
 def _sources(program, edge, all_edges, names) -> list[Mistake]:
-    """Other arrays of the source's shape that are known when the edge is computed: z, or another layer's h or z."""
-    shape, before = program.shapes[edge.source].shape, _position(program, edge.step)
+    """Other arrays of the source's shape: z, or another layer's h or z, be they computed later."""
+    shape = program.shapes[edge.source].shape
     candidates: dict[int, str] = {}
     if edge.root != edge.source:
         candidates[edge.root] = "z, before the activation,"
@@ -233,7 +230,7 @@ def _sources(program, edge, all_edges, names) -> list[Mistake]:
     return [
         Mistake("source", edge, variable, f"dW is formed with {what} in place of its own source")
         for variable, what in candidates.items()
-        if program.shapes[variable].shape == shape and _written(program, variable) < before
+        if program.shapes[variable].shape == shape
     ]
 
 
@@ -249,25 +246,24 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
     fixed = jax.lax.stop_gradient
 
     def value(theta, params, data):
-        known: dict[int, Any] = dict(zip(program.inputs, [*params, *data], strict=True))
+        right = _every_value(program, [*params, *data])  # a wrong source may be computed later than its edge
+        z_of: dict[int, Any] = {}
 
         def visit(step: Step, operands, results):
             if id(step) in at_edge:
-                results = [results[0] + sum(_terms(step, operands, at_edge[id(step)]))]
-            for variable, result in zip(step.writes, results, strict=True):
-                known[variable] = result
-            return [_passed_on(variable) for variable in step.writes]
+                results = [results[0] + sum(terms(step, operands, at_edge[id(step)]))]
+            z_of.update(zip(step.writes, results, strict=True))
+            return [passed_on(variable) for variable in step.writes]
 
-        def _passed_on(variable):
-            h = known[variable]
+        def passed_on(variable):
+            h = z_of[variable]
             for i, mistake in at_source.get(variable, ()):
-                z = known[mistake.other]
+                z = z_of[mistake.other]
                 slope = 1 if mistake.kind == "derivative missing" else fixed(h)
                 h = h + theta[i] * (slope * (z - fixed(z)) - (h - fixed(h)))
-            known[variable] = h
             return h
 
-        def _terms(step, operands, here):
+        def terms(step, operands, here):
             for i, mistake in here:
                 edge = mistake.place
                 W, h = operands[edge.position], operands[1 - edge.position]
@@ -276,7 +272,7 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
                 if mistake.kind == "path missing":
                     term = -product(fixed(W), dh)
                 elif mistake.kind == "source":
-                    term = product(dW, fixed(known[mistake.other])) - product(dW, fixed(h))
+                    term = product(dW, fixed(right[mistake.other])) - product(dW, fixed(h))
                 else:
                     other = W.T if mistake.other == "transposed" else _viewed(mistake.other, params)
                     term = product(fixed(other), dh) - product(fixed(W), dh)
@@ -285,6 +281,17 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
         return run(program, [*params, *data], visit)[0]
 
     return value
+
+
+def _every_value(program: Program, leaves) -> dict[int, Any]:
+    values = dict(zip(program.inputs, leaves, strict=True))
+
+    def visit(step, _operands, results):
+        values.update(zip(step.writes, results, strict=True))
+        return results
+
+    run(program, leaves, visit)
+    return values
 
 
 def _product(step, position, W, h):
@@ -334,14 +341,6 @@ def _roots(program: Program) -> dict[int, int]:
         if same and len(roots) == 1 and result in program.depends:
             root[result] = roots.pop()
     return root
-
-
-def _position(program, step) -> int:
-    return next(i for i, other in enumerate(program.steps) if other is step)
-
-
-def _written(program, variable) -> int:
-    return next((i for i, step in enumerate(program.steps) if variable in step.writes), -1)
 
 
 # Words and small arithmetic

@@ -22,6 +22,11 @@ def widened(tree: Any) -> Any:
     return _cast(tree, np.float64)
 
 
+def on_host(tree: Any) -> Any:
+    """Floating-point leaves in float64 as NumPy arrays, which compiled functions take as they are."""
+    return jax.tree.map(lambda leaf: as_float64(leaf) if _floating(leaf) else leaf, tree)
+
+
 def narrowed(tree: Any) -> Any:
     """Floating-point leaves in float32."""
     return _cast(tree, np.float32)
@@ -52,9 +57,15 @@ def like(per_point: np.ndarray, array: np.ndarray) -> np.ndarray:
     return np.reshape(per_point, (-1, *[1] * (array.ndim - 1)))
 
 
-def _cast(tree, dtype):
-    def cast(leaf):
-        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        return jnp.asarray(np.asarray(leaf, dtype)) if floating else leaf
+def relative(error: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Errors in units of a size: 0 where there is no error, infinite where there is one and no size."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(error > 0, error / size, 0.0)
 
-    return jax.tree.map(cast, tree)
+
+def _floating(leaf) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _cast(tree, dtype):
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, dtype)) if _floating(leaf) else leaf, tree)

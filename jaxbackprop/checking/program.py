@@ -6,7 +6,7 @@ the calls, so that what is left can be read from top to bottom:
 - A *decision* is a primitive whose derivative jumps: a comparison, max, abs, floor, … Its *side* is the sign of what it
   compares: −1, 0 (exactly at the kink) or +1. Where no side changes between two points, no kink lies between them.
 - Custom derivative rules go with the calls that carry them: the flat program is the plain function, which `jax.grad`
-  differentiates by itself.
+  differentiates by itself. Where that matters at kinks (jax.nn.relu'(0) = 0), `custom_jvp` calls are left as steps.
 
 `scan`, `while`, `cond` and kernels stay single steps: what they decide inside is not seen, and `opaque` says so.
 """
@@ -22,17 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
-CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat",
-    "remat2",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-)
+PLAIN_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_vjp_call")
+CALLS = (*PLAIN_CALLS, "custom_jvp_call")
 OPAQUE = (
     "scan",
     "while",
@@ -114,8 +105,8 @@ class Program:
         return any(v in self.depends for v in variables(step)) and any(v in self.live for v in step.writes)
 
 
-def flatten(function: Callable, params, *data) -> Program:
-    """Read a function's jaxpr as one flat program.
+def flatten(function: Callable, params, *data, inlined: tuple[str, ...] = CALLS) -> Program:
+    """Read a function's jaxpr as one flat program, with the calls of some names inlined.
 
     >>> import jax.numpy as jnp
     >>> program = flatten(lambda w, x: jnp.sum(jax.nn.relu(w * x)), jnp.ones(3), jnp.ones(3))
@@ -141,7 +132,7 @@ def flatten(function: Callable, params, *data) -> Program:
 
         for equation in jaxpr.eqns:
             reads = tuple(map(read, equation.invars))
-            called = _called(equation)
+            called = _called(equation) if equation.primitive.name in inlined else None
             if called is not None:
                 writes = inline(called.jaxpr, called.consts, reads)
             else:
@@ -310,9 +301,7 @@ def _compares(step: Step) -> bool:
     return step.reads[0] != step.reads[1] and not infinite
 
 
-def _called(equation) -> ClosedJaxpr | None:
-    if equation.primitive.name not in CALLS:
-        return None
+def _called(equation) -> ClosedJaxpr:
     inner = next(value for value in equation.params.values() if isinstance(value, ClosedJaxpr | Jaxpr))
     return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import diagnosis, points
-from jaxbackprop.checking.leaves import eps, max_each, names, narrowed, widened
-from jaxbackprop.checking.program import Program, flatten, longest_sum
+from jaxbackprop.checking.leaves import eps, max_each, names, narrowed, on_host
+from jaxbackprop.checking.program import PLAIN_CALLS, Program, flatten, longest_sum
 
 SAFETY = 16  # one sample of a rounding error says its size only roughly
 DRAWS = 4  # of parameters that differ by rounding alone
@@ -55,7 +55,8 @@ def reference_of(value: Callable, params, data) -> Reference:
 def _reference(value, params_signature, data_signature) -> Reference:
     params, data = (jax.tree.map(_widened_shape, _shapes(s)) for s in (params_signature, data_signature))
     program = flatten(value, params, *data)
-    mistakes = diagnosis.mistakes(program, names(params))
+    with_rules = flatten(value, params, *data, inlined=PLAIN_CALLS)
+    mistakes = diagnosis.mistakes(with_rules, names(params))
     return Reference(
         program,
         longest_sum(program),
@@ -63,7 +64,7 @@ def _reference(value, params_signature, data_signature) -> Reference:
         jax.jit(lambda params, data, v: jax.jvp(lambda p: value(p, *data), (params,), (v,))[1]),
         jax.jit(partial(points.look, program, points.batch_size(data))),
         mistakes,
-        jax.jit(jax.grad(diagnosis.with_mistakes(program, mistakes), argnums=1)),
+        jax.jit(jax.grad(diagnosis.with_mistakes(with_rules, mistakes), argnums=1)),
     )
 
 
@@ -83,8 +84,8 @@ class Right(NamedTuple):
 
 def right_gradients(reference: Reference, at: list[Any], data, rng: np.random.Generator) -> list[Right]:
     """`jax.grad` at each point, and how much rounding it bears."""
-    wide_data = widened(data)
-    wide = _stacked(reference.grad(widened(params), *wide_data) for params in at)
+    wide_data = on_host(data)
+    wide = _stacked(reference.grad(on_host(params), *wide_data) for params in at)
     with jax.enable_x64(False):
         data32 = narrowed(data)
         narrow = _stacked(reference.grad(narrowed(params), *data32) for params in at)
@@ -104,7 +105,7 @@ def forward_mode(reference: Reference, params, data, right: list[Right], rng: np
     leaves, structure = jax.tree.flatten(params)
     v = [rng.choice([-1.0, 1.0], leaf.shape) for leaf in leaves]
     try:
-        ahead = float(reference.forward(widened(params), widened(data), jax.tree.unflatten(structure, v)))
+        ahead = float(reference.forward(on_host(params), on_host(data), jax.tree.unflatten(structure, v)))
     except TypeError:  # a custom_vjp has no forward mode
         return []
     back = sum(float(np.sum(r.at[0] * w)) for r, w in zip(right, v, strict=True))
@@ -126,7 +127,7 @@ def _moved_by_rounding(reference, params, wide_data, right, rng) -> list[float]:
         at = [
             np.asarray(leaf, np.float64) * (1 + 4 * eps(leaf.dtype) * rng.uniform(-1, 1, leaf.shape)) for leaf in leaves
         ]
-        there = jax.tree.leaves(reference.grad(jax.tree.unflatten(structure, list(map(jnp.asarray, at))), *wide_data))
+        there = jax.tree.leaves(reference.grad(jax.tree.unflatten(structure, at), *wide_data))
         moved = [
             max(m, float(np.max(np.abs(np.asarray(t) - r), initial=0)) / eps(leaf.dtype))
             for m, t, r, leaf in zip(moved, there, right, leaves, strict=True)

@@ -47,14 +47,19 @@ class Row(NamedTuple):
 
     @property
     def problem(self) -> str:
-        """The diagnosis and the place of the largest error, in words; "" where all is right."""
-        parts = [self.diagnosis.text] if self.diagnosis else []
+        """The diagnosis, the place of the largest error and the examples, in words; "" where all is right."""
+        return "; ".join(([self.diagnosis.text] if self.diagnosis else []) + self.details)
+
+    @property
+    def details(self) -> list[str]:
+        """The place of the largest error, and the examples."""
+        parts = []
         if self.where is not None:
             at = f"at [{', '.join(map(str, self.where))}] " if self.where else ""
             parts.append(f"{at}{self.given:.6g} where {self.right:.6g} is right")
         if self.examples is not None:
             parts.append(_examples(self.examples))
-        return "; ".join(parts)
+        return parts
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ class Report:
         errors = ", ".join(
             f"{_figure(error)} ({what}, {dtype})" for what, error, dtype in compared if error is not None
         )
-        return f"right, {len(self.rows)} parameters; largest relative difference {errors}"
+        parameters = f"{len(self.rows)} parameter{'s' if len(self.rows) > 1 else ''}"
+        return f"right, {parameters}; largest relative difference {errors}"
 
     @property
     def coverage(self) -> str:
@@ -104,7 +110,7 @@ class Report:
 
     def __str__(self):
         """The verdict, an aligned table, what was covered, and notes."""
-        head = ("parameter", "verdict", "jax.grad", "in float64", "differences", "smooth/near/at kink", "")
+        head = ("parameter", "verdict", "jax.grad", "in float64", "differences", "smooth/near/at kink")
         table = [head] + [
             (
                 row.parameter,
@@ -113,14 +119,26 @@ class Report:
                 _figure(row.error_float64),
                 _figure(row.error_differences),
                 "/".join(map(str, row.kinks)),
-                row.problem,
             )
             for row in self.rows
         ]
         width = [max(len(line[i]) for line in table) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True)).rstrip() for line in table]
-        more = [self.coverage] if self.points else []
-        return "\n".join([f"gradient check: {self.line}", *lines, *more, *(f"note: {note}" for note in self.notes)])
+        covered = [self.coverage] if self.points else []
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([f"gradient check: {self.line}", *lines, *self._reasons(), *covered, *notes])
+
+    def _reasons(self) -> list[str]:
+        """Each diagnosis with the parameters that share it, and below it the details of each."""
+        shared: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if not row.ok:
+                shared.setdefault(row.diagnosis.text if row.diagnosis else "", []).append(row)
+        lines = []
+        for text, rows in shared.items():
+            lines.append(f"{', '.join(row.parameter for row in rows)}: {text}")
+            lines += [f"    {row.parameter} {'; '.join(row.details)}" for row in rows if row.details]
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
