@@ -49,11 +49,12 @@ def compare(reference: Reference, gradient: Callable, params, data, given, rng: 
     """Compare a gradient with the reference; `given` is what it returned for params. Runs with 64-bit types on."""
     notes: list[str] = []
     chosen, right = _points(reference, params, data, rng)
-    subjects = _subjects(reference, gradient, chosen.params, data, given, right, notes)
+    tested = _run(gradient, chosen.params, data, notes)
+    subjects = _subjects(reference, gradient, tested, chosen.params, data, given, right, notes)
     looked = _look_by_differences(reference, subjects, chosen, data, rng)
     rows = [_judge(reference, subject, some, notes) for subject, some in zip(subjects, looked, strict=True)]
     rows = _explained(reference, rows, subjects, chosen, data)
-    rows = _by_example(reference, gradient, rows, subjects, chosen, data)
+    rows = _by_example(reference, tested, rows, subjects, chosen, data)
     if reference.program.opaque:
         inside = ", ".join(reference.program.opaque)
         notes.append(f"cannot look into {inside}: kinks and decisions in there are not seen")
@@ -80,30 +81,30 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
 # The gradient under test
 
 
-def _subjects(reference, gradient, at, data, given, right, notes) -> list[Subject]:
-    """Run the gradient under test at every point, in float64 where it can, and put it beside the right one."""
+def _subjects(reference, gradient, tested: "Tested", at, data, given, right, notes) -> list[Subject]:
+    """Put the gradient under test beside the right one, parameter by parameter."""
     paths, leaves = names(at[0]), jax.tree.leaves(at[0])
     aligned = align(paths, at[0], given)
     problems = [
         Diagnosis("structure", aligned.containers) if aligned.containers else _outer_problem(leaf, param, r.at[0])
         for leaf, param, r in zip(aligned.leaves, leaves, right, strict=True)
     ]
-    tested, dtype = _run(gradient, paths, at, data, notes)
     comparable = [
-        (problem is None or problem.kind == "dtype") and all(np.shape(point[i]) == r.at.shape[1:] for point in tested)
+        (problem is None or problem.kind == "dtype")
+        and all(np.shape(point[i]) == r.at.shape[1:] for point in tested.leaves)
         for i, (problem, r) in enumerate(zip(problems, right, strict=True))
     ]
 
     def beside(dtype) -> list[Evidence | None]:
         return [
-            Evidence(path, np.stack([point[i] for point in tested]), r.at, eps(dtype) * slack(reference, r))
+            Evidence(path, np.stack([point[i] for point in tested.leaves]), r.at, eps(dtype) * slack(reference, r))
             if ok
             else None
             for i, (path, r, ok) in enumerate(zip(paths, right, comparable, strict=True))
         ]
 
-    evidence = beside(dtype)
-    if dtype == "float64" and any(e is not None and e.wrong.any() for e in evidence):
+    evidence = beside(tested.dtype)
+    if tested.dtype == "float64" and any(e is not None and e.wrong.any() for e in evidence):
         inside = narrowest(gradient, widened(at[0]), *widened(data)) or "float64"
         if inside != "float64":
             notes.append(f"the gradient computes in {inside} inside, whatever it is given: judged by that precision")
@@ -114,21 +115,36 @@ def _subjects(reference, gradient, at, data, given, right, notes) -> list[Subjec
     ]
 
 
-def _run(gradient, paths, at, data, notes) -> tuple[list[list[Any]], str]:
-    """The gradient under test at each point, leaf by leaf, and the dtype that it computes in."""
-    wide_data = widened(data)
+class Tested(NamedTuple):
+    """The gradient under test: its leaves at each point, the dtype that it computes in, and how to call it again."""
+
+    leaves: list[list[Any]]
+    dtype: str
+    leaves_at: Callable
+
+
+def _run(gradient, at: list[Any], data, notes) -> Tested:
+    """Run the gradient under test at every point, in float64 where it can."""
+    paths = names(at[0])
+
+    def in_float64(params, data):
+        return align(paths, params, gradient(widened(params), *widened(data))).leaves
+
+    def as_given(params, data):
+        with jax.enable_x64(dtype == "float64"):
+            return align(paths, params, gradient(params, *data)).leaves
+
     try:
-        leaves = [align(paths, params, gradient(widened(params), *wide_data)).leaves for params in at]
-        dtype = widest_eps(jnp.result_type(leaf) for leaf in (*leaves[0], 0.0) if leaf is not None)
+        run, first = in_float64, in_float64(at[0], data)
+        dtype = widest_eps(jnp.result_type(leaf) for leaf in (*first, 0.0) if leaf is not None)
         if dtype != "float64":
             notes.append(f"given float64, the gradient returns {dtype}: judged by that precision")
     except Exception as error:  # anyone's code: it need not take float64
-        dtype = widest_eps(leaf.dtype for leaf in jax.tree.leaves(at[0]))
+        run, dtype = as_given, widest_eps(leaf.dtype for leaf in jax.tree.leaves(at[0]))
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         notes.append(f"the gradient does not run in float64 ({why}): judged in {dtype} alone")
-        with jax.enable_x64(dtype == "float64"):
-            leaves = [align(paths, params, gradient(params, *data)).leaves for params in at]
-    return [[None if leaf is None else as_float64(leaf) for leaf in point] for point in leaves], dtype
+    leaves = [[None if leaf is None else as_float64(leaf) for leaf in run(params, data)] for params in at]
+    return Tested(leaves, dtype, run)
 
 
 class Aligned(NamedTuple):
@@ -162,8 +178,8 @@ def _outer_problem(leaf, param, right) -> Diagnosis | None:
         text = f"the gradient has shape {np.shape(leaf)}, the parameter {param.shape}"
         turned = np.shape(leaf) == param.shape[::-1] and np.allclose(as_float64(leaf).T, right, rtol=1e-3)
         return Diagnosis("transpose", f"{text}: it is transposed") if turned else Diagnosis("shape", text)
-    dtype = jnp.result_type(leaf)
-    if dtype != param.dtype and not isinstance(leaf, float):
+    dtype = getattr(leaf, "dtype", param.dtype)  # a plain number takes any
+    if dtype != param.dtype:
         return Diagnosis("dtype", f"the gradient is {dtype}, the parameter {param.dtype}")
     return None
 
@@ -395,21 +411,18 @@ def _telling(evidence: list[Evidence]) -> list[int]:
     return [int(k) for k in np.argsort(-size, kind="stable")[:TELLING]]
 
 
-def _by_example(reference, gradient, rows: list[Row], subjects: list[Subject], chosen, data) -> list[Row]:
+def _by_example(reference, tested: Tested, rows: list[Row], subjects: list[Subject], chosen, data) -> list[Row]:
     """Add to each wrong row which examples, when a batch holds nothing else, have a wrong gradient."""
     batch, evidence = points.batch_size(data), [s.evidence for s in subjects if s.evidence is not None]
     wrong = [i for i, s in enumerate(subjects) if s.disputed and not rows[i].ok]
     if not batch or batch < 2 or not wrong or len(evidence) < len(subjects):
         return rows
-    k, paths = _telling(evidence)[0], names(chosen.params[0])
-    params, wide_data, bad = widened(chosen.params[k]), widened(data), {i: [] for i in wrong}
+    k, bad = _telling(evidence)[0], {i: [] for i in wrong}
     for b in range(min(batch, EXAMPLES)):
         # a batch of that example alone, of the same length: nothing is compiled again
-        one = jax.tree.map(
-            lambda leaf, b=b: jnp.asarray(np.asarray(leaf)[np.full(batch, b)]) if jnp.ndim(leaf) else leaf, wide_data
-        )
-        G = align(paths, params, gradient(params, *one)).leaves
-        R = jax.tree.leaves(reference.grad(params, *one))
+        one = jax.tree.map(lambda leaf, b=b: leaf[np.full(batch, b)] if jnp.ndim(leaf) else leaf, data)
+        G = tested.leaves_at(chosen.params[k], one)
+        R = jax.tree.leaves(reference.grad(on_host(chosen.params[k]), *on_host(one)))
         for i in wrong:
             g, r = as_float64(G[i]), as_float64(R[i])
             scale = max(float(np.max(np.abs(r), initial=0)), 1e6 * float(evidence[i].slack[k]))

@@ -190,15 +190,12 @@ def mistakes(program: Program, names: Sequence[str]) -> list[Mistake]:
     found: list[Mistake] = []
     all_edges = edges(program)
     inner = [edge for edge in all_edges if edge.source in program.depends]
-    activations = {edge.source: edge for edge in inner if edge.root != edge.source}
-    for source, edge in activations.items():
-        feeds = f"the activation that feeds {names[edge.parameter]}"
-        found.append(
-            Mistake("derivative missing", source, edge.root, f"the derivative of {feeds} is left out of dz = dh·g'(z)")
-        )
-        found.append(
-            Mistake("value for derivative", source, edge.root, f"g(z), the value, stands for g'(z) at {feeds}")
-        )
+    for source, root in dict.fromkeys((edge.source, edge.root) for edge in inner if edge.root != edge.source):
+        fed = dict.fromkeys(names[edge.parameter] for edge in inner if edge.source == source)
+        feeds = f"the activation that feeds {', '.join(fed)}"
+        missing = f"the derivative of {feeds} is left out of dz = dh·g'(z)"
+        found.append(Mistake("derivative missing", source, root, missing))
+        found.append(Mistake("value for derivative", source, root, f"g(z), the value, stands for g'(z) at {feeds}"))
     for edge in inner:
         missing = f"the path through {names[edge.parameter]} is missing: dh of its source lacks that Wᵀ dz"
         found.append(Mistake("path missing", edge, None, missing))
