@@ -28,6 +28,12 @@ def test_value_and_derivative_agree_with_jax_in_float64(name):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
+def test_jax_grad_of_the_value_is_right_at_zero_too(name):
+    """Two kinks that cancel, as in max(z, 0) + log1p(e^−|z|), are kinks for `jax.grad`."""
+    assert float(jax.grad(ACTIVATIONS[name].value)(0.0)) == float(ACTIVATIONS[name].derivative(jnp.float32(0)))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_finite_everywhere_and_of_the_inputs_dtype(name, dtype):
     z = jnp.asarray(WIDE, dtype)

@@ -468,6 +468,10 @@ def test_a_check_can_be_repeated():
         ((lambda w: jnp.sum(w), lambda w: w, {"w": jnp.arange(3)}), r"params\['w'\] has dtype int32"),
         ((jnp.sum, jnp.ones_like, jnp.array([1.0, jnp.nan])), "params holds NaN or infinity"),
         ((lambda w: jnp.sum(jnp.log(w)), lambda w: 1 / w, jnp.array([-1.0])), "value is not finite"),
+        (
+            (lambda w: jnp.sum(jax.lax.add(w, np.ones(2, "float32"))), lambda w: w, jnp.ones(2)),
+            "value does not run in float64",
+        ),
         ((lambda w, s: jnp.sum(w), lambda w, s: w, jnp.ones(2), "text"), r"data\[0\] is a str"),
     ],
 )

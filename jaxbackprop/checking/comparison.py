@@ -268,12 +268,11 @@ def _look_by_differences(reference, subjects: list[Subject], chosen, data, rng) 
 
 
 def _directions(e: Evidence, rng) -> Iterator[_Direction]:
-    """A few entries and two halves at the given point, and the largest errors where the two gradients differ."""
+    """Two entries and all at once at the given point, and the largest errors where the two gradients differ."""
     entries = e.right[0].size
-    some = {int(np.argmax(np.abs(e.right[0]))), *map(int, rng.integers(entries, size=2))}
+    some = {int(np.argmax(np.abs(e.right[0]))), int(rng.integers(entries))}
     yield from (_Direction(0, entry, entry + 1, False) for entry in sorted(some))
-    halves = ((0, entries // 2), (entries // 2, entries))
-    yield from (_Direction(0, low, high, False) for low, high in halves if high - low > 1)
+    yield _Direction(0, 0, entries, False)
     wrong = e.wrong.reshape(len(e.right), -1)
     if wrong.any():
         error = e.error.reshape(wrong.shape)

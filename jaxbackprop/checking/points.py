@@ -49,12 +49,16 @@ class Draws(NamedTuple):
 
 
 def move(params, rng: np.random.Generator, spread: float):
-    """Add normal noise to each parameter, `spread` times its own root mean square (or 1 where it is all zero)."""
+    """Add normal noise to each parameter, `spread` times its own root mean square (or 1 where it is all zero).
+
+    From a spread of 1 on each entry's sign is drawn too: else the units of a narrow network would hardly change sides together.
+    """
 
     def moved(leaf):
         leaf = np.asarray(leaf)
-        noise = rng.standard_normal(leaf.shape, np.float32)
-        return (leaf + (spread * root_mean_square(leaf) * noise).astype(leaf.dtype)).astype(leaf.dtype)
+        noise = (spread * root_mean_square(leaf) * rng.standard_normal(leaf.shape, np.float32)).astype(leaf.dtype)
+        sign = rng.choice(np.array([-1, 1], leaf.dtype), leaf.shape) if spread >= 1 else leaf.dtype.type(1)
+        return (sign * leaf + noise).astype(leaf.dtype)
 
     return jax.tree.map(moved, params)
 

@@ -54,7 +54,7 @@ def reference_of(value: Callable, params, data) -> Reference:
 @lru_cache(maxsize=16)
 def _reference(value, params_signature, data_signature) -> Reference:
     params, data = (jax.tree.map(_widened_shape, _shapes(s)) for s in (params_signature, data_signature))
-    program = flatten(value, params, *data)
+    program = _flat(value, params, data)
     with_rules = flatten(value, params, *data, inlined=PLAIN_CALLS)
     mistakes = diagnosis.mistakes(with_rules, names(params))
     return Reference(
@@ -66,6 +66,16 @@ def _reference(value, params_signature, data_signature) -> Reference:
         mistakes,
         jax.jit(jax.grad(diagnosis.with_mistakes(with_rules, mistakes), argnums=1)),
     )
+
+
+def _flat(value, params, data) -> Program:
+    try:
+        return flatten(value, params, *data)
+    except Exception as error:  # anyone's code
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ValueError(
+            f"value does not run in float64 ({why}): let its dtypes follow those of its arguments"
+        ) from error
 
 
 class Right(NamedTuple):
