@@ -4,22 +4,23 @@ What is compared, parameter by parameter, because a wrong skip term, say, corrup
 norm over all of them:
 
     jax.grad            in float64, at the given parameters and at drawn ones that show every decision on both sides
-                        (`checking/points.py`); and in the given dtype, at the given parameters
-    finite differences  of the value in float64, along coordinates and random directions, clear of kinks
+                        (`checking/points.py`); and, for the given dtype, what the gradient under test gives there
+    finite differences  of the value in float64, along entries and random directions, clear of kinks
                         (`checking/differences.py`)
 
 What may differ is what arithmetic explains, for a parameter whose gradient has the largest entry |R|, in a dtype of precision
 eps, when the longest sum has n terms:
 
-    |G − R|  ≤  eps (16 √n |R|  +  16 ρ),        ρ eps = how far rounding moved R itself
+    |G − R|  ≤  min(16 √n eps, 5%) |R|  +  16 ρ eps,        ρ eps = how far rounding moves R itself
 
 ρ is measured, as a gradient that cancels to almost nothing has lost more than its own size tells: it is how far `jax.grad` in
-float32 is from `jax.grad` in float64, and how far a change of the parameters by a few eps moves it, in units of eps.
+float32 is from `jax.grad` in float64, in units of float32's eps. (For the given dtype also how far a change of the parameters
+by a few eps moves it: a ReLU near its kink may take the other side.)
 
-Where the two differ by more, differences decide. At a kink (a ReLU at 0) there are two slopes, and a gradient between them is
-right, whichever side `jax.grad` takes; where it is smooth and differences confirm the gradient, `jax.grad` of the value is what
-is wrong (a custom rule, say), and the report says so. What stays wrong is compared with the familiar mistakes
-(`checking/diagnosis.py`).
+At a kink any choice of a side is right: there a gradient may lie anywhere between those that JAX gives when each tie is broken
+upwards or downwards. Where the two differ by more, differences decide: where they confirm the gradient under test, `jax.grad` of
+the value is what is wrong (a custom rule, say), and the report says so. What `stop_gradient` is given is held constant for
+differences, as it is for the derivative. What stays wrong is compared with the familiar mistakes (`checking/diagnosis.py`).
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ import numpy as np
 from jaxbackprop.checking.comparison import align, compare
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.leaves import names
-from jaxbackprop.checking.program import without_custom_rules
+from jaxbackprop.checking.program import fresh, without_custom_rules
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
 
@@ -43,7 +44,8 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     Args:
         value: (params, *data) → scalar, in plain JAX.
         gradient: (params, *data) → gradient, shaped like params. Anyone's, however it was made; it is also called with
-            float64 arrays, and where it cannot take them, judged in the given dtype alone.
+            float64 arrays, and at drawn parameters: entries moved and turned in sign. Where it cannot take float64 it is
+            judged in the given dtype alone; drawn parameters that it refuses are left out.
         params: a pytree of floating-point arrays.
         *data: what else both functions take.
         key: a `jax.random.key` that draws points and directions; fixed by default, so that a check can be repeated.
@@ -66,8 +68,10 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     _require_arrays(data)
     _require_scalar(value, params, data)
     given = gradient(params, *data)
+    _forget(value, gradient)
     with jax.enable_x64(True):
         report = compare(reference_of(value, params, data), gradient, params, data, given, _generator(key))
+    _forget(value, gradient)
     said = Diagnosis("structure", "the gradient has this, and params has no such parameter")
     extra = [Row(path, False, "", np.inf, diagnosis=said) for path in align(names(params), params, given).extra]
     return replace(report, rows=(*report.rows, *extra))
@@ -125,7 +129,7 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
     rng = _generator(key)
     cotangents = [
         jnp.asarray(rng.standard_normal(out.shape), out.dtype)
-        for out in jax.tree.leaves(jax.eval_shape(f, *args))
+        for out in jax.tree.leaves(jax.eval_shape(fresh(f), *args))
         if jnp.issubdtype(out.dtype, jnp.floating)
     ]
 
@@ -167,7 +171,7 @@ def _require_arrays(data) -> None:
 
 
 def _require_scalar(value, params, data) -> None:
-    out = jax.eval_shape(value, params, *data)
+    out = jax.eval_shape(fresh(value), params, *data)
     shape = getattr(out, "shape", None)
     if shape != ():
         said = f"shape {shape}" if shape is not None else f"a {type(out).__name__}"
@@ -175,9 +179,15 @@ def _require_scalar(value, params, data) -> None:
 
 
 def _require_same(f, reference, args) -> None:
-    given, expected = (jax.eval_shape(function, *args) for function in (f, reference))
+    given, expected = (jax.eval_shape(fresh(function), *args) for function in (f, reference))
     if jax.tree.map(lambda a: (a.shape, a.dtype), given) != jax.tree.map(lambda a: (a.shape, a.dtype), expected):
         raise ValueError(f"f returns {given}, reference {expected}: they must be the same function")
+
+
+def _forget(*functions) -> None:
+    """Let functions of `jax.jit` forget what they have compiled: see `checking.program.traced`."""
+    for function in functions:
+        getattr(function, "clear_cache", lambda: None)()
 
 
 def _generator(key) -> np.random.Generator:

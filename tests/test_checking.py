@@ -11,7 +11,7 @@ from jaxbackprop.checking.program import flatten, longest_sum, narrowest, run, v
 
 
 def pattern(function, w):
-    _, sides = value_and_sides(flatten(function, w), [w])
+    _, sides, _ = value_and_sides(flatten(function, w), [w])
     return [np.asarray(side).tolist() for side in sides]
 
 

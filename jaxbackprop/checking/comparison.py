@@ -1,5 +1,6 @@
 """A gradient under test beside the right one: what differs, who is right where they do, and what it looks like."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,12 +11,13 @@ import numpy as np
 from jaxbackprop.checking import diagnosis, differences, points
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
-from jaxbackprop.checking.leaves import as_float64, eps, max_each, name, names, on_host, relative, widened, widest_eps
+from jaxbackprop.checking.leaves import as_float64, eps, max_each, name, names, narrowest_of, on_host, relative, widened
 from jaxbackprop.checking.program import narrowest
-from jaxbackprop.checking.reference import SAFETY, Reference, Right, forward_mode, right_gradients, slack
+from jaxbackprop.checking.reference import SAFETY, Reference, Right, between_kinks, forward_mode, right_gradients, slack
 from jaxbackprop.checking.report import Kinks, Report, Row
 
 CONFIRMED = 64  # entries that differ from jax.grad and are looked at by differences, at most
+TRIED, TOGETHER = 256, 32  # mistakes made on purpose, and how many in one program
 TELLING = 3  # points that a mistake made on purpose must explain
 EXAMPLES = 32  # looked at one by one, at most
 
@@ -49,12 +51,16 @@ def compare(reference: Reference, gradient: Callable, params, data, given, rng: 
     """Compare a gradient with the reference; `given` is what it returned for params. Runs with 64-bit types on."""
     notes: list[str] = []
     chosen, right = _points(reference, params, data, rng)
-    tested = _run(gradient, chosen.params, data, notes)
+    tested, answered = _run(gradient, chosen.params, data, notes)
+    chosen, right = _only(answered, chosen, right)
     subjects = _subjects(reference, gradient, tested, chosen.params, data, given, right, notes)
+    subjects = _between_kinks(reference, subjects, chosen, data)
     looked = _look_by_differences(reference, subjects, chosen, data, rng)
     rows = [_judge(reference, subject, some, notes) for subject, some in zip(subjects, looked, strict=True)]
     rows = _explained(reference, rows, subjects, chosen, data)
     rows = _by_example(reference, tested, rows, subjects, chosen, data)
+    if reference.dtype != "float64":
+        notes.append(f"the value computes in {reference.dtype} inside, whatever it is given: judged by that precision")
     if reference.program.opaque:
         inside = ", ".join(reference.program.opaque)
         notes.append(f"cannot look into {inside}: kinks and decisions in there are not seen")
@@ -67,15 +73,19 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
     host_data = on_host(data)
 
     def look(at):
-        return reference.look(on_host(at), host_data)
+        return reference.look(on_host(at), host_data, False, reference.nothing_held)
 
     if not np.isfinite(look(params).value):
         raise ValueError("value is not finite at the given parameters and data: check where it is")
     chosen = points.choose(points.draw(look, params, rng))
     right = right_gradients(reference, chosen.params, data, rng)
     finite = [k for k in range(len(chosen.params)) if k == 0 or all(np.isfinite(r.at[k]).all() for r in right)]
-    kept = [r._replace(at=r.at[finite], lost=r.lost[finite]) for r in right]
-    return chosen._replace(params=[chosen.params[k] for k in finite]), kept
+    return _only(finite, chosen, right)
+
+
+def _only(these: list[int], chosen: points.Points, right: list[Right]) -> tuple[points.Points, list[Right]]:
+    kept = [r._replace(at=r.at[these], lost=r.lost[these]) for r in right]
+    return chosen._replace(params=[chosen.params[k] for k in these]), kept
 
 
 # The gradient under test
@@ -97,7 +107,13 @@ def _subjects(reference, gradient, tested: "Tested", at, data, given, right, not
 
     def beside(dtype) -> list[Evidence | None]:
         return [
-            Evidence(path, np.stack([point[i] for point in tested.leaves]), r.at, eps(dtype) * slack(reference, r))
+            Evidence(
+                path,
+                np.stack([point[i] for point in tested.leaves]),
+                r.at,
+                slack(reference, r, dtype),
+                np.zeros(r.at.shape, bool),
+            )
             if ok
             else None
             for i, (path, r, ok) in enumerate(zip(paths, right, comparable, strict=True))
@@ -123,8 +139,8 @@ class Tested(NamedTuple):
     leaves_at: Callable
 
 
-def _run(gradient, at: list[Any], data, notes) -> Tested:
-    """Run the gradient under test at every point, in float64 where it can."""
+def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
+    """Run the gradient under test at every point, in float64 where it can; and the points that it has an answer for."""
     paths = names(at[0])
 
     def in_float64(params, data):
@@ -132,19 +148,30 @@ def _run(gradient, at: list[Any], data, notes) -> Tested:
 
     def as_given(params, data):
         with jax.enable_x64(dtype == "float64"):
-            return align(paths, params, gradient(params, *data)).leaves
+            return align(paths, params, gradient(jax.tree.map(jnp.asarray, params), *data)).leaves
 
     try:
         run, first = in_float64, in_float64(at[0], data)
-        dtype = widest_eps(jnp.result_type(leaf) for leaf in (*first, 0.0) if leaf is not None)
+        dtype = narrowest_of(jnp.result_type(leaf) for leaf in first if leaf is not None)
         if dtype != "float64":
             notes.append(f"given float64, the gradient returns {dtype}: judged by that precision")
     except Exception as error:  # anyone's code: it need not take float64
-        run, dtype = as_given, widest_eps(leaf.dtype for leaf in jax.tree.leaves(at[0]))
-        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        notes.append(f"the gradient does not run in float64 ({why}): judged in {dtype} alone")
-    leaves = [[None if leaf is None else as_float64(leaf) for leaf in run(params, data)] for params in at]
-    return Tested(leaves, dtype, run)
+        run, dtype = as_given, narrowest_of(leaf.dtype for leaf in jax.tree.leaves(at[0]))
+        notes.append(f"the gradient does not run in float64 ({_one_line(error)}): judged in {dtype} alone")
+    leaves, answered = [], []
+    for k, params in enumerate(at):
+        try:
+            leaves.append([None if leaf is None else as_float64(leaf) for leaf in run(params, data)])
+            answered.append(k)
+        except Exception as error:  # it may refuse parameters that were drawn
+            if k == 0:
+                raise
+            notes.append(f"at some drawn parameters the gradient raises {_one_line(error)}: they are left out")
+    return Tested(leaves, dtype, run), answered
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 class Aligned(NamedTuple):
@@ -179,7 +206,8 @@ def _outer_problem(leaf, param, right) -> Diagnosis | None:
         turned = np.shape(leaf) == param.shape[::-1] and np.allclose(as_float64(leaf).T, right, rtol=1e-3)
         return Diagnosis("transpose", f"{text}: it is transposed") if turned else Diagnosis("shape", text)
     dtype = getattr(leaf, "dtype", param.dtype)  # a plain number takes any
-    if dtype != param.dtype:
+    wider = jnp.issubdtype(dtype, jnp.floating) and eps(dtype) < eps(param.dtype)  # NumPy's float64, say
+    if dtype != param.dtype and not wider:
         return Diagnosis("dtype", f"the gradient is {dtype}, the parameter {param.dtype}")
     return None
 
@@ -188,11 +216,10 @@ def _outer_problem(leaf, param, right) -> Diagnosis | None:
 
 
 class _Direction(NamedTuple):
-    """±1 on the entries [low, high) of one raveled parameter, at one point; whether its gradient is disputed there."""
+    """±1 on some entries of one raveled parameter, at one point; whether its gradient is disputed there."""
 
     point: int
-    low: int
-    high: int
+    entries: np.ndarray
     disputed: bool
 
 
@@ -229,30 +256,56 @@ class _Looked(NamedTuple):
         return self.slope.allows(self.slack) and self.slope.error <= 0.1 * self.apart
 
 
+def _between_kinks(reference: Reference, subjects: list[Subject], chosen, data) -> list[Subject]:
+    """At points where decisions sit on their kinks, accept what lies between the gradients of the sides they may take."""
+    wrong_at = {int(k) for s in subjects if s.evidence is not None for k in np.nonzero(s.evidence.wrong)[0]}
+    host_data = on_host(data)
+    for k in sorted(wrong_at):
+        at = on_host(chosen.params[k])
+        if not bool(reference.look(at, host_data, False, reference.nothing_held).tied):
+            continue
+        for i, (low, high) in enumerate(between_kinks(reference, at, data)):
+            e = subjects[i].evidence
+            if e is not None:
+                accepted = (low - e.slack[k] <= e.given[k]) & (e.given[k] <= high + e.slack[k])
+                at_kink = e.at_kink.copy()
+                at_kink[k] = accepted & e.wrong[k]
+                subjects[i] = subjects[i]._replace(evidence=e._replace(at_kink=at_kink))
+    return subjects
+
+
 def _look_by_differences(reference, subjects: list[Subject], chosen, data, rng) -> list[list[_Looked]]:
     """Slopes for each parameter: a few at the given point; and where the two gradients differ, until one refutes it."""
-    host_data, noise = on_host(data), {}
+    host_data = on_host(data)
     leaves = [list(map(as_float64, jax.tree.leaves(params))) for params in chosen.params]
     structure = jax.tree.structure(chosen.params[0])
+    held: dict[int, Any] = {}
+    noise: dict[tuple[int, int], float] = {}
+
+    def look(point: int, moved, hold: bool):
+        values = held[point] if hold else reference.nothing_held
+        return reference.look(jax.tree.unflatten(structure, moved), host_data, hold, values)
 
     def along(i: int, e: Evidence, direction: _Direction) -> _Looked:
-        point, low, high, disputed = direction
+        point, entries, disputed = direction
         here = leaves[point]
+        if point not in held:
+            held[point] = look(point, here, hold=False).held
         v = np.zeros(here[i].size)
-        v[low:high] = rng.choice([-1.0, 1.0], high - low)
+        v[entries] = rng.choice([-1.0, 1.0], len(entries))
 
         def at(t: float) -> differences.Seen:
-            moved = [*here[:i], here[i] + t * v.reshape(here[i].shape), *here[i + 1 :]]
-            there = jax.device_get(reference.look(jax.tree.unflatten(structure, moved), host_data))
+            there = look(point, [*here[:i], here[i] + t * v.reshape(here[i].shape), *here[i + 1 :]], hold=True)
             return differences.Seen(float(there.value), int(there.pattern))
 
         size = points.root_mean_square(here[i])
-        if point not in noise:
-            noise[point] = differences.noise_of(at, size)
-        G, R = (float((v * g)[low:high].sum()) for g in e.flat(point))
+        if (point, i) not in noise:
+            rounded = eps(reference.dtype) * abs(at(0.0).value)
+            noise[point, i] = max(differences.noise_of(at, size), rounded)
+        G, R = (float((v * g)[entries].sum()) for g in e.flat(point))
         apart = abs(G - R) if np.isfinite(R) else np.inf
-        slope = differences.slope(at, size, noise[point], G, all_kinks_seen=not reference.program.opaque)
-        return _Looked(disputed, slope, float(e.slack[point]) * (high - low), apart)
+        slope = differences.slope(at, size, noise[point, i], G, all_kinks_seen=not reference.program.opaque)
+        return _Looked(disputed, slope, float(e.slack[point]) * len(entries), apart)
 
     found: list[list[_Looked]] = []
     for i, subject in enumerate(subjects):
@@ -262,23 +315,24 @@ def _look_by_differences(reference, subjects: list[Subject], chosen, data, rng) 
             continue
         for direction in _directions(e, rng):
             found[i].append(along(i, e, direction))
-            if direction.disputed and not (found[i][-1].agrees or found[i][-1].at_kink):
+            if direction.disputed and not found[i][-1].agrees:
                 break
     return found
 
 
 def _directions(e: Evidence, rng) -> Iterator[_Direction]:
-    """Two entries and all at once at the given point, and the largest errors where the two gradients differ."""
+    """Two entries and all at once at the given point; where the two gradients differ the largest errors, then all of them."""
     entries = e.right[0].size
     some = {int(np.argmax(np.abs(e.right[0]))), int(rng.integers(entries))}
-    yield from (_Direction(0, entry, entry + 1, False) for entry in sorted(some))
-    yield _Direction(0, 0, entries, False)
-    wrong = e.wrong.reshape(len(e.right), -1)
-    if wrong.any():
-        error = e.error.reshape(wrong.shape)
-        for k in {0, e.worst_point}:
-            worst = np.argsort(-np.where(wrong[k], error[k], -1))[: min(CONFIRMED, int(wrong[k].sum()))]
-            yield from (_Direction(k, int(entry), int(entry) + 1, True) for entry in worst)
+    yield from (_Direction(0, np.array([entry]), False) for entry in sorted(some))
+    yield _Direction(0, np.arange(entries), False)
+    wrong, error = (a.reshape(len(e.right), -1) for a in (e.wrong, e.error))
+    disputed = [int(k) for k in np.flatnonzero(wrong.any(axis=1))]
+    for k in {k for k in (0, e.worst_point) if k in disputed}:
+        worst = np.argsort(-np.where(wrong[k], error[k], -1))[: min(CONFIRMED, int(wrong[k].sum()))]
+        yield from (_Direction(k, np.array([entry]), True) for entry in worst)
+    for k in disputed:
+        yield _Direction(k, np.flatnonzero(wrong[k]), True)
 
 
 # The verdict
@@ -287,22 +341,22 @@ def _directions(e: Evidence, rng) -> Iterator[_Direction]:
 def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes: list[str]) -> Row:
     """One parameter's row: the verdict, without a diagnosis yet where only numbers are wrong."""
     path, dtype, given, problem, right, e = subject
-    kinks = Kinks(*(sum(one.slope.kind == kind for one in looked) for kind in ("smooth", "near", "at")))
+    smooth, near, at = (sum(one.slope.kind == kind for one in looked) for kind in ("smooth", "near", "at"))
+    kinks = Kinks(smooth, near, at + (int(e.at_kink.sum()) if e is not None else 0))
     if e is None:
         problem = problem or Diagnosis("shape", "given float64, it has another shape than the parameter")
         return Row(path, False, str(dtype), np.inf, kinks=kinks, diagnosis=problem)
-    disputes = [one for one in looked if one.disputed]
-    # where differences allow it: a gradient between the two slopes of a kink, or one that jax.grad of the value is not
-    confirmed = subject.disputed and (all(one.agrees for one in disputes) or _only_at_kinks(e, disputes))
-    if confirmed and not any(one.at_kink for one in disputes):
+    agree = all(one.agrees for one in looked)
+    confirmed = subject.disputed and agree and any(one.disputed for one in looked)
+    if confirmed:
         notes.append(f"jax.grad of the value is wrong for {path}: differences confirm the gradient under test")
     wrong = subject.disputed and not confirmed
-    settled = e.wrong if confirmed else np.zeros_like(e.wrong)
+    settled = e.at_kink | (e.wrong & confirmed)
     size = float(np.max(np.abs(right.at[0]), initial=0, where=np.isfinite(right.at[0])))
     error = np.where(settled[0], 0, np.abs(as_float64(given) - right.at[0]))
-    allowed = eps(dtype) * max(float(slack(reference, right)[0]), SAFETY * right.moved)
+    allowed = max(float(slack(reference, right, str(dtype))[0]), SAFETY * eps(dtype) * right.moved)
     if problem is None and not wrong:
-        if not confirmed and not all(one.agrees for one in looked):
+        if not agree:
             said = "jax.grad of the value says the same, differences do not: a custom rule or a stop_gradient in the value?"
             problem = Diagnosis("jax.grad", said)
         elif not np.all(error <= allowed):
@@ -321,15 +375,6 @@ def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes:
     return row if row.ok else _located(row, subject, in_float64=wrong)
 
 
-def _only_at_kinks(e: Evidence, disputes: list[_Looked]) -> bool:
-    """Whether all disputes are at a kink of the given point, and the gradient is right wherever else there is one.
-
-    Then the formula is right, and only the side that it takes at the kinks is another.
-    """
-    elsewhere = ~e.wrong.reshape(len(e.wrong), -1).any(axis=1) & (max_each(e.right) > 0)
-    return all(one.at_kink for one in disputes) and bool(elsewhere[1:].any()) and not e.wrong[1:].any()
-
-
 def _by_differences(looked: list[_Looked]) -> float:
     """By how much differences miss the gradient; where they do not, how exact they are, or the slope if that is less."""
     undisputed = [one.slope for one in looked if not one.disputed]
@@ -341,7 +386,9 @@ def _located(row: Row, subject: Subject, in_float64: bool) -> Row:
     assert subject.evidence is not None
     e = subject.evidence
     if not in_float64:
-        e = e._replace(given=as_float64(subject.given)[None], right=e.right[:1], slack=e.slack[:1])
+        e = e._replace(
+            given=as_float64(subject.given)[None], right=e.right[:1], slack=e.slack[:1], at_kink=e.at_kink[:1]
+        )
     if not e.error.any():
         return row
     k = e.worst_point
@@ -389,19 +436,28 @@ def _explained(reference: Reference, rows: list[Row], subjects: list[Subject], c
 def _made_on_purpose(reference: Reference, subjects: list[Subject], chosen, data) -> Diagnosis | None:
     """The first mistake that, made in the value's own program, gives the gradient under test."""
     evidence = [s.evidence for s in subjects if s.evidence is not None]
-    if not reference.mistakes or len(evidence) < len(subjects):
+    if len(evidence) < len(subjects):
         return None
-    data_leaves, telling = jax.tree.leaves(on_host(data)), _telling(evidence)
-    thetas = np.eye(len(reference.mistakes))
+    wrong = {i for i, s in enumerate(subjects) if s.disputed}
+    candidates = diagnosis.mistakes(reference.with_rules, [s.name for s in subjects], wrong)
+    candidates, telling = itertools.islice(candidates, TRIED), _telling(evidence)
+    at = {k: jax.tree.leaves(on_host(chosen.params[k])) for k in telling}
+    data_leaves = jax.tree.leaves(on_host(data))
+    while some := list(itertools.islice(candidates, TOGETHER)):
+        mistaken = jax.jit(jax.grad(diagnosis.with_mistakes(reference.with_rules, some), argnums=1))
 
-    def made(theta, k: int) -> list[np.ndarray]:
-        leaves = jax.tree.leaves(on_host(chosen.params[k]))
-        return [np.asarray(g)[None] for g in reference.mistaken(theta, leaves, data_leaves)]
+        def explains(theta, mistaken=mistaken) -> bool:
+            made = (mistaken(theta, at[k], data_leaves) for k in telling)
+            return all(
+                e.equals(np.asarray(g)[None], at=[k])
+                for k, leaves in zip(telling, made, strict=True)
+                for e, g in zip(evidence, leaves, strict=True)
+            )
 
-    def explains(i: int) -> bool:
-        return all(e.equals(g, at=[k]) for k in telling for e, g in zip(evidence, made(thetas[i], k), strict=True))
-
-    return next((Diagnosis(m.kind, m.text) for i, m in enumerate(reference.mistakes) if explains(i)), None)
+        for mistake, theta in zip(some, np.eye(len(some)), strict=True):
+            if explains(theta):
+                return Diagnosis(mistake.kind, mistake.text)
+    return None
 
 
 def _telling(evidence: list[Evidence]) -> list[int]:
@@ -421,7 +477,7 @@ def _by_example(reference, tested: Tested, rows: list[Row], subjects: list[Subje
         # a batch of that example alone, of the same length: nothing is compiled again
         one = jax.tree.map(lambda leaf, b=b: leaf[np.full(batch, b)] if jnp.ndim(leaf) else leaf, data)
         G = tested.leaves_at(chosen.params[k], one)
-        R = jax.tree.leaves(reference.grad(on_host(chosen.params[k]), *on_host(one)))
+        R = jax.tree.leaves(reference.value_and_grad(on_host(chosen.params[k]), *on_host(one))[1])
         for i in wrong:
             g, r = as_float64(G[i]), as_float64(R[i])
             scale = max(float(np.max(np.abs(r), initial=0)), 1e6 * float(evidence[i].slack[k]))

@@ -19,7 +19,8 @@ is what h is an elementwise function of.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +32,6 @@ from jaxbackprop.checking.program import Program, Step, run, variables
 
 NOISE = 1e-10
 MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size
-MOST_MISTAKES = 400
 
 
 class Diagnosis(NamedTuple):
@@ -46,12 +46,21 @@ class Diagnosis(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """One parameter's gradient under test and the right one, over several points, in float64, and what rounding explains."""
+    """One parameter's gradient under test and the right one, over several points (first axis), in float64.
+
+    Attributes:
+        name: the parameter's path.
+        given: the gradient under test.
+        right: `jax.grad`'s.
+        slack: what rounding explains, one number for each point.
+        at_kink: which entries lie between the sides of a kink.
+    """
 
     name: str
     given: np.ndarray
     right: np.ndarray
     slack: np.ndarray
+    at_kink: np.ndarray
 
     def flat(self, point: int) -> tuple[np.ndarray, np.ndarray]:
         """Both gradients at one point, raveled."""
@@ -65,13 +74,14 @@ class Evidence(NamedTuple):
 
     @property
     def worst_point(self) -> int:
-        """Where the largest error is, relative to the right gradient's largest entry there."""
-        return int(np.argmax(relative(max_each(self.error), max_each(self.right))))
+        """Where the largest of the errors that count is, relative to the right gradient's largest entry there."""
+        error = np.where(self.wrong, self.error, 0) if self.wrong.any() else self.error
+        return int(np.argmax(relative(max_each(error), max_each(self.right))))
 
     @property
     def wrong(self) -> np.ndarray:
-        """Where the two differ, (points, …)."""
-        return ~(self.error <= like(self.slack, self.right))
+        """Where the two differ by more than rounding and kinks explain, (points, …)."""
+        return ~(self.error <= like(self.slack, self.right)) & ~self.at_kink
 
     def equals(self, other: np.ndarray, at: Any = slice(None)) -> bool:
         """Whether the gradient under test is `other` (at some points), but for a small part of its error, and rounding."""
@@ -185,38 +195,45 @@ def edges(program: Program) -> list[Edge]:
     return found
 
 
-def mistakes(program: Program, names: Sequence[str]) -> list[Mistake]:
-    """The mistakes that can be made in this program, the likelier first."""
-    found: list[Mistake] = []
+def mistakes(program: Program, names: Sequence[str], wrong: Collection[int]) -> Iterator[Mistake]:
+    """The mistakes that can be made in this program and make just the parameters `wrong` wrong, the likelier first.
+
+    A mistake at h, or on its way back to h, leaves the parameters right that h feeds; a wrong source makes just its own wrong.
+    """
     all_edges = edges(program)
-    inner = [edge for edge in all_edges if edge.source in program.depends]
+    uses = Counter(edge.parameter for edge in all_edges)
+    right = {parameter for parameter in uses if parameter not in wrong or uses[parameter] > 1}
+    inner = [edge for edge in all_edges if edge.source in program.depends and edge.parameter in right]
     for source, root in dict.fromkeys((edge.source, edge.root) for edge in inner if edge.root != edge.source):
-        fed = dict.fromkeys(names[edge.parameter] for edge in inner if edge.source == source)
+        fed = dict.fromkeys(names[edge.parameter] for edge in all_edges if edge.source == source)
         feeds = f"the activation that feeds {', '.join(fed)}"
         missing = f"the derivative of {feeds} is left out of dz = dh·g'(z)"
-        found.append(Mistake("derivative missing", source, root, missing))
-        found.append(Mistake("value for derivative", source, root, f"g(z), the value, stands for g'(z) at {feeds}"))
+        yield Mistake("derivative missing", source, root, missing)
+        yield Mistake("value for derivative", source, root, f"g(z), the value, stands for g'(z) at {feeds}")
     for edge in inner:
         missing = f"the path through {names[edge.parameter]} is missing: dh of its source lacks that Wᵀ dz"
-        found.append(Mistake("path missing", edge, None, missing))
+        yield Mistake("path missing", edge, None, missing)
     for edge in inner:
-        shape = program.shapes[program.inputs[edge.parameter]].shape
-        if len(shape) == 2 and shape[0] == shape[1]:
-            text = f"Wᵀ dz is formed with {names[edge.parameter]} transposed"
-            found.append(Mistake("weights", edge, "transposed", text))
-        for other in all_edges:
-            same = program.shapes[program.inputs[other.parameter]].shape == shape
-            if other.parameter != edge.parameter and same and other.step.settings == edge.step.settings:
-                text = f"Wᵀ dz is formed with {names[other.parameter]} where {names[edge.parameter]} belongs"
-                found.append(Mistake("weights", edge, other, text))
+        yield from _weights(program, edge, all_edges, names)
     for edge in all_edges:
-        found += _sources(program, edge, all_edges, names)
-    return found[:MOST_MISTAKES]
+        if set(wrong) == {edge.parameter}:
+            yield from _sources(program, edge, all_edges, names)
 
 
-def _sources(program, edge, all_edges, names) -> list[Mistake]:
+def _weights(program, edge, all_edges, names) -> Iterator[Mistake]:
+    """Other matrices that Wᵀ dz may have been formed with: this one transposed, or one of the same shape."""
+    own = program.shapes[program.inputs[edge.parameter]]
+    if len(own.shape) == 2 and own.shape[0] == own.shape[1]:
+        yield Mistake("weights", edge, None, f"Wᵀ dz is formed with {names[edge.parameter]} transposed")
+    for other in dict.fromkeys(other.parameter for other in all_edges):
+        if other != edge.parameter and program.shapes[program.inputs[other]] == own:
+            text = f"Wᵀ dz is formed with {names[other]} where {names[edge.parameter]} belongs"
+            yield Mistake("weights", edge, other, text)
+
+
+def _sources(program, edge, all_edges, names) -> Iterator[Mistake]:
     """Other arrays of the source's shape: z, or another layer's h or z, be they computed later."""
-    shape = program.shapes[edge.source].shape
+    own = program.shapes[edge.source]
     candidates: dict[int, str] = {}
     if edge.root != edge.source:
         candidates[edge.root] = "z, before the activation,"
@@ -224,11 +241,9 @@ def _sources(program, edge, all_edges, names) -> list[Mistake]:
         for variable, what in ((other.source, "the source of"), (other.root, "z before the source of")):
             if variable != edge.source and variable not in candidates:
                 candidates[variable] = f"{what} {names[other.parameter]}"
-    return [
-        Mistake("source", edge, variable, f"dW is formed with {what} in place of its own source")
-        for variable, what in candidates.items()
-        if program.shapes[variable].shape == shape
-    ]
+    for variable, what in candidates.items():
+        if program.shapes[variable] == own:
+            yield Mistake("source", edge, variable, f"dW is formed with {what} in place of its own source")
 
 
 def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
@@ -257,7 +272,7 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
             for i, mistake in at_source.get(variable, ()):
                 z = z_of[mistake.other]
                 slope = 1 if mistake.kind == "derivative missing" else fixed(h)
-                h = h + theta[i] * (slope * (z - fixed(z)) - (h - fixed(h)))
+                h = h + (theta[i] * (slope * (z - fixed(z)) - (h - fixed(h)))).astype(h.dtype)
             return h
 
         def terms(step, operands, here):
@@ -271,9 +286,10 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
                 elif mistake.kind == "source":
                     term = product(dW, fixed(right[mistake.other])) - product(dW, fixed(h))
                 else:
-                    other = W.T if mistake.other == "transposed" else _viewed(mistake.other, params)
+                    leaf = params[edge.parameter].T if mistake.other is None else params[mistake.other]
+                    other = _viewed(edge.view, leaf)
                     term = product(fixed(other), dh) - product(fixed(W), dh)
-                yield theta[i] * term
+                yield (theta[i] * term).astype(term.dtype)
 
         return run(program, [*params, *data], visit)[0]
 
@@ -296,15 +312,36 @@ def _product(step, position, W, h):
     return result
 
 
-def _viewed(edge: Edge, params):
-    W = params[edge.parameter]
-    for step in edge.view:
+def _viewed(view: tuple[Step, ...], W):
+    for step in view:
         (W,) = step.bind(W)
     return W
 
 
 # What is elementwise in one thing, and what is a parameter reshaped
 
+ELEMENTWISE = (
+    *(
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "max",
+        "min",
+        "abs",
+        "sign",
+        "clamp",
+        "select_n",
+        "pow",
+        "integer_pow",
+        "square",
+    ),
+    *("exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "tanh", "logistic", "erf", "erfc", "erf_inv"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "floor", "ceil"),
+    *("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "is_finite", "stop_gradient", "convert_element_type"),
+    *("custom_jvp_call", "copy", "round", "lgamma", "digamma"),
+)
 SHAPERS = ("reshape", "transpose", "broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy")
 
 
@@ -329,11 +366,7 @@ def _roots(program: Program) -> dict[int, int]:
         (result,) = step.writes
         shape = program.shapes[result].shape
         read = [v for v in variables(step) if v in program.depends]
-        same = all(program.shapes[v].shape == shape for v in read) and step.name not in (
-            "dot_general",
-            "transpose",
-            "reshape",
-        )
+        same = step.name in ELEMENTWISE and all(program.shapes[v].shape == shape for v in read)
         roots = {root.get(v, v) for v in read}
         if same and len(roots) == 1 and result in program.depends:
             root[result] = roots.pop()

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 STEPS = tuple(10.0**-k for k in range(2, 9))  # in units of the parameter's own size
-SCATTER = 9  # evaluations that the noise is measured by
-NEAR = 1e-12  # how near each other they are
+SCATTER = 7  # evaluations that the noise is measured by
+NEAR = (1e-12, 1e-9, 1e-6)  # how near each other they are: what is rounded inside moves in steps of its own
 FAIR = 100  # where kinks cannot be seen, every step counts whose error is at most so many times the smallest
 
 
@@ -64,15 +64,19 @@ class Slope(NamedTuple):
 
 
 def noise_of(along: Along, size: float) -> float:
-    """The rounding noise of f: the scatter about a straight line of values at points that hardly differ.
+    """The rounding noise of f: the scatter, about a smooth curve, of values at points that hardly differ.
 
     >>> line = lambda t: Seen(1.0 + t, 0)
     >>> noise_of(line, 1.0) < 1e-15
     True
     """
-    values = np.array([along(k * NEAR * size).value for k in range(SCATTER)])
-    second = np.diff(values, 2)  # of noise σ the second differences have √6 σ, and a straight line has none
-    return float(max(np.max(np.abs(second)) / 6**0.5, np.finfo(np.float64).eps * abs(values[0])))
+    found = [np.finfo(np.float64).eps * abs(along(0.0).value)]
+    for near in NEAR:
+        seen = [along(k * near * size) for k in range(SCATTER)]
+        if len({one.pattern for one in seen}) == 1:
+            fourth = np.diff([one.value for one in seen], 4)  # of noise σ the fourth differences have √70 σ
+            found.append(float(np.max(np.abs(fourth))) / 70**0.5)
+    return float(max(found))
 
 
 def slope(along: Along, size: float, noise: float, given: float, all_kinks_seen: bool = True) -> Slope:

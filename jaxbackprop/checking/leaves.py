@@ -42,9 +42,9 @@ def eps(dtype) -> float:
     return float(jnp.finfo(dtype).eps)
 
 
-def widest_eps(dtypes) -> str:
-    """The narrowest of some floating-point dtypes."""
-    return max(map(str, dtypes), key=eps)
+def narrowest_of(dtypes) -> str:
+    """The narrowest of the floating-point ones among some dtypes, float64 if there are none."""
+    return max((str(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)), key=eps, default="float64")
 
 
 def max_each(array: np.ndarray) -> np.ndarray:

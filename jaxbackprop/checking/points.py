@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking.program import TWO_SIDED, Program, value_and_sides
+from jaxbackprop.checking.program import TWO_SIDED, Program, ties, value_and_sides
 
 DRAWS, FEWEST_DRAWS, ENTRIES = (
     128,
@@ -64,25 +64,38 @@ def move(params, rng: np.random.Generator, spread: float):
 
 
 class Look(NamedTuple):
-    """The value at one point; a number that stands for the sides of all decisions there; each unit's sides, over examples."""
+    """What one forward run shows.
+
+    Attributes:
+        value: of the program.
+        pattern: a number that stands for the sides of all decisions.
+        tied: whether any of them sits exactly on its kink.
+        below: for each unit whether it was below in any example.
+        above: for each unit whether it was above in any example.
+        held: what stop_gradient was given.
+    """
 
     value: Any
     pattern: Any
+    tied: Any
     below: Any
     above: Any
+    held: Any
 
 
-def look(program: Program, batch: int | None, params, data) -> Look:
+def look(program: Program, batch: int | None, params, data, hold: Any = False, held: Sequence[Any] = ()) -> Look:
     """Run the program once, forward, and see on which side each decision falls. Compiled, it serves every point."""
-    value, sides = value_and_sides(program, jax.tree.leaves((params, data)))
+    value, sides, given = value_and_sides(program, jax.tree.leaves((params, data)), hold, held)
     signs = [
         _by_unit(side, batch) for side, step in zip(sides, program.decisions, strict=True) if step.name in TWO_SIDED
     ]
+    tied = [jnp.any(side == 0) for side, step in zip(sides, program.decisions, strict=True) if step in ties(program)]
     below = [jnp.any(sign < 0, axis=0).reshape(-1) for sign in signs]
     above = [jnp.any(sign > 0, axis=0).reshape(-1) for sign in signs]
     nothing = [jnp.zeros(0, bool)]
     pattern = sum((_hash(side, i) for i, side in enumerate(sides)), start=jnp.uint64(0))
-    return Look(value, pattern, jnp.concatenate(below or nothing), jnp.concatenate(above or nothing))
+    any_tied = jnp.any(jnp.array(tied)) if tied else jnp.array(False)
+    return Look(value, pattern, any_tied, jnp.concatenate(below or nothing), jnp.concatenate(above or nothing), given)
 
 
 def draw(look: Callable[[Any], Look], params, rng: np.random.Generator) -> Draws:
@@ -92,7 +105,8 @@ def draw(look: Callable[[Any], Look], params, rng: np.random.Generator) -> Draws
     at = [params] + [move(params, rng, SPREADS[i % len(SPREADS)]) for i in range(count)]
     seen = [look(moved) for moved in at]
     finite = [i for i, there in enumerate(seen) if np.isfinite(there.value) or i == 0]
-    below, above = (np.stack([np.asarray(seen[i][j]) for i in finite]) for j in (2, 3))
+    below = np.stack([np.asarray(seen[i].below) for i in finite])
+    above = np.stack([np.asarray(seen[i].above) for i in finite])
     return Draws([at[i] for i in finite], below, above)
 
 

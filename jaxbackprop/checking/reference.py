@@ -4,78 +4,122 @@ The yardstick is `jax.grad` in float64. How much of a gradient rounding destroys
 almost nothing, its own size says little.
 """
 
+import hashlib
+import itertools
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking import diagnosis, points
-from jaxbackprop.checking.leaves import eps, max_each, names, narrowed, on_host
-from jaxbackprop.checking.program import PLAIN_CALLS, Program, flatten, longest_sum
+from jaxbackprop.checking import points
+from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host
+from jaxbackprop.checking.program import (
+    RULELESS,
+    WITHOUT_VJP,
+    Program,
+    as_function,
+    flatten,
+    longest_sum,
+    narrowest,
+    ties,
+    traced,
+    with_ties_broken,
+)
 
 SAFETY = 16  # one sample of a rounding error says its size only roughly
-DRAWS = 4  # of parameters that differ by rounding alone
+MOST = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
+ROUNDED = 4  # draws of parameters that differ by rounding alone
+KEPT = 16  # references
+RANDOM = ("random_", "threefry", "rng_")
+CHOICES = 4  # decisions on their kinks whose sides are combined in every way
 
 
 class Reference(NamedTuple):
     """What is made from a value.
 
     Attributes:
-        program: its flat program, in float64.
+        value: the function itself.
+        program: its flat program, given float64.
+        with_rules: the same with custom_jvp calls left in.
         terms: of the longest sum in it.
-        grad: its compiled `jax.grad`, (params, *data), in the dtype of its arguments.
+        dtype: the narrowest that it computes in, given float64.
+        value_and_grad: compiled, (params, *data), given float64.
+        narrow_value_and_grad: the same, given float32, with 64-bit types off.
         forward: its compiled `jax.jvp`, (params, data, direction).
-        look: its value and sides, compiled.
-        mistakes: the familiar ones that can be made in it.
-        mistaken: (θ, parameter leaves, data leaves) → the gradient with mistakes switched on by θ.
+        look: its value and sides, compiled, (params, data, hold, held).
+        nothing_held: what `look` takes for `held` where it holds nothing.
+        one_sided: (signs, parameter leaves, data leaves) → the gradient with every tie broken by its sign.
     """
 
+    value: Callable
     program: Program
+    with_rules: Program
     terms: int
-    grad: Callable
+    dtype: str
+    value_and_grad: Callable
+    narrow_value_and_grad: Callable
     forward: Callable
     look: Callable
-    mistakes: list[diagnosis.Mistake]
-    mistaken: Callable
+    nothing_held: list[np.ndarray]
+    one_sided: Callable
+
+
+_KNOWN: dict[Any, Reference] = {}
 
 
 def reference_of(value: Callable, params, data) -> Reference:
-    """Make the reference, or find it again: one that was used before costs no compilation."""
+    """Make the reference, or find it again: one that was used before costs no compilation.
+
+    It is the same one when the value is the same object and still traces to the same program, with the same constants.
+    """
+    shapes = [jax.tree.map(_widened_shape, tree) for tree in (params, data)]
+
     try:
-        hash(value)
-    except TypeError:  # an instance that can be called, say
-        return _reference.__wrapped__(value, _signature(params), _signature(data))
-    return _reference(value, _signature(params), _signature(data))
-
-
-@lru_cache(maxsize=16)
-def _reference(value, params_signature, data_signature) -> Reference:
-    params, data = (jax.tree.map(_widened_shape, _shapes(s)) for s in (params_signature, data_signature))
-    program = _flat(value, params, data)
-    with_rules = flatten(value, params, *data, inlined=PLAIN_CALLS)
-    mistakes = diagnosis.mistakes(with_rules, names(params))
-    return Reference(
-        program,
-        longest_sum(program),
-        jax.jit(jax.grad(value)),
-        jax.jit(lambda params, data, v: jax.jvp(lambda p: value(p, *data), (params,), (v,))[1]),
-        jax.jit(partial(points.look, program, points.batch_size(data))),
-        mistakes,
-        jax.jit(jax.grad(diagnosis.with_mistakes(with_rules, mistakes), argnums=1)),
-    )
-
-
-def _flat(value, params, data) -> Program:
-    try:
-        return flatten(value, params, *data)
+        closed = traced(value, shapes[0], *shapes[1])
     except Exception as error:  # anyone's code
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ValueError(
             f"value does not run in float64 ({why}): let its dtypes follow those of its arguments"
         ) from error
+    constants = tuple(map(_digest, closed.consts))
+    key = id(value), jax.tree.structure(params), jax.tree.structure(data), str(closed.jaxpr), constants
+    del closed  # and with it the arrays that it holds: see `traced`
+    if key not in _KNOWN:
+        while len(_KNOWN) >= KEPT:
+            del _KNOWN[next(iter(_KNOWN))]
+        _KNOWN[key] = _reference(value, *shapes)
+    return _KNOWN[key]
+
+
+def _reference(value, params, data) -> Reference:
+    program = flatten(value, params, *data)
+    exact = as_function(flatten(value, params, *data, inlined=RULELESS))
+    with jax.enable_x64(False):
+        narrow = as_function(flatten(value, *jax.tree.map(_narrowed_shape, (params, *data)), inlined=RULELESS))
+    held = [program.shapes[step.writes[0]] for step in program.held]
+    return Reference(
+        value,
+        program,
+        flatten(value, params, *data, inlined=WITHOUT_VJP),
+        longest_sum(program),
+        narrowest(value, params, *data),
+        jax.jit(jax.value_and_grad(exact)),
+        jax.jit(jax.value_and_grad(narrow)),
+        jax.jit(lambda params, data, v: jax.jvp(lambda p: exact(p, *data), (params,), (v,))[1]),
+        jax.jit(partial(points.look, program, points.batch_size(data))),
+        [np.zeros(shape.shape, shape.dtype) for shape in held],
+        jax.jit(jax.grad(with_ties_broken(program), argnums=1)),
+    )
+
+
+def _digest(constant) -> Any:
+    try:
+        return hashlib.sha256(np.asarray(constant).tobytes()).digest()
+    except TypeError:  # a key of jax.random
+        return id(constant)
 
 
 class Right(NamedTuple):
@@ -93,22 +137,64 @@ class Right(NamedTuple):
 
 
 def right_gradients(reference: Reference, at: list[Any], data, rng: np.random.Generator) -> list[Right]:
-    """`jax.grad` at each point, and how much rounding it bears."""
+    """`jax.grad` at each point, and how much rounding it bears.
+
+    Raises:
+        ValueError: in float32 the value is another function than in float64.
+    """
     wide_data = on_host(data)
-    wide = _stacked(reference.grad(on_host(params), *wide_data) for params in at)
+    wide = [reference.value_and_grad(on_host(params), *wide_data) for params in at]
     with jax.enable_x64(False):
         data32 = narrowed(data)
-        narrow = _stacked(reference.grad(narrowed(params), *data32) for params in at)
-    moved = _moved_by_rounding(reference, at[0], wide_data, [r[0] for r in wide], rng)
+        narrow = [reference.narrow_value_and_grad(narrowed(params), *data32) for params in at]
+    if any(step.name.startswith(RANDOM) for step in reference.program.steps):
+        _require_one_function(wide[0], narrow[0])
+    stacked, stacked32 = _stacked(g for _, g in wide), _stacked(g for _, g in narrow)
+    moved = _moved_by_rounding(reference, at[0], wide_data, [r[0] for r in stacked], rng)
     with np.errstate(invalid="ignore"):
-        lost = [max_each(r32 - r64) / eps("float32") for r32, r64 in zip(narrow, wide, strict=True)]
-    return [Right(r, np.where(np.isfinite(e), e, 0), m) for r, e, m in zip(wide, lost, moved, strict=True)]
+        lost = [max_each(r32 - r64) / eps("float32") for r32, r64 in zip(stacked32, stacked, strict=True)]
+    return [Right(r, np.where(np.isfinite(e), e, 0), m) for r, e, m in zip(stacked, lost, moved, strict=True)]
 
 
-def slack(reference: Reference, right: Right) -> np.ndarray:
-    """What rounding explains at each point, in units of eps: 16 √n |R| + 16 ρ."""
+def _require_one_function(wide, narrow) -> None:
+    """Refuse a value that draws other random numbers in float64."""
+    (value64, grads64), (value32, grads32) = jax.device_get((wide, narrow))
+    apart = [
+        np.abs(a.astype(np.float64) - b).max(initial=0)
+        for a, b in zip(*map(jax.tree.leaves, (grads32, grads64)), strict=True)
+    ]
+    sizes = [np.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(grads64)]
+    if abs(float(value32) - float(value64)) > 0.01 * abs(float(value64)) and max(apart) > 0.1 * max(sizes) > 0:
+        raise ValueError(
+            f"value is {float(value32):.6g} in float32 and {float(value64):.6g} in float64, at the same parameters and data: "
+            "it draws random numbers inside, other ones for each dtype: draw them outside, and pass them as data"
+        )
+
+
+def slack(reference: Reference, right: Right, dtype: str) -> np.ndarray:
+    """What rounding explains at each point, for a gradient computed in `dtype`: eps (16 √n |R| + 16 ρ)."""
+    e = max(eps(dtype), eps(reference.dtype))
     known = np.where(np.isfinite(right.at), right.at, 0)
-    return SAFETY * (np.sqrt(reference.terms) * max_each(known) + right.lost)
+    return min(e * SAFETY * np.sqrt(reference.terms), MOST) * max_each(known) + e * SAFETY * right.lost
+
+
+def between_kinks(reference: Reference, params, data) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The smallest and the largest entries of the gradient over the choices of a side at each decision that is tied.
+
+    By the chain rule a gradient is linear in each choice: whatever is chosen, 0, 1 or ½, it lies between these.
+    """
+    count = len(ties(reference.program))
+    if count <= CHOICES:
+        choices = list(itertools.product([-1.0, 1.0], repeat=count))
+    else:
+        choices = [sign * (1 - 2 * np.eye(count)[i]) for i in range(count) for sign in (-1, 1)]
+        choices += [-np.ones(count), np.ones(count)]
+    leaves, data_leaves = (jax.tree.leaves(on_host(tree)) for tree in (params, data))
+    grads = [reference.one_sided(np.array(choice), leaves, data_leaves) for choice in choices]
+    return [
+        (g.min(axis=0), g.max(axis=0))
+        for g in (np.stack([np.asarray(g) for g in leaf]) for leaf in zip(*grads, strict=True))
+    ]
 
 
 def forward_mode(reference: Reference, params, data, right: list[Right], rng: np.random.Generator) -> list[str]:
@@ -120,7 +206,7 @@ def forward_mode(reference: Reference, params, data, right: list[Right], rng: np
     except TypeError:  # a custom_vjp has no forward mode
         return []
     back = sum(float(np.sum(r.at[0] * w)) for r, w in zip(right, v, strict=True))
-    allowed = eps("float64") * sum(float(slack(reference, r)[0]) * r.at[0].size for r in right)
+    allowed = sum(float(slack(reference, r, "float64")[0]) * r.at[0].size for r in right)
     if abs(ahead - back) <= allowed or not np.isfinite(back):
         return []
     return [f"of the value itself, along a direction: {ahead:.9g} by jax.jvp, {back:.9g} by jax.grad; a custom rule?"]
@@ -134,11 +220,11 @@ def _stacked(trees) -> list[np.ndarray]:
 def _moved_by_rounding(reference, params, wide_data, right, rng) -> list[float]:
     leaves, structure = jax.tree.flatten(params)
     moved = [0.0] * len(leaves)
-    for _ in range(DRAWS):
+    for _ in range(ROUNDED):
         at = [
             np.asarray(leaf, np.float64) * (1 + 4 * eps(leaf.dtype) * rng.uniform(-1, 1, leaf.shape)) for leaf in leaves
         ]
-        there = jax.tree.leaves(reference.grad(jax.tree.unflatten(structure, at), *wide_data))
+        there = jax.tree.leaves(reference.value_and_grad(jax.tree.unflatten(structure, at), *wide_data)[1])
         moved = [
             max(m, float(np.max(np.abs(np.asarray(t) - r), initial=0)) / eps(leaf.dtype))
             for m, t, r, leaf in zip(moved, there, right, leaves, strict=True)
@@ -146,19 +232,10 @@ def _moved_by_rounding(reference, params, wide_data, right, rng) -> list[float]:
     return moved
 
 
-class _Signature(NamedTuple):
-    structure: Any
-    leaves: tuple
-
-
-def _signature(tree) -> _Signature:
-    leaves, structure = jax.tree.flatten(tree)
-    return _Signature(structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-
-
-def _shapes(signature: _Signature):
-    return jax.tree.unflatten(signature.structure, [jax.ShapeDtypeStruct(*leaf) for leaf in signature.leaves])
-
-
 def _widened_shape(leaf):
-    return jax.ShapeDtypeStruct(leaf.shape, jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    dtype = jnp.result_type(leaf)
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float64 if jnp.issubdtype(dtype, jnp.floating) else dtype)
+
+
+def _narrowed_shape(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
