@@ -474,7 +474,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line_and_leaves_nothing(words,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "give a command, train, predict, grade or trace: start with `jaxbackprop train`"),
+        ("", "give a command, train, predict, grade, trace or check: start with `jaxbackprop train`"),
         ("trian", "unknown command 'trian': did you mean 'train'"),
         ("predct run new.csv", "unknown command 'predct': did you mean 'predict'"),
         ("--hidden 3", "--hidden"),
