@@ -41,13 +41,15 @@ from jaxbackprop.checking.report import Report, Row
 def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
     """Check a gradient function against `jax.grad` and against finite differences in float64.
 
+    Functions of `jax.jit` are compiled anew when they are called next: the check lets them forget what was compiled.
+
     Args:
         value: (params, *data) → scalar, in plain JAX.
         gradient: (params, *data) → gradient, shaped like params. Anyone's, however it was made; it is also called with
             float64 arrays, and at drawn parameters: entries moved and turned in sign. Where it cannot take float64 it is
             judged in the given dtype alone; drawn parameters that it refuses are left out.
         params: a pytree of floating-point arrays.
-        *data: what else both functions take.
+        *data: what else both functions take; it is never changed, as it may obey rules that the derivation relies on.
         key: a `jax.random.key` that draws points and directions; fixed by default, so that a check can be repeated.
 
     Returns:
