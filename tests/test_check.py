@@ -470,6 +470,17 @@ def test_functions_that_close_over_numpy_arrays_and_go_on_working(x64, compiled)
             assert gradient(w).dtype == jax.jit(jax.grad(value))(w).dtype == w.dtype
 
 
+def test_a_compiled_function_elsewhere_that_holds_the_same_numpy_array():
+    rng = np.random.default_rng(0)
+    A, b, w = rng.normal(size=(40, 5)), rng.normal(size=40), jnp.ones(5)
+    elsewhere = jax.jit(lambda w: A @ w - b)
+    elsewhere(w)
+    value = lambda w: 0.5 * jnp.mean((A @ w - b) ** 2)  # noqa: E731
+    report = jbp.check_gradient(value, lambda w: A.T @ (A @ w - b) / 40, w)
+    assert report.ok, str(report)
+    assert elsewhere(w).dtype == jnp.float32
+
+
 def test_random_numbers_drawn_inside_are_refused_with_what_to_do():
     key = jax.random.key(0)
     value = lambda w, x: jnp.mean((x * jax.random.bernoulli(key, 0.5, x.shape)) @ w) ** 2  # noqa: E731

@@ -11,7 +11,18 @@ import numpy as np
 from jaxbackprop.checking import diagnosis, differences, points
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
-from jaxbackprop.checking.leaves import as_float64, eps, max_each, name, names, narrowest_of, on_host, relative, widened
+from jaxbackprop.checking.leaves import (
+    as_float64,
+    eps,
+    max_each,
+    name,
+    names,
+    narrowest_of,
+    on_host,
+    one_line,
+    relative,
+    widened,
+)
 from jaxbackprop.checking.program import narrowest
 from jaxbackprop.checking.reference import SAFETY, Reference, Right, between_kinks, forward_mode, right_gradients, slack
 from jaxbackprop.checking.report import Kinks, Report, Row
@@ -157,7 +168,7 @@ def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
             notes.append(f"given float64, the gradient returns {dtype}: judged by that precision")
     except Exception as error:  # anyone's code: it need not take float64
         run, dtype = as_given, narrowest_of(leaf.dtype for leaf in jax.tree.leaves(at[0]))
-        notes.append(f"the gradient does not run in float64 ({_one_line(error)}): judged in {dtype} alone")
+        notes.append(f"the gradient does not run in float64 ({one_line(error)}): judged in {dtype} alone")
     leaves, answered = [], []
     for k, params in enumerate(at):
         try:
@@ -166,12 +177,8 @@ def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
         except Exception as error:  # it may refuse parameters that were drawn
             if k == 0:
                 raise
-            notes.append(f"at some drawn parameters the gradient raises {_one_line(error)}: they are left out")
+            notes.append(f"at some drawn parameters the gradient raises {one_line(error)}: they are left out")
     return Tested(leaves, dtype, run), answered
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 class Aligned(NamedTuple):

@@ -63,6 +63,11 @@ def relative(error: np.ndarray, size: np.ndarray) -> np.ndarray:
         return np.where(error > 0, error / size, 0.0)
 
 
+def one_line(error: Exception) -> str:
+    """What somebody's code raised, in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 def _floating(leaf) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import points
-from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host
+from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host, one_line
 from jaxbackprop.checking.program import (
     RULELESS,
     WITHOUT_VJP,
@@ -41,7 +41,7 @@ class Reference(NamedTuple):
     """What is made from a value.
 
     Attributes:
-        value: the function itself.
+        value: the function itself, kept so that its identity stays its own.
         program: its flat program, given float64.
         with_rules: the same with custom_jvp calls left in.
         terms: of the longest sum in it.
@@ -80,9 +80,8 @@ def reference_of(value: Callable, params, data) -> Reference:
     try:
         closed = traced(value, shapes[0], *shapes[1])
     except Exception as error:  # anyone's code
-        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ValueError(
-            f"value does not run in float64 ({why}): let its dtypes follow those of its arguments"
+            f"value does not run in float64 ({one_line(error)}): let its dtypes follow those of its arguments"
         ) from error
     constants = tuple(map(_digest, closed.consts))
     key = id(value), jax.tree.structure(params), jax.tree.structure(data), str(closed.jaxpr), constants
