@@ -33,6 +33,7 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import math
 import multiprocessing
 import os
@@ -42,6 +43,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -864,15 +867,37 @@ def followed(results: Iterable, total: int) -> Iterator:
             print(f"{i} of {total} networks, {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def run_all(indices: Sequence[int], processes: int) -> tuple[list[dict], list[dict]]:
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns, written down at once and whole, so that an interrupted run goes on where it was."""
+    if not path.exists():
+        path.with_suffix(".part").write_text(json.dumps(make()))
+        path.with_suffix(".part").replace(path)
+    return json.loads(path.read_text())
+
+
+def run_and_keep(folder: Path, index: int) -> tuple[dict, list[dict]]:
+    return kept(folder / f"network-{index}.json", partial(run, index))
+
+
+def run_all(indices: Sequence[int], processes: int, folder: Path) -> tuple[list[dict], list[dict]]:
     """Every network, in a few processes."""
     context = multiprocessing.get_context("spawn")
     with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(processes, context, keep_compilations, (folder,)) as pool,
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(processes, context, keep_compilations, (cache,)) as pool,
     ):
-        results = list(followed(pool.map(run, indices), len(indices)))
+        results = list(followed(pool.map(partial(run_and_keep, folder), indices), len(indices)))
     return [about for about, _ in results], [row for _, rows in results for row in rows]
+
+
+def keeping_folder(given: Path | None, made_for: dict) -> Path:
+    """The folder that holds what is done so far, if it was done by the same program on the same device."""
+    if given is None:
+        return Path(tempfile.mkdtemp(prefix="checker-"))
+    given.mkdir(parents=True, exist_ok=True)
+    if kept(given / "made-for.json", lambda: made_for) != made_for:
+        raise SystemExit(f"{given} holds networks checked by another commit or version: give --keep a new folder")
+    return given
 
 
 def main() -> None:
@@ -880,6 +905,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="six networks unless --networks says more; writes nothing")
     parser.add_argument("--networks", type=int, help="how many, 200 by default")
     parser.add_argument("--first", type=int, default=0, help="the first one's number")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for what is done so far; the same command later goes on there"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="networks checked at a time")
     given = parser.parse_args()
     indices = range(given.first, given.first + (given.networks or (6 if given.quick else 200)))
@@ -887,9 +915,11 @@ def main() -> None:
     if not torch:
         print("torch is not installed: torch.autograd.gradcheck is skipped (pip install torch)")
     timed = indices[:: len(indices) // (2 if given.quick else TIMED) | 1]  # odd: float32 and float64 alternate
+    made_for = {key: value for key, value in measure.stamp().items() if key != "date"} | {"torch": torch}
+    folder = keeping_folder(given.keep, made_for)
     print(f"timing {len(timed)} networks' checks, nothing compiled before", flush=True)
-    times = time_cold(timed)
-    networks, rows = run_all(indices, given.processes)
+    times = kept(folder / f"times-{len(indices)}.json", partial(time_cold, timed))
+    networks, rows = run_all(indices, given.processes, folder)
     tools, mistakes = by_tool(rows, times), by_mistake(rows, networks)
     measure.show("The checkers", tools)
     measure.show("By mistake", mistakes)
