@@ -1,7 +1,7 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, check, trace, grade, train, privacy.
+exercise, activations, losses, network, backprop, factored, streaming, gradient, check, trace, grade, train, privacy.
 """
 
 from jaxbackprop import exercise
@@ -9,14 +9,10 @@ from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.backprop import (
     Backward,
     FactoredGradient,
-    apply,
     backward,
-    loss_function,
     per_example,
-    plain_loss,
     sweep,
     total,
-    value_and_grad,
 )
 from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
@@ -34,6 +30,7 @@ from jaxbackprop.factored import (
     squared_norms,
 )
 from jaxbackprop.grade import Verdict, grade
+from jaxbackprop.gradient import apply, loss_function, plain_loss, value_and_grad
 from jaxbackprop.losses import LOSSES, Loss
 from jaxbackprop.network import (
     Forward,

@@ -21,10 +21,11 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxbackprop import __version__, backprop, check, data, network, privacy, runs, train
+from jaxbackprop import __version__, check, data, network, privacy, runs, train
 from jaxbackprop._names import unknown
 from jaxbackprop.checking.report import Report
 from jaxbackprop.grade import grade
+from jaxbackprop.gradient import plain_loss, value_and_grad
 from jaxbackprop.trace import trace
 
 
@@ -286,8 +287,8 @@ def _check(training: _Training, key) -> Report:
     """The hand-derived gradient of this network, on some of this data, beside jax.grad and finite differences."""
     few = slice(0, 32)
     sample = jnp.asarray(training.dataset.x_train[few]), jnp.asarray(training.dataset.y_train[few])
-    hand = backprop.value_and_grad(training.network, training.loss)
-    plain = backprop.plain_loss(training.network, training.loss)
+    hand = value_and_grad(training.network, training.loss)
+    plain = plain_loss(training.network, training.loss)
     return check.check_gradient(plain, lambda *args: hand(*args)[1], network.init(training.network, key), *sample)
 
 

@@ -8,9 +8,11 @@ A skip connection is nothing special, only one more source. The last layer is th
 Parameters are nested dicts, params[t][s] = W_ts of shape (width of t, width of s), params[t]["bias"] = b_t.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import mul
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,7 @@ Precision = jax.lax.PrecisionLike
 
 INPUT = "x"
 BIAS = "bias"
+NARROW = 8  # up to this width the batch is the minor axis; measured on CPU, experiments/README.md
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ def forward(network: Network, params: Params, x: Float[Array, " d"], precision: 
     require_input(network, x, ndims=(1,))
     z, h = {}, {INPUT: x}
     for t in network.layers:
-        z[t.name] = sum_paths([contract("s,ts->t", h[s], params[t.name][s], precision=precision) for s in t.sources])
+        z[t.name] = sum_paths([weigh(network, "ts,s->t", params[t.name][s], h[s], precision) for s in t.sources])
         if t.bias:
             z[t.name] += params[t.name][BIAS]
         h[t.name] = as_activation(t.activation).value(z[t.name])
@@ -240,15 +243,53 @@ def predict(
     return one(x) if jnp.ndim(x) == 1 else jax.vmap(one)(x)
 
 
+def batch_axis(network: Network) -> int:
+    """Where a batch is best put when one example's computation is vmapped: 0, the major axis, or −1, the minor one.
+
+    Wide layers are then rows, and W is read once however small the batch; narrow ones are long vectors.
+
+    >>> batch_axis(mlp((784, 64, 10))), batch_axis(mlp((1, 4, 1)))
+    (0, -1)
+    """
+    return -1 if max(widths(network).values()) <= NARROW else 0
+
+
+def weigh(network: Network, indices: str, W: Array, vector: Array, precision: Precision = None) -> Array:
+    """`contract(indices, W, vector)`, for a W of the network and one example's vector.
+
+    The order of the two decides where `jax.vmap` leaves the batch: W first keeps it the minor axis, (t, b).
+    """
+    if batch_axis(network) == -1:
+        return contract(indices, W, vector, precision=precision)
+    first, second, result = re.split(",|->", indices)
+    return contract(f"{second},{first}->{result}", vector, W, precision=precision)
+
+
 def contract(indices: str, *operands: Array, precision: Precision = None) -> Array:
     """`jnp.einsum` that accumulates in float32 at least, whatever the operands' dtype, and rounds once, at the end.
+
+    Where all that is summed over has size 1 there is no sum, and plain multiplication replaces a slow matrix product.
 
     >>> ones = jnp.ones(4096, jnp.bfloat16)
     >>> float(contract("i,i->", ones, ones))  # a bfloat16 accumulator would stop at 256
     4096.0
     """
     dtype = jnp.result_type(*operands)
+    inputs, result = indices.split("->")
+    sizes = {
+        i: n for term, a in zip(inputs.split(","), operands, strict=True) for i, n in zip(term, a.shape, strict=True)
+    }
+    if all(n == 1 for i, n in sizes.items() if i not in result):
+        terms = zip(inputs.split(","), operands, strict=True)
+        return reduce(mul, [_aligned(term, a.astype(wide(dtype)), result) for term, a in terms]).astype(dtype)
     return jnp.einsum(indices, *operands, precision=precision, preferred_element_type=wide(dtype)).astype(dtype)
+
+
+def _aligned(term: str, a: Array, result: str) -> Array:
+    """`a`, of the indices `term`, with an axis for each index of the result; what is left out has size 1."""
+    kept = [i for i in result if i in term]
+    a = jnp.transpose(a, [term.index(i) for i in (*kept, *(i for i in term if i not in result))])
+    return a.reshape([a.shape[kept.index(i)] if i in kept else 1 for i in result])
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:

@@ -1,39 +1,66 @@
 """Readouts accumulated tile by tile: what is summed over a batch needs the memory of one tile, however large the batch.
 
 A readout that sums over examples, such as `total`, or `lambda fg: total(clip(fg, 1.0))`, may be summed over parts of the
-batch just as well: Σ_b = Σ_tiles Σ_b∈tile. So sweep one tile, read it out, add, go on; one compiled `lax.scan`.
+batch just as well: Σ_b = Σ_tiles Σ_b∈tile. So sweep one tile, read it out, add, go on; one compiled `lax.scan`. It is
+also faster where a tile's activations stay in the cache that the whole batch's would leave.
+
+The same holds within a tile, whose parts may be single examples. In a network of the very narrowest layers the sum over
+a tile costs more than all else. There each example is read out by itself, side by side in long vectors ("lanes"), the
+lanes of all tiles are added elementwise, and one sum over the lanes is left for the end.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxbackprop.backprop import FactoredGradient, LossLike, require_batch, sweep_batch, total, weighted_sum
-from jaxbackprop.losses import as_loss
-from jaxbackprop.network import Network, Precision, wide
+from jaxbackprop.losses import Loss, as_loss
+from jaxbackprop.network import Network, Precision, batch_axis, count_parameters, wide, widths
 
 Readout = Callable[[FactoredGradient], Any]
 
+# Measured on two CPU cores with 512 KB of cache each and 32 MB together; experiments/README.md. On an accelerator a tile
+# should be large.
+LANES = 40  # up to so many parameters a tile is read out in lanes,
+LANE_NUMBERS = 2**17  # which hold at most so many numbers
+CPU_TILE = (
+    1024,
+    2048,
+)  # below, adding a tile's gradient, a pass over the parameters, is felt; above, the cache is left
+CPU_TILE_BYTES = 2**23
+CPU_WHOLE_BYTES = 3 * 2**24  # up to here the whole batch is as fast
+ACCELERATOR_TILE_BYTES = 2**30
+
+
+class Sums(NamedTuple):
+    """What is summed, and how: all that is static in its compiled program."""
+
+    network: Network
+    loss: Loss
+    readout: Readout
+    tile: int | None
+    precision: Precision
+
 
 def stream(
-    network: Network, loss: LossLike, readout: Readout = total, tile: int = 1024, precision: Precision = None
+    network: Network, loss: LossLike, readout: Readout = total, tile: int | None = None, precision: Precision = None
 ) -> Callable:
-    """Return a function that sums the losses and a readout over a batch, with the memory of one tile.
+    """Return a function that sums the losses and a readout over a batch, with the memory of one tile; compiled.
 
     Args:
         network: the wiring.
         loss: a name from `losses.LOSSES`, or a pair (value, derivative).
         readout: `FactoredGradient` → a pytree of sums over its examples. Keep it in a variable: a new lambda each
             time is a new program each time.
-        tile: examples swept at a time.
+        tile: examples swept at a time; by default what suits the device.
         precision: of the sweep's products, as in `jax.lax.Precision`.
 
     Returns:
         (params, x (b, d), y (b, …), weight (b,) or None) → (Σ_b c_b L_b, Σ over tiles of readout). Weights enter at
-        dyhat, before the readout: with 0 and 1 they choose examples. What `tile` leaves over is one smaller tile.
+        dyhat, before the readout: with 0 and 1 they choose examples. What the tiles leave over is one smaller tile.
 
     Raises:
         ValueError: a tile below 1, or shapes or dtypes that do not fit.
@@ -46,49 +73,90 @@ def stream(
     >>> grads["h0"]["x"].shape
     (3, 2)
     """
-    if isinstance(tile, bool) or not hasattr(tile, "__index__") or tile < 1:
-        raise ValueError(f"tile is {tile!r}: expected an integer of at least 1")
-    loss = as_loss(loss)
+    return _compiled(Sums(network, as_loss(loss), readout, require_tile(tile), precision))
 
+
+@lru_cache(maxsize=512)
+def _compiled(sums: Sums) -> Callable:
+    # what does not fit is refused while tracing: a program that runs again has nothing to check
+    @jax.jit
     def summed(params, x, y, weight=None):
-        require_batch(network, params, x, y, weight)
-        return _stream(
-            params,
-            x,
-            y,
-            weight,
-            network=network,
-            loss=loss,
-            readout=readout,
-            tile=min(int(tile), len(x)),
-            precision=precision,
-        )
+        require_batch(sums.network, params, x, y, weight)
+        return add_up(sums, params, x, y, 1.0 if weight is None else weight)
 
     return summed
 
 
-@partial(jax.jit, static_argnames=("network", "loss", "readout", "tile", "precision"))
-def _stream(params, x, y, weight, *, network, loss, readout, tile, precision):
-    def part(start, size):
-        rows = [
-            None if a is None else jax.lax.dynamic_slice_in_dim(jnp.asarray(a), start, size) for a in (x, y, weight)
+def add_up(sums: Sums, params, x, y, c):
+    """Σ_b c_b L_b and Σ over tiles of the readout; c is one number, or one for each example. To be compiled."""
+    network, readout = sums.network, sums.readout
+    examples = jnp.shape(x)[0]
+    tile = min(sums.tile or best_tile(network, jnp.result_type(x), examples), examples)
+
+    def swept(start, size):
+        parts = [
+            a if jnp.ndim(a) == 0 else jax.lax.dynamic_slice_in_dim(jnp.asarray(a), start, size) for a in (x, y, c)
         ]
-        c = 1.0 if weight is None else rows[2]
-        values, fg, _ = sweep_batch(params, *rows[:2], c, network=network, loss=loss, precision=precision)
+        values, fg, _ = sweep_batch(params, *parts, network=network, loss=sums.loss, precision=sums.precision)
+        return values, parts[-1], fg
+
+    def read(values, c, fg):
         return weighted_sum(values, c), readout(fg)
 
-    def add(sums, part):
-        # sums in float32 at least, whatever the dtype of the parts
-        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, part)
+    def read_in_lanes(values, c, fg):
+        one = jax.vmap(lambda example: readout(jax.tree.map(lambda a: a[None], example)), out_axes=-1)
+        return values * c, one(fg)
 
-    like = jax.eval_shape(lambda: part(0, tile))
-    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _accumulator(leaf.dtype)), like)
-    full, rest = divmod(x.shape[0], tile)
-    sums, _ = jax.lax.scan(lambda sums, start: (add(sums, part(start, tile)), None), sums, tile * jnp.arange(full))
+    full, rest = divmod(examples, tile)
+    if full == 1 and not rest:
+        return read(*swept(0, tile))
+    in_lanes = count_parameters(network) <= LANES
+    each = read_in_lanes if in_lanes else read
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*_widened(swept(0, tile)))))
+    found, _ = jax.lax.scan(
+        lambda sofar, i: (jax.tree.map(jnp.add, sofar, each(*_widened(swept(i * tile, tile)))), None),
+        zeros,
+        jnp.arange(full),
+    )
+    if in_lanes:
+        found = jax.tree.map(lambda a: jnp.sum(a, axis=-1), found)
     if rest:
-        sums = add(sums, part(full * tile, rest))
-    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), sums, like)
+        found = jax.tree.map(jnp.add, found, read(*_widened(swept(full * tile, rest))))
+    like = jax.eval_shape(lambda: read(*swept(0, tile)))
+    return jax.tree.map(lambda a, like: a.astype(like.dtype), found, like)
 
 
-def _accumulator(dtype):
-    return wide(dtype) if jnp.issubdtype(dtype, jnp.floating) else dtype
+def _widened(swept):
+    """In float32 at least, so that half precision is rounded once, at the end, and not tile by tile."""
+    return jax.tree.map(
+        lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(jnp.result_type(a), jnp.floating) and jnp.ndim(a) else a,
+        swept,
+    )
+
+
+def best_tile(network: Network, dtype, examples: int) -> int:
+    """How many examples to sweep at a time on this device, where possible so many that tiles divide the batch.
+
+    >>> from jaxbackprop.network import mlp
+    >>> best_tile(mlp((8, 64, 1)), jnp.float32, 10)
+    10
+    """
+    numbers = count_parameters(network)
+    activations = 3 * sum(widths(network).values()) * jnp.dtype(dtype).itemsize  # z, h and dz
+    if jax.default_backend() != "cpu":
+        largest = max(ACCELERATOR_TILE_BYTES // activations, 1)
+    elif numbers <= LANES:
+        largest = min(LANE_NUMBERS // numbers, max(examples // 8, CPU_TILE[0]))
+    elif batch_axis(network) == 0 and activations * examples <= CPU_WHOLE_BYTES:
+        largest = examples
+    else:
+        largest = min(max(CPU_TILE_BYTES // activations, CPU_TILE[0]), CPU_TILE[1])
+    fewest = -(-examples // largest)
+    return next((examples // n for n in range(fewest, 2 * fewest) if examples % n == 0), -(-examples // fewest))
+
+
+def require_tile(tile: Any) -> int | None:
+    """Refuse a tile that is neither None nor a positive integer."""
+    if tile is not None and (isinstance(tile, bool) or not hasattr(tile, "__index__") or tile < 1):
+        raise ValueError(f"tile is {tile!r}: expected an integer of at least 1, or None for what suits the device")
+    return None if tile is None else int(tile)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from jaxbackprop._names import unknown
-from jaxbackprop.backprop import LossLike, plain_loss, value_and_grad
+from jaxbackprop.backprop import LossLike
+from jaxbackprop.gradient import plain_loss, value_and_grad
 from jaxbackprop.losses import Loss, as_loss
 from jaxbackprop.network import Network, Params, init, predict, require_input, require_params
 

@@ -30,6 +30,7 @@ NETWORKS = {
     "no hidden layer": jbp.mlp((5, 2)),
     "width 1": jbp.skip_mlp((1, 1, 1, 1)),
     "narrow": jbp.skip_mlp((5, 1, 4, 2)),
+    "wide": jbp.dense_mlp((5, 11, 1, 10), bias=True),  # above network.NARROW: the batch is the major axis
 }
 
 
@@ -138,12 +139,17 @@ def test_half_precision_accumulates_in_float32():
 
 @st.composite
 def wirings(draw):
-    """What makes any acyclic wiring: 1 to 5 layers, widths 1 to 6, any sources, activations and biases."""
+    """What makes any acyclic wiring: 1 to 5 layers, widths 1 to 12, any sources, activations and biases."""
     names, layers = ["x"], []
     for i in range(draw(st.integers(1, 5))):
         sources = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
         settings = draw(
-            st.tuples(st.integers(1, 6), st.just(tuple(sources)), st.sampled_from(list(ACTIVATIONS)), st.booleans())
+            st.tuples(
+                st.sampled_from((1, 2, 3, 4, 5, 12)),
+                st.just(tuple(sources)),
+                st.sampled_from(list(ACTIVATIONS)),
+                st.booleans(),
+            )
         )
         layers.append((f"layer {i}", *settings))
         names.append(f"layer {i}")
@@ -156,160 +162,3 @@ def test_random_wirings(wiring, loss, batch, seed):
     network = Network(wiring[0], tuple(Layer(*layer) for layer in wiring[1]))
     with jax.enable_x64(True):
         check_against_the_oracle(network, loss, *draw(network, loss, batch, "float64", seed))
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_example_weights(reduction):
-    network = jbp.skip_mlp((3, 5, 4, 2), bias=True)
-    weight = jnp.array([0.0, 2.0, 0.5, 1.0, 0.0, 3.0])
-    with jax.enable_x64(True):
-        weight = weight.astype("float64")
-        params, x, y = draw(network, "huber", 6, "float64")
-        values, (dparams, _) = oracle.per_example(network, "huber", params, x, y)
-        over = weight.sum() if reduction == "mean" else 1
-        value, grads = jbp.value_and_grad(network, "huber", reduction)(params, x, y, weight)
-        oracle.assert_close(value, (weight * values).sum() / over)
-        oracle.assert_close(grads, jax.tree.map(lambda d: jnp.tensordot(weight, d, 1) / over, dparams))
-        # an example of weight 0 is padding: leaving it out changes nothing
-        kept = weight > 0
-        _, without = jbp.value_and_grad(network, "huber", reduction)(params, x[kept], y[kept], weight[kept])
-        oracle.assert_close(grads, without)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_jax_grad_of_loss_function_is_the_rule_and_right(weighted, reduction):
-    network = jbp.dense_mlp((3, 5, 4, 2), "gelu", bias=True)
-    with jax.enable_x64(True):
-        params, x, y = draw(network, "half_squared_error", 6, "float64")
-        weight = jnp.arange(1.0, 7) if weighted else None
-        hand, plain = (
-            jbp.loss_function(network, "half_squared_error", reduction),
-            jbp.plain_loss(network, "half_squared_error", reduction),
-        )
-        argnums = (0, 1, 3) if weighted else (0, 1)
-        given, expected = (jax.value_and_grad(f, argnums)(params, x, y, weight) for f in (hand, plain))
-        oracle.assert_close(given, expected)
-        # in a larger model, where the loss is scaled and the input is made by other layers
-        scaled = [jax.grad(lambda x, f=f: jnp.sin(3 * f(params, jnp.tanh(x), y, weight)))(x) for f in (hand, plain)]
-        oracle.assert_close(*scaled)
-
-
-def test_the_rule_is_what_jax_grad_uses():
-    """A loss whose written derivative is wrong on purpose: jax.grad must follow what is written."""
-    wrong = (lambda yhat, y: jnp.sum((yhat - y) ** 2) / 2, lambda yhat, y: 7 * (yhat - y))
-    network = jbp.mlp((3, 4, 2))
-    params, x, y = draw(network, "half_squared_error", 5, "float32")
-    right = jax.grad(jbp.loss_function(network, "half_squared_error"))(params, x, y)
-    given = jax.grad(jbp.loss_function(network, wrong))(params, x, y)
-    oracle.assert_close(given, jax.tree.map(lambda d: 7 * d, right))
-
-
-def test_second_derivatives_go_through_the_rule():
-    network = jbp.skip_mlp((2, 3, 1), "tanh")
-    with jax.enable_x64(True):
-        params, x, y = draw(network, "half_squared_error", 4, "float64")
-        given, expected = (
-            jax.jacrev(jax.grad(f))(params, x, y)
-            for f in (jbp.loss_function(network, "half_squared_error"), jbp.plain_loss(network, "half_squared_error"))
-        )
-        oracle.assert_close(given, expected)
-
-
-def test_the_target_is_data():
-    network = jbp.mlp((3, 4, 2))
-    params, x, y = draw(network, "half_squared_error", 5, "float32")
-    with pytest.raises(TypeError, match="differentiated with respect to y"):
-        jax.grad(jbp.loss_function(network, "half_squared_error"), argnums=2)(params, x, y)
-
-
-@pytest.mark.parametrize("batched", [True, False])
-def test_apply_composes_with_any_model(batched):
-    network = jbp.skip_mlp((3, 5, 4, 2), "relu", bias=True)
-    with jax.enable_x64(True):
-        params, x, _ = draw(network, "half_squared_error", 6, "float64")
-        x = x if batched else x[0]
-
-        def model(apply, params, x):
-            return jnp.sum(jnp.sin(apply(params, jnp.tanh(x) * 2)))
-
-        given, expected = (
-            jax.jit(jax.value_and_grad(lambda params, x, f=f: model(f, params, x), (0, 1)))(params, x)
-            for f in (jbp.apply(network), lambda params, x: jbp.predict(network, params, x))
-        )
-        oracle.assert_close(given, expected)
-
-
-def test_apply_does_not_form_each_examples_gradient():
-    network = jbp.mlp((64, 256, 64))
-    params, x, _ = draw(network, "half_squared_error", 512, "float32")
-    grad = jax.jit(jax.grad(lambda params: jnp.sum(jbp.apply(network)(params, x) ** 2)))
-    assert grad.lower(params).compile().memory_analysis().temp_size_in_bytes < 512 * 4 * 256 * 64 / 4
-
-
-def test_transforms_compose():
-    network = jbp.skip_mlp((3, 4, 2))
-    params, x, y = draw(network, "huber", 6, "float32")
-    run = jbp.value_and_grad(network, "huber")
-    expected = run(params, x, y)
-    oracle.assert_close(jax.jit(run)(params, x, y), expected)
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
-    oracle.assert_close(jax.tree.map(lambda leaf: leaf[0], jax.vmap(run, (0, None, None))(stacked, x, y)), expected)
-    _, scanned = jax.lax.scan(lambda c, xy: (c, run(params, *xy)), 0, (x.reshape(2, 3, 3), y.reshape(2, 3, 2)))
-    oracle.assert_close(jax.tree.map(lambda leaf: leaf.mean(0), scanned), expected)
-
-
-def test_one_shape_compiles_once():
-    network = jbp.mlp((3, 4, 2))
-    params, x, y = draw(network, "huber", 6, "float32")
-    traces = []
-
-    def value(yhat, y):
-        traces.append(1)
-        return jnp.sum(jnp.abs(yhat - y))
-
-    loss = (value, lambda yhat, y: jnp.sign(yhat - y))
-    for _ in range(3):
-        jbp.value_and_grad(network, loss)(params, x, y)
-    assert len(traces) == 1
-
-
-def test_numpy_inputs():
-    network = jbp.skip_mlp((3, 4, 2), bias=True)
-    params, x, y = draw(network, "huber", 6, "float32")
-    expected = jbp.value_and_grad(network, "huber")(params, x, y)
-    given = jbp.value_and_grad(network, "huber")(*jax.tree.map(np.asarray, (params, x, y)), np.ones(6, np.float32))
-    oracle.assert_close(given, expected)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda p, x, y, w: (p, x[:, :2], y, w), r"x has shape \(6, 2\), the network needs \(b, 3\)"),
-        (lambda p, x, y, w: (p, x[0], y, w), r"x has shape \(3,\), the network needs \(b, 3\)"),
-        (lambda p, x, y, w: (p, x.astype(int), y, w), "x has dtype int32"),
-        (lambda p, x, y, w: (p, x[:0], y[:0], w), "x has no examples"),
-        (lambda p, x, y, w: (p, x, y[:5], w), r"y has shape \(5, 2\).*one target for each of the 6"),
-        (lambda p, x, y, w: (p, x, y[:, :1], w), r"a target has shape \(1,\), the output has \(2,\)"),
-        (lambda p, x, y, w: (p, x, y, w[:5]), r"weight has shape \(5,\), expected \(6,\)"),
-        (lambda p, x, y, w: (p["h0"], x, y, w), r"params has \['x'\]"),
-    ],
-)
-def test_what_does_not_fit_is_named(change, message):
-    network = jbp.mlp((3, 4, 2))
-    arguments = change(*draw(network, "huber", 6, "float32"), jnp.ones(6))
-    for function in (jbp.value_and_grad(network, "huber"), jbp.loss_function(network, "huber")):
-        with pytest.raises(ValueError, match=message):
-            function(*arguments)
-
-
-def test_settings_that_do_not_exist_are_named():
-    with pytest.raises(ValueError, match="reduction is 'avg': expected 'mean' or 'sum'"):
-        jbp.value_and_grad(jbp.mlp((3, 2)), "huber", reduction="avg")
-    with pytest.raises(ValueError, match="unknown loss 'mse'"):
-        jbp.value_and_grad(jbp.mlp((3, 2)), "mse")
-    bad = (lambda yhat, y: yhat - y, lambda yhat, y: yhat - y)
-    with pytest.raises(ValueError, match=r"value of shape \(2,\)"):
-        jbp.value_and_grad(jbp.mlp((3, 2)), bad)(
-            jbp.init(jbp.mlp((3, 2)), jax.random.key(0)), jnp.ones((4, 3)), jnp.ones((4, 2))
-        )

@@ -20,7 +20,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxbackprop as jbp
-from jaxbackprop import backprop, check, cli, data, runs, train
+from jaxbackprop import check, cli, commands, data, runs, train
 
 for extra in ("matplotlib", "pyarrow", "rich", "sklearn"):
     pytest.importorskip(extra)
@@ -530,7 +530,7 @@ def test_diverging_with_json_prints_no_second_kind_of_output():
 
 
 def test_a_wrong_gradient_is_seen_before_anything_is_written(monkeypatch):
-    right = backprop.value_and_grad
+    right = commands.value_and_grad
 
     def wrong(network, loss):
         def value_and_grad(*args):
@@ -539,7 +539,7 @@ def test_a_wrong_gradient_is_seen_before_anything_is_written(monkeypatch):
 
         return value_and_grad
 
-    monkeypatch.setattr(backprop, "value_and_grad", wrong)
+    monkeypatch.setattr(commands, "value_and_grad", wrong)
     before = everything_below()
     result = jaxbackprop("train", "kinds.csv", *QUICK)
     assert result.status == 1

@@ -5,6 +5,7 @@ import pytest
 
 import jaxbackprop as jbp
 from jaxbackprop import Layer, Network, exercise
+from jaxbackprop.network import contract
 
 A = Layer("a", 3, ("x",), "relu")
 
@@ -119,3 +120,22 @@ def test_what_does_not_fit_is_named():
         jbp.predict(net, params | {"h0": params["h0"] | {"x": jnp.ones((4, 9))}}, jnp.ones(3))
     with pytest.raises(ValueError, match="weights must be floating point"):
         jbp.predict(net, params | {"h0": params["h0"] | {"x": jnp.ones((4, 3), int)}}, jnp.ones(3))
+
+
+@pytest.mark.parametrize("indices", ["ts,s->t", "ts,t->s", "s,ts->t", "bt,bs->ts", "bt,bs->bts", "bt->t", "bs,cs->bc"])
+@pytest.mark.parametrize("ones", ["", "s", "t", "b", "st", "bs"])
+def test_contract_is_einsum_where_sizes_are_one_too(indices, ones):
+    sizes = {i: 1 if i in ones else n for i, n in {"b": 5, "c": 4, "t": 3, "s": 2}.items()}
+    rng = np.random.default_rng(0)
+    operands = [
+        rng.normal(size=[sizes[i] for i in term]).astype("float32") for term in indices[: indices.index("-")].split(",")
+    ]
+    expected = np.einsum(indices, *(a.astype("float64") for a in operands))
+    given = np.asarray(contract(indices, *map(jnp.asarray, operands)))
+    assert given.shape == expected.shape
+    np.testing.assert_allclose(given, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_product_without_a_sum_is_a_multiplication():
+    lowered = jax.jit(lambda dz, h: contract("bt,bs->ts", dz, h)).lower(jnp.ones((1, 3)), jnp.ones((1, 2)))
+    assert "dot" not in lowered.as_text()

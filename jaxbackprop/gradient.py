@@ -1,0 +1,237 @@
+"""The gradient of a batch's loss, as users call it: `value_and_grad`, and the same rule behind `jax.custom_vjp`.
+
+    L = Σ_b c_b L_b        dL/dW_ts = Σ_b c_b dW_ts,b        dL/dx_b = c_b dh_x,b        dL/dc_b = L_b
+
+with c_b = 1 for the sum over a batch, 1/B for its mean. c enters at dyhat, where it costs one number an example, and
+not a pass over the parameters at the end. The sums over b are `streaming.py`'s, in tiles where that is faster.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbackprop.backprop import (
+    FactoredGradient,
+    LossLike,
+    backward,
+    require_batch,
+    sweep_batch,
+    total,
+    weighted_sum,
+)
+from jaxbackprop.losses import Loss, as_loss
+from jaxbackprop.network import INPUT, Network, Precision, forward, predict, require_input, wide
+from jaxbackprop.streaming import Sums, add_up, require_tile
+
+
+def value_and_grad(
+    network: Network,
+    loss: LossLike,
+    reduction: str = "mean",
+    precision: Precision = None,
+    tile: int | None = None,
+) -> Callable:
+    """Return a function that computes the loss over a batch and its hand-derived gradient, compiled.
+
+    With example weights c (1 where none are given): "sum" is Σ_b c_b L_b, "mean" is Σ_b c_b L_b / Σ_b c_b, so that
+    examples of weight 0 are padding.
+
+    Args:
+        network: the wiring.
+        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
+        reduction: "mean" or "sum".
+        precision: of all products, as in `jax.lax.Precision`.
+        tile: examples swept at a time, whose activations are all the temporary memory there is; by default what is
+            fastest on this device.
+
+    Returns:
+        (params, x (b, d), y (b, …), weight (b,) or None) → (value, gradient shaped like params), a `jax.jit`ted function.
+
+    Raises:
+        ValueError: an unknown name, or shapes or dtypes that do not fit; the message says which and what fits.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params = init(net, jax.random.key(0))
+    >>> value, grads = value_and_grad(net, "half_squared_error")(params, jnp.ones((5, 2)), jnp.zeros((5, 1)))
+    >>> jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+    True
+    """
+    return _compiled(_Spec(network, as_loss(loss), _reduction(reduction), precision), require_tile(tile))
+
+
+@lru_cache(maxsize=512)
+def _compiled(spec: "_Spec", tile: int | None) -> Callable:
+    # one program for each network, loss and shape, however often `value_and_grad` is called; what does not fit is
+    # refused while tracing, so that a program that runs again has nothing to check
+    @jax.jit
+    def loss_and_gradient(params, x, y, weight=None):
+        require_batch(spec.network, params, x, y, weight)
+        return _sums(spec, params, x, y, _coefficients(spec.reduction, jnp.shape(x)[0], weight), tile)
+
+    return loss_and_gradient
+
+
+def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
+    """Return the same scalar loss(params, x, y, weight=None) in plain JAX, which `jax.grad` differentiates by itself.
+
+    What the hand-derived gradient is checked against and timed beside. The arguments are those of `value_and_grad`.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params, x, y = init(net, jax.random.key(0)), jnp.ones((5, 2)), jnp.zeros((5, 1))
+    >>> bool(plain_loss(net, "huber")(params, x, y) == loss_function(net, "huber")(params, x, y))
+    True
+    """
+    loss, reduction = as_loss(loss), _reduction(reduction)
+
+    def scalar_loss(params, x, y, weight=None):
+        require_batch(network, params, x, y, weight)
+        values = jax.vmap(loss.value)(predict(network, params, x, precision), y)
+        return weighted_sum(values, _coefficients(reduction, jnp.shape(x)[0], weight))
+
+    return scalar_loss
+
+
+def loss_function(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
+    """Return a scalar loss(params, x, y, weight=None) whose `jax.grad` IS the hand-derived rule.
+
+    Differentiable with respect to params, x and weight (for the mean, dL/dc_b = (L_b − L) / Σ c); y is data. The
+    arguments are those of `value_and_grad`.
+
+    Raises:
+        TypeError: it is differentiated with respect to y.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> params, x, y = init(net, jax.random.key(0)), jnp.ones((5, 2)), jnp.zeros((5, 1))
+    >>> dparams, dx = jax.grad(loss_function(net, "huber"), argnums=(0, 1))(params, x, y)
+    >>> dx.shape
+    (5, 2)
+    """
+    spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
+
+    def scalar_loss(params, x, y, weight=None):
+        require_batch(network, params, x, y, weight)
+        return _loss(spec, params, x, y, weight)
+
+    return scalar_loss
+
+
+def apply(network: Network, precision: Precision = None) -> Callable:
+    """Return apply(params, x) → yhat, differentiable by the hand-derived rule in params and x, inside any larger model.
+
+    Give it the whole batch (b, d) rather than vmapping it over examples: the sum over the batch is then contracted
+    once per edge, where `jax.vmap` would form every example's gradient first.
+
+    Args:
+        network: the wiring.
+        precision: of all products, as in `jax.lax.Precision`.
+
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 4), activation="tanh")
+    >>> params = init(net, jax.random.key(0))
+    >>> jax.grad(lambda params, x: jnp.sum(jnp.sin(apply(net)(params, x))))(params, jnp.ones((5, 2)))["h0"]["x"].shape
+    (3, 2)
+    """
+
+    def yhat_of(params, x):
+        require_input(network, x, ndims=(1, 2))
+        yhat: Any = _apply(network, precision, params, jnp.atleast_2d(x))
+        return jnp.reshape(yhat, (*jnp.shape(x)[:-1], -1))
+
+    return yhat_of
+
+
+class _Spec(NamedTuple):
+    """What is static in a compiled loss."""
+
+    network: Network
+    loss: Loss
+    reduction: str
+    precision: Precision
+
+
+def _sums(spec: "_Spec", params, x, y, c, tile: int | None = None):
+    return add_up(Sums(spec.network, spec.loss, _total(spec.precision), tile, spec.precision), params, x, y, c)
+
+
+@lru_cache(maxsize=16)
+def _total(precision: Precision) -> Callable:
+    """One readout for each precision: what is compiled is looked up by it."""
+    return partial(total, precision=precision)
+
+
+def _coefficients(reduction, examples, weight):
+    """What each example's loss is multiplied by: c_b for the sum, c_b / Σ c for the mean; one number where all are alike."""
+    if weight is None:
+        return 1.0 if reduction == "sum" else 1 / examples
+    c = jnp.asarray(weight, wide(jnp.result_type(weight)))
+    return c if reduction == "sum" else c / jnp.sum(c)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(spec, params, x, y, weight):
+    return plain_loss(*spec)(params, x, y, weight)
+
+
+def _loss_forward(spec, params, x, y, weight):
+    if any(leaf.perturbed for leaf in jax.tree.leaves(y, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))):
+        raise TypeError(
+            "loss_function is differentiated with respect to y, which the hand-derived rule takes as data: "
+            "use jaxbackprop.apply with a loss of your own"
+        )
+    by_example = any(leaf.perturbed for leaf in (x, *(() if weight is None else (weight,))))
+    params, x, y, weight = jax.tree.map(
+        lambda leaf: leaf.value, (params, x, y, weight), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
+    )
+    c = _coefficients(spec.reduction, x.shape[0], weight)
+    if not by_example:
+        value, dparams = _sums(spec, params, x, y, c)
+        return value, (dparams, None, None)
+    values, fg, dx = sweep_batch(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
+    value = weighted_sum(values, c)
+    if weight is None:
+        dweight = None
+    else:
+        # of Σ c L: L_b; of Σ c L / Σ c: (L_b − L) / Σ c
+        per_weight = values if spec.reduction == "sum" else (values - value) / jnp.sum(weight, dtype=wide(weight.dtype))
+        dweight = per_weight.astype(weight.dtype)
+    return value, (total(fg, precision=spec.precision), dx, dweight)
+
+
+def _loss_backward(_spec, residuals, dvalue):
+    # None, a gradient of zero, for what nobody asked for
+    dparams, dx, dweight = jax.tree.map(lambda d: dvalue.astype(d.dtype) * d, residuals)
+    return dparams, dx, None, dweight
+
+
+_loss.defvjp(_loss_forward, _loss_backward, symbolic_zeros=True)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _apply(network, precision, params, x):
+    return predict(network, params, x, precision)
+
+
+def _apply_forward(network, precision, params, x):
+    f = jax.vmap(lambda x: forward(network, params, x, precision))(x)
+    return f.h[network.layers[-1].name], (params, f)
+
+
+def _apply_backward(network, precision, residuals, dyhat):
+    params, f = residuals
+    b = jax.vmap(lambda f, dyhat: backward(network, params, f, dyhat, precision))(f, dyhat)
+    return total(FactoredGradient(network, f.h, b.dz), precision=precision), b.dh[INPUT]
+
+
+_apply.defvjp(_apply_forward, _apply_backward)
+
+
+def _reduction(reduction):
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}: expected 'mean' or 'sum'")
+    return reduction
