@@ -119,6 +119,33 @@ def materialise(fg: FactoredGradient) -> Params:
     return grads
 
 
+class PowerSums(NamedTuple):
+    """Σ_b dW and Σ_b dW², elementwise, each shaped like the parameters."""
+
+    first: Params
+    second: Params
+
+
+def power_sums(
+    fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precision: Precision = None
+) -> PowerSums:
+    """What moments are made of: Σ_b c[b] dz[b,t] h[b,s] and Σ_b c[b] dz[b,t]² h[b,s]².
+
+    It sums over examples, so that `stream` takes it: the moments over any number of examples in the memory of a tile.
+    Two contractions, 4 B P flops, 2 P numbers (Dangel et al. 2020); squares in float32 at least.
+
+    >>> from jaxbackprop.streaming import stream
+    >>> from jaxbackprop.network import init, mlp
+    >>> net = mlp((2, 3, 1))
+    >>> x, y = jax.random.normal(jax.random.key(1), (10, 2)), jnp.ones((10, 1))
+    >>> _, sums = stream(net, "huber", power_sums, tile=5)(init(net, jax.random.key(0)), x, y)
+    >>> moments_from(sums, examples=10).variance["h0"]["x"].shape
+    (3, 2)
+    """
+    square = FactoredGradient(fg.network, *(jax.tree.map(_square, factor) for factor in (fg.h, fg.dz)))
+    return PowerSums(total(fg, weight, precision), total(square, weight, precision))
+
+
 class Moments(NamedTuple):
     """Mean and variance of the examples' gradients, each shaped like the parameters."""
 
@@ -129,8 +156,8 @@ class Moments(NamedTuple):
 def moments(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precision: Precision = None) -> Moments:
     """Mean and variance over the batch, dividing by B: E[dW²] = Σ_b dz[b,t]² h[b,s]² / B, less the squared mean.
 
-    Two contractions, 4 B P flops, 2 P numbers (Dangel et al. 2020). The subtraction cancels where the mean is much
-    larger than the spread, as it does in any one-pass variance; what rounding leaves below 0 is given as 0.
+    The subtraction cancels where the mean is much larger than the spread, as it does in any one-pass variance; what
+    rounding leaves below 0 is given as 0. The cost is that of `power_sums`.
 
     Args:
         fg: the factored gradients of a batch.
@@ -143,11 +170,19 @@ def moments(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, prec
     batch = next(iter(fg.dz.values())).shape[0]
     weight = jnp.ones(batch, wide(next(iter(fg.dz.values())).dtype)) if weight is None else weight
     require_weight(weight, batch)
-    c = weight / jnp.sum(weight)
-    # squares in float32 at least, or those of half precision over- and underflow
-    square = FactoredGradient(fg.network, *(jax.tree.map(_square, factor) for factor in (fg.h, fg.dz)))
-    mean, second = total(fg, c, precision), total(square, c, precision)
-    variance = jax.tree.map(lambda m, m2: jnp.maximum(m2 - _square(m), 0).astype(m.dtype), mean, second)
+    return moments_from(power_sums(fg, weight / jnp.sum(weight), precision), 1)
+
+
+def moments_from(sums: PowerSums, examples: ArrayLike) -> Moments:
+    """Mean and variance from the power sums of so many examples: Σ dW / B, and Σ dW² / B less the square of the mean.
+
+    >>> fg = _example()
+    >>> given, expected = moments_from(power_sums(fg), 5), moments(fg)
+    >>> bool(jnp.allclose(given.variance["h0"]["x"], expected.variance["h0"]["x"], atol=1e-6))
+    True
+    """
+    mean = jax.tree.map(lambda m: (m / examples).astype(m.dtype), sums.first)
+    variance = jax.tree.map(lambda m, m2: jnp.maximum(m2 / examples - _square(m), 0).astype(m.dtype), mean, sums.second)
     return Moments(mean, variance)
 
 

@@ -7,6 +7,12 @@ from test_backprop import draw
 import jaxbackprop as jbp
 
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), bias=True)
+# one for each way of going through a batch: lanes, the batch as the minor axis, as the major axis
+NETWORKS = {
+    "in lanes": jbp.skip_mlp((2, 2, 1), bias=True),
+    "narrow": NETWORK,
+    "wide": jbp.skip_mlp((3, 9, 2), bias=True),
+}
 
 
 def clipped(fg):
@@ -17,15 +23,16 @@ def clipped(fg):
     }
 
 
-@pytest.mark.parametrize("tile", [1, 3, 4, 7, 10, 11, 1000])
+@pytest.mark.parametrize("tile", [1, 3, 5, 10, 1000])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_tiles_add_up_to_the_whole(tile, weighted):
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_tiles_add_up_to_the_whole(network, tile, weighted):
     with jax.enable_x64(True):
-        params, x, y = draw(NETWORK, "huber", 10, "float64")
+        params, x, y = draw(network, "huber", 10, "float64")
         weight = jnp.array([1.0, 0, 1, 1, 1, 0, 1, 1, 1, 1]) if weighted else None
         kept = jnp.ones(10, bool) if weight is None else weight > 0
-        value, given = jbp.stream(NETWORK, "huber", clipped, tile)(params, x, y, weight)
-        values, fg = jbp.per_example(NETWORK, "huber")(params, x[kept], y[kept])
+        value, given = jbp.stream(network, "huber", clipped, tile)(params, x, y, weight)
+        values, fg = jbp.per_example(network, "huber")(params, x[kept], y[kept])
         oracle.assert_close((value, given), (values.sum(), clipped(fg)))
 
 
@@ -33,6 +40,16 @@ def test_the_default_readout_is_the_gradient_of_the_sum():
     params, x, y = draw(NETWORK, "huber", 10, "float32")
     given = jbp.stream(NETWORK, "huber", tile=4)(params, x, y)
     oracle.assert_close(given, jbp.value_and_grad(NETWORK, "huber", "sum")(params, x, y))
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_moments_of_more_examples_than_a_tile(network):
+    with jax.enable_x64(True):
+        params, x, y = draw(network, "huber", 10, "float64")
+        _, sums = jbp.stream(network, "huber", jbp.power_sums, tile=4)(params, x, y)
+        single = jbp.materialise(jbp.per_example(network, "huber")(params, x, y)[1])
+        mean, variance = (jax.tree.map(lambda d, f=f: f(d, axis=0), single) for f in (jnp.mean, jnp.var))
+        oracle.assert_close(jbp.moments_from(sums, 10), jbp.Moments(mean, variance))
 
 
 def test_half_precision_tiles_are_added_in_float32():
@@ -44,10 +61,11 @@ def test_half_precision_tiles_are_added_in_float32():
     assert value.dtype == grads["yhat"]["x"].dtype == "bfloat16"
 
 
-def test_an_example_that_is_not_finite_is_counted_once():
-    params, x, y = draw(NETWORK, "huber", 10, "float32")
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_an_example_that_is_not_finite_is_counted_once(network):
+    params, x, y = draw(network, "huber", 10, "float32")
     for tile in (4, 7, 10):
-        _, given = jbp.stream(NETWORK, "huber", clipped, tile)(params, x.at[8].set(jnp.nan), y)
+        _, given = jbp.stream(network, "huber", clipped, tile)(params, x.at[8].set(jnp.nan), y)
         assert int(given["lost"]) == 1
         assert bool(jnp.isfinite(given["sum"]["h0"]["x"]).all())
 
