@@ -1,19 +1,12 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, gradient, check, trace, grade, train, privacy.
+exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, train, privacy.
 """
 
 from jaxbackprop import exercise
 from jaxbackprop.activations import ACTIVATIONS, Activation
-from jaxbackprop.backprop import (
-    Backward,
-    FactoredGradient,
-    backward,
-    per_example,
-    sweep,
-    total,
-)
+from jaxbackprop.backprop import Backward, FactoredGradient, backward, per_example, sweep, total
 from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
 from jaxbackprop.factored import (
@@ -32,6 +25,7 @@ from jaxbackprop.factored import (
     power_sums,
     squared_norms,
 )
+from jaxbackprop.fused import fused
 from jaxbackprop.grade import Verdict, grade
 from jaxbackprop.gradient import apply, loss_function, plain_loss, value_and_grad
 from jaxbackprop.losses import LOSSES, Loss
@@ -84,6 +78,7 @@ __all__ = [
     "fit",
     "fit_many",
     "forward",
+    "fused",
     "grade",
     "gram",
     "init",

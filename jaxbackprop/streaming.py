@@ -10,7 +10,7 @@ lanes of all tiles are added elementwise, and one sum over the lanes is left for
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -89,9 +89,19 @@ def _compiled(sums: Sums) -> Callable:
 
 def add_up(sums: Sums, params, x, y, c):
     """Σ_b c_b L_b and Σ over tiles of the readout; c is one number, or one for each example. To be compiled."""
-    network, readout = sums.network, sums.readout
     examples = jnp.shape(x)[0]
-    tile = min(sums.tile or best_tile(network, jnp.result_type(x), examples), examples)
+    if sums.tile:
+        return _in_tiles(sums, min(sums.tile, examples), params, x, y, c)
+    cpu, other = (best_tile(sums.network, jnp.result_type(x), examples, platform) for platform in ("cpu", "other"))
+    if cpu == other:
+        return _in_tiles(sums, cpu, params, x, y, c)
+    # by the device that the program is lowered for, which need not be the one that it is traced on
+    on_cpu, elsewhere = (partial(_in_tiles, sums, tile) for tile in (cpu, other))
+    return jax.lax.platform_dependent(params, x, y, c, cpu=on_cpu, default=elsewhere)
+
+
+def _in_tiles(sums: Sums, tile: int, params, x, y, c):
+    network, readout, examples = sums.network, sums.readout, jnp.shape(x)[0]
 
     def swept(start, size):
         parts = [
@@ -134,16 +144,16 @@ def _widened(swept):
     )
 
 
-def best_tile(network: Network, dtype, examples: int) -> int:
-    """How many examples to sweep at a time on this device, where possible so many that tiles divide the batch.
+def best_tile(network: Network, dtype, examples: int, platform: str) -> int:
+    """How many examples to sweep at a time on a platform, where possible so many that tiles divide the batch.
 
     >>> from jaxbackprop.network import mlp
-    >>> best_tile(mlp((8, 64, 1)), jnp.float32, 10)
+    >>> best_tile(mlp((8, 64, 1)), jnp.float32, 10, "cpu")
     10
     """
     numbers = count_parameters(network)
     activations = 3 * sum(widths(network).values()) * jnp.dtype(dtype).itemsize  # z, h and dz
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         largest = max(ACCELERATOR_TILE_BYTES // activations, 1)
     elif numbers <= LANES:
         largest = min(LANE_NUMBERS // numbers, max(examples // 8, CPU_TILE[0]))

@@ -61,10 +61,11 @@ def test_the_default_tile_divides_the_batch_where_it_can():
     for widths in ((1, 1, 1, 1), (4, 4, 4), (8, 64, 64, 1), (784, 512, 10), (1, 5000, 1)):
         network = jbp.skip_mlp(widths)
         for examples in (1, 2, 1000, 4096, 50_000, 65_536, 1_000_000):
-            tile = best_tile(network, "float32", examples)
-            assert 1 <= tile <= examples
-            assert examples % tile == 0
-        assert 1 <= best_tile(network, "float32", 1_000_003) <= 1_000_003  # a prime
+            for platform in ("cpu", "gpu"):
+                tile = best_tile(network, "float32", examples, platform)
+                assert 1 <= tile <= examples
+                assert examples % tile == 0
+        assert 1 <= best_tile(network, "float32", 1_000_003, "cpu") <= 1_000_003  # a prime
 
 
 @pytest.mark.parametrize("tile", [0, -1, True])
