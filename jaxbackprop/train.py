@@ -3,6 +3,7 @@
 The loop knows nothing about how a gradient is made: "hand" and "jax.grad" give the same trajectory.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -101,9 +102,29 @@ def shuffled_batches(
     """
     steps = -(-examples // batch_size)
     padding = steps * batch_size - examples
-    rows = jnp.pad(jax.random.permutation(key, examples), (0, padding))
+    rows = jnp.pad(permutation(key, examples), (0, padding))
     weight = jnp.pad(jnp.ones(examples), (0, padding))
     return rows.reshape(steps, batch_size), weight.reshape(steps, batch_size)
+
+
+def permutation(key: Key[Array, ""], examples: int) -> Int[Array, " examples"]:
+    """Draw `jax.random.permutation(key, examples)`, number for number, at a fraction of its price on a CPU.
+
+    A shuffle sorts the examples by random 32-bit numbers, often enough that ties do not show. JAX sorts two arrays by
+    the first; here (number, place) is one 64-bit number, number in front, which sorts the same and several times faster.
+
+    >>> bool(jnp.all(permutation(jax.random.key(0), 1000) == jax.random.permutation(jax.random.key(0), 1000)))
+    True
+    """
+    rows = jnp.arange(examples)
+    for _ in range(math.ceil(3 * math.log(examples) / math.log(2**32 - 1))):
+        key, bits_key = jax.random.split(key)
+        bits = jax.random.bits(bits_key, (examples,), jnp.uint32)
+        with jax.enable_x64(True):
+            packed = (bits.astype(jnp.uint64) << 32) | jnp.arange(examples, dtype=jnp.uint64)
+            place = jnp.astype(jax.lax.sort(packed) & (2**32 - 1), rows.dtype)
+        rows = rows[place]
+    return rows
 
 
 def _by_hand(problem: Problem) -> Callable:
