@@ -159,7 +159,7 @@ def _require_parameters(params) -> None:
             raise ValueError(
                 f"params{jax.tree_util.keystr(path)} has dtype {leaf.dtype}: gradients are of floating-point arrays"
             )
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+        if not np.isfinite(np.asarray(leaf)).all():
             raise ValueError(f"params{jax.tree_util.keystr(path)} holds NaN or infinity: check at finite parameters")
 
 

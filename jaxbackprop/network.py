@@ -152,7 +152,6 @@ def _build(widths, activation, bias, *, hidden, output) -> Network:
     return Network(inputs, tuple(layers))
 
 
-@partial(jax.jit, static_argnames=("network", "dtype"))
 def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> Params:
     """Draw the parameters: weights from N(0, gain / fan-in), biases 0, in one compiled call.
 
@@ -171,6 +170,11 @@ def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) 
     >>> params["yhat"]["h1"].shape, params["yhat"]["h0"].shape
     ((1, 32), (1, 64))
     """
+    return _init(network, key, jnp.dtype(dtype))  # one name for a dtype: "float32" and jnp.float32 are one program
+
+
+@partial(jax.jit, static_argnames=("network", "dtype"))
+def _init(network, key, dtype):
     width = widths(network)
     params = {}
     for t, layer_key in zip(network.layers, jax.random.split(key, len(network.layers)), strict=True):

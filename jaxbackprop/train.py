@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from jaxbackprop._names import unknown
@@ -145,13 +146,23 @@ GRADIENTS: dict[str, GradientMethod] = {
 
 def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
     """Make the state that training starts from: drawn parameters, or a copy of the given ones."""
-    key, init_key = jax.random.split(key)
     # a copy, because the epoch's buffers are donated: the caller's own parameters must outlive training
-    own: Params = init(problem.network, init_key, dtype) if params is None else jax.tree.map(jnp.copy, params)
-    return TrainState(own, problem.optimizer.init(own), key, jnp.zeros((), jnp.int32))
+    own: Params = jax.tree.map(jnp.copy, drawn(problem.network, key, dtype) if params is None else params)
+    return TrainState(own, problem.optimizer.init(own), _two_keys(key)[0], jnp.zeros((), jnp.int32))
 
 
-_start = jax.jit(start, static_argnames=("problem", "dtype"))
+def drawn(network: Network, key: Key[Array, ""], dtype=jnp.float32) -> Params:
+    """Draw the parameters that training from this key starts with."""
+    return init(network, _two_keys(key)[1], dtype)
+
+
+@jax.jit
+def _two_keys(key):
+    key, init_key = jax.random.split(key)
+    return key, init_key
+
+
+_start = jax.jit(start, static_argnums=0)
 _epoch = jax.jit(train_epoch, static_argnums=0, donate_argnums=1)
 
 
@@ -206,7 +217,8 @@ def fit(
     if params is not None:
         require_params(network, params)
     _require_positive("epochs", epochs)
-    state = _start(problem, key, params, x.dtype)
+    # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
+    state = _start(problem, key, drawn(network, key, x.dtype) if params is None else params)
     held_out = None if validation is None else _require_data("validation", network, loss, validation)
     history, began = [], time.perf_counter()
     for epoch in range(1, epochs + 1):
@@ -275,20 +287,25 @@ def fit_many(
         epochs,
         keys,
         learning_rates,
+        _drawn_many(network, keys, x.dtype),
         x,
         y,
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _fit_many(family: Problem, epochs, keys, learning_rates, x, y):
-    def one(key, learning_rate):
-        problem = family._replace(optimizer=family.optimizer(learning_rate))
-        return jax.lax.scan(
-            lambda state, _: train_epoch(problem, state, x, y), start(problem, key, dtype=x.dtype), length=epochs
-        )
+@partial(jax.jit, static_argnums=(0, 2))
+def _drawn_many(network, keys, dtype):
+    # one after the other, because draws side by side take twice as long to compile
+    return jax.lax.map(lambda key: drawn(network, key, dtype), keys)
 
-    return jax.vmap(one)(keys, learning_rates)
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fit_many(family: Problem, epochs, keys, learning_rates, params, x, y):
+    def one(key, learning_rate, params):
+        problem = family._replace(optimizer=family.optimizer(learning_rate))
+        return jax.lax.scan(lambda state, _: train_epoch(problem, state, x, y), start(problem, key, params), length=epochs)
+
+    return jax.vmap(one)(keys, learning_rates, params)
 
 
 def evaluate(network: Network, loss: LossLike, params: Params, data: Data) -> Row:
@@ -339,7 +356,8 @@ def _require_data(name, network, loss, data) -> tuple[Array, Array]:
             f"{name}: x has shape {x.shape}, y {y.shape}: give at least one example, and one target for each"
         )
     if loss == "softmax_cross_entropy" and jnp.issubdtype(y.dtype, jnp.integer):
-        low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
+        given = np.asarray(y)  # NumPy has nothing to compile
+        low, high, classes = int(given.min()), int(given.max()), network.layers[-1].width
         if low < 0 or high >= classes:
             raise ValueError(
                 f"{name}: y holds classes {low} to {high}, the network has {classes} outputs: 0 to {classes - 1}"
