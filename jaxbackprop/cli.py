@@ -1,6 +1,7 @@
 """The command line: `jaxbackprop train`, `predict`, `trace`, `grade` and `check`.
 
-Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk.
+Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk (compiled
+programs apart, which `entry` keeps in the user's cache folder).
 """
 
 import argparse
@@ -71,7 +72,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console script: `main` on a terminal or into a pipe that may close, in any encoding, and with Ctrl-C at any time."""
+    from jaxbackprop._cache import keep_compiled_programs
+
     signal.signal(signal.SIGINT, _interrupted)
+    keep_compiled_programs()
     sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         status = main()

@@ -303,7 +303,9 @@ def _drawn_many(network, keys, dtype):
 def _fit_many(family: Problem, epochs, keys, learning_rates, params, x, y):
     def one(key, learning_rate, params):
         problem = family._replace(optimizer=family.optimizer(learning_rate))
-        return jax.lax.scan(lambda state, _: train_epoch(problem, state, x, y), start(problem, key, params), length=epochs)
+        return jax.lax.scan(
+            lambda state, _: train_epoch(problem, state, x, y), start(problem, key, params), length=epochs
+        )
 
     return jax.vmap(one)(keys, learning_rates, params)
 
