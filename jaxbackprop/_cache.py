@@ -15,7 +15,8 @@ LIMIT = 256 * 2**20  # bytes; `jaxbackprop train` with its defaults leaves 0.5 M
 
 def keep_compiled_programs() -> None:
     """Turn the cache on, unless the user has chosen a folder for it or turned it off; without a word if it can't be kept."""
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    chosen = jax.config.values
+    if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
         return
     try:
         folder = _folder()

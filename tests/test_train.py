@@ -6,7 +6,7 @@ import pytest
 from oracle import assert_close
 
 import jaxbackprop as jbp
-from jaxbackprop import train
+from jaxbackprop import network, train
 from jaxbackprop.losses import as_loss
 
 NETWORK = jbp.skip_mlp((3, 8, 6, 4), "tanh", bias=True)
@@ -67,6 +67,27 @@ def test_every_example_is_used_once_an_epoch():
         rows, weight = train.shuffled_batches(jax.random.key(3), examples, batch)
         assert sorted(rows[weight > 0].tolist()) == list(range(examples))
         assert float(weight.sum()) == examples
+
+
+@pytest.mark.parametrize("examples", [1, 2, 7, 1625, 1626, 300_000])  # none, one or two rounds; at the last ten ties
+def test_the_shuffle_is_the_one_of_jax(examples):
+    for seed in range(2):
+        key = jax.random.key(seed)
+        given, expected = train.permutation(key, examples), jax.random.permutation(key, examples)
+        assert given.dtype == expected.dtype
+        np.testing.assert_array_equal(given, expected)
+
+
+def test_one_program_draws_the_parameters_whoever_asks():
+    drawn = jbp.init(NETWORK, jax.random.split(jax.random.key(1))[1])
+    compiled = network._init._cache_size()
+    jbp.init(NETWORK, jax.random.key(0), "float32")
+    fit(epochs=1)
+    assert network._init._cache_size() == compiled
+    for given, expected in zip(
+        jax.tree.leaves(train.drawn(NETWORK, jax.random.key(1))), jax.tree.leaves(drawn), strict=True
+    ):
+        np.testing.assert_array_equal(given, expected)
 
 
 def test_no_epoch_compiles_after_the_first():

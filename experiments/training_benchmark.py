@@ -1,0 +1,347 @@
+"""How fast do `fit` and `fit_many` train a small network? Beside other ways to take the same steps; and how soon do they start.
+
+    python experiments/training_benchmark.py [--quick]        (PyTorch: pip install '.[peers]')
+
+Digits, network 64-32-32-10, softmax cross entropy, Adam. Every program takes the same steps: before it is timed, each trains
+one epoch in float64 from the same parameters on the same batches, and all must arrive at the same parameters.
+"""
+
+import argparse
+import functools
+import importlib.util
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+import optax
+
+import jaxbackprop as jbp
+from jaxbackprop import data, losses, train
+
+LOSS, RATE, WIDTHS = "softmax_cross_entropy", 1e-3, (64, 32, 32, 10)
+NETWORKS = {"skip_mlp": jbp.skip_mlp(WIDTHS), "mlp": jbp.mlp(WIDTHS)}
+BATCHES = (32, 8, 128, 512)
+TOLERANCE = 1e-8  # of the parameters after an epoch in float64, relative to each array's largest entry
+MANY, CHUNK = 64, 8
+FIT, AUTO, STEPS, EAGER = "fit", "fit, jax.grad", "a jitted step a call", "PyTorch eager"
+FUSED, COMPILED = "PyTorch eager, fused Adam", "torch.compile, fused Adam"
+
+
+class Setting(NamedTuple):
+    """One network and batch size on the digits, and the state to start from."""
+
+    network: jbp.Network
+    batch: int
+    x: np.ndarray
+    y: np.ndarray
+    start: jbp.TrainState
+
+    @property
+    def steps(self) -> int:
+        """An epoch's."""
+        return -(-len(self.x) // self.batch)
+
+    def problem(self, gradient: str) -> train.Problem:
+        """What `fit` makes of it."""
+        return train.Problem(self.network, losses.as_loss(LOSS), optimizer(), self.batch, train.GRADIENTS[gradient])
+
+
+@functools.cache
+def optimizer():
+    return optax.adam(RATE)
+
+
+def setting(network: jbp.Network, batch: int, dtype: str) -> Setting:
+    digits = data.load("digits")
+    x, y = digits.x_train.astype(dtype), digits.y_train
+    x, y = x[: len(x) // 512 * 512], y[: len(y) // 512 * 512]  # whole batches at every size: PyTorch gets no padding
+    made = train.Problem(network, losses.as_loss(LOSS), optimizer(), batch, train.GRADIENTS["hand"])
+    return Setting(network, batch, x, y, train.start(made, jax.random.key(0), dtype=jnp.dtype(dtype)))
+
+
+# ---- each program: Setting → a function that trains one more epoch and returns the parameters
+
+
+def fit_epoch(at: Setting, gradient: str) -> Callable[[], Any]:
+    """The program that `fit` runs."""
+    problem, x, y = at.problem(gradient), jnp.asarray(at.x), jnp.asarray(at.y)
+    state = jax.tree.map(jnp.copy, at.start)
+
+    def epoch():
+        nonlocal state
+        state, _ = train._epoch(problem, state, x, y)
+        return state.params
+
+    return epoch
+
+
+def step_by_step(at: Setting) -> Callable[[], Any]:
+    """The loop that everyone writes first: batches cut by NumPy, one call of a compiled step for each."""
+    problem = at.problem("hand")
+    state = jax.tree.map(jnp.copy, at.start)
+    step = jax.jit(
+        lambda state, x, y: train.train_step(problem, state, x, y, jnp.ones(len(x), x.dtype), state.key),
+        donate_argnums=0,
+    )
+    draw = jax.jit(functools.partial(keys_and_rows, examples=len(at.x), batch=at.batch))
+
+    def epoch():
+        nonlocal state
+        key, rows = draw(state.key)
+        state = state._replace(key=key)
+        for batch in np.asarray(rows):
+            state, _ = step(state, at.x[batch], at.y[batch])
+        return state.params
+
+    return epoch
+
+
+def keys_and_rows(key, examples: int, batch: int):
+    """The next epoch's key and this one's batches, as `train_epoch` draws them."""
+    key, batch_key, _ = jax.random.split(key, 3)
+    return key, train.shuffled_batches(batch_key, examples, batch)[0]
+
+
+def torch_epoch(at: Setting, fused: bool, compile_it: bool) -> Callable[[], Any]:
+    """PyTorch, with its own shuffle once the first epoch, which validates it, has taken ours."""
+    torch: Any = importlib.import_module("torch")
+    w = {
+        (t, s): torch.tensor(np.asarray(part), requires_grad=True)
+        for t, sources in at.start.params.items()
+        for s, part in sources.items()
+    }
+    x, y = torch.tensor(at.x), torch.tensor(at.y.astype(np.int64))
+    adam = torch.optim.Adam(list(w.values()), lr=RATE, fused=fused)
+    order = [torch.tensor(np.asarray(keys_and_rows(at.start.key, len(at.x), at.batch)[1]).astype(np.int64))]
+
+    def loss_of(x, y):
+        h0 = torch.relu(x @ w["h0", "x"].T)
+        h1 = torch.relu(h0 @ w["h1", "h0"].T)
+        yhat = h1 @ w["yhat", "h1"].T
+        if ("yhat", "h0") in w:
+            yhat = yhat + h0 @ w["yhat", "h0"].T
+        return torch.nn.functional.cross_entropy(yhat, y)
+
+    run = torch.compile(loss_of) if compile_it else loss_of
+
+    def epoch():
+        rows = order.pop() if order else torch.randperm(len(x)).reshape(-1, at.batch)
+        for batch in rows:
+            adam.zero_grad()
+            run(x[batch], y[batch]).backward()
+            adam.step()
+        params: dict[str, dict[str, Any]] = {}
+        for (t, s), part in w.items():
+            params.setdefault(t, {})[s] = part.detach().numpy()
+        return params
+
+    return epoch
+
+
+def programs(peers: bool, compiler: bool) -> dict[str, Callable[[Setting], Callable[[], Any]]]:
+    """What can run here."""
+    found = {
+        FIT: functools.partial(fit_epoch, gradient="hand"),
+        AUTO: functools.partial(fit_epoch, gradient="jax.grad"),
+        STEPS: step_by_step,
+    }
+    if peers:
+        found[EAGER] = functools.partial(torch_epoch, fused=False, compile_it=False)
+        found[FUSED] = functools.partial(torch_epoch, fused=True, compile_it=False)
+    if peers and compiler:
+        found[COMPILED] = functools.partial(torch_epoch, fused=True, compile_it=True)
+    return found
+
+
+def has_torch() -> bool:
+    found = importlib.util.find_spec("torch") is not None
+    if not found:
+        print("PyTorch is not installed: its programs are left out")
+    return found
+
+
+# ---- one size
+
+
+def measure_one(name: str, batch: int, made: dict, seconds: float) -> list[dict]:
+    """Validate, then time, every program at one size."""
+    with jax.enable_x64(True):
+        at = setting(NETWORKS[name], batch, "float64")
+        ends = {program: jax.tree.map(np.array, make(at)()) for program, make in made.items()}
+    if not measure.largest_difference(ends[AUTO], at.start.params) > 0.01:
+        raise SystemExit(f"{name}, batch {batch}: an epoch changes nothing; nothing is timed")
+    apart = {program: measure.largest_difference(end, ends[AUTO]) for program, end in ends.items()}
+    for program, difference in apart.items():
+        if not difference <= TOLERANCE:
+            raise SystemExit(f"{name}, batch {batch}: {program} ends {difference:.2g} apart; nothing is timed")
+    at = setting(NETWORKS[name], batch, "float32")
+    times = measure.in_turn({program: make(at) for program, make in made.items()}, seconds)
+    return [
+        {
+            "network": name,
+            "batch": batch,
+            "program": program,
+            "difference": apart[program],
+            "steps_a_second": at.steps / measure.median(times[program]),
+            "fit_is_times_faster": measure.ratio(times, program, FIT),
+        }
+        for program in made
+    ]
+
+
+# ---- many networks
+
+
+def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
+    """`fit_many` beside `fit` in turn, at one learning rate, so that `fit` compiles once for all."""
+    network, batch = NETWORKS["skip_mlp"], 32
+    keys = jax.random.split(jax.random.key(0), networks)
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch}
+
+    def at_once(xy):
+        rates = jnp.full(networks, RATE, xy[0].dtype)
+        return jbp.fit_many(network, LOSS, optax.adam, xy, keys=keys, learning_rates=rates, **settings)[1]
+
+    def in_turn(xy):
+        histories = [jbp.fit(network, LOSS, optimizer(), xy, key=key, **settings)[1] for key in keys]
+        return jnp.array([[row["loss"] for row in history] for history in histories])
+
+    made = setting(network, batch, "float32").problem("hand")
+
+    def one(xy, key):
+        state = train.start(made, key, dtype=xy[0].dtype)
+        return jax.lax.scan(lambda state, _: train.train_epoch(made, state, *xy), state, length=epochs)[1]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def mapped(xy, chunk):
+        return jax.lax.map(functools.partial(one, xy), keys, batch_size=chunk)
+
+    ways = {
+        "fit_many": at_once,
+        "fit in turn": in_turn,
+        "lax.map, one at a time": lambda xy: mapped(xy, None),
+        f"lax.map, {CHUNK} at a time": lambda xy: mapped(xy, CHUNK),
+    }
+
+    def arrays(dtype):
+        at = setting(network, batch, dtype)
+        return jnp.asarray(at.x), jnp.asarray(at.y)
+
+    with jax.enable_x64(True):
+        losses64 = {name: np.asarray(way(arrays("float64"))) for name, way in ways.items()}
+    for name, found in losses64.items():
+        difference = np.max(np.abs(found / losses64["fit in turn"] - 1))
+        if not difference <= TOLERANCE:
+            raise SystemExit(f"{name}: the losses are {difference:.2g} apart; nothing is timed")
+    xy, first = arrays("float32"), {}
+    for name, way in ways.items():
+        jax.clear_caches()
+        began = time.perf_counter()
+        jax.block_until_ready(way(xy))
+        first[name] = time.perf_counter() - began
+    times = measure.in_turn({name: functools.partial(way, xy) for name, way in ways.items()}, seconds, rounds=5)
+    return [
+        {
+            "networks": networks,
+            "epochs": epochs,
+            "program": name,
+            "seconds": measure.median(times[name]),
+            "seconds_with_compilation": first[name],
+            "fit_many_is_times_faster": measure.ratio(times, name, "fit_many"),
+        }
+        for name in ways
+    ]
+
+
+# ---- the command line
+
+
+def measure_start(rounds: int) -> list[dict]:
+    """A whole `jaxbackprop train`, process and all: the first in a fresh cache folder, and the next."""
+    times: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in times:
+                before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+                command = [sys.executable, "-m", "jaxbackprop.cli", "train", "--json", "--out", f"{folder}/{name}"]
+                path = os.pathsep.join([str(Path(jbp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+                env = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": path}
+                subprocess.run(command, env=env, check=True, capture_output=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                times[name].append((time.perf_counter() - began, used))
+    return [
+        {"start": name, "seconds": measure.median(list(wall)), "processor_seconds": measure.median(list(used))}
+        for name, (wall, used) in ((name, zip(*pairs, strict=True)) for name, pairs in times.items())
+    ]
+
+
+def plot(rows: list[dict], path) -> None:
+    """Bars at batch 32, and steps a second over the batch."""
+    from matplotlib.figure import Figure
+
+    colors = dict(
+        zip(
+            (FIT, AUTO, STEPS, EAGER, FUSED, COMPILED),
+            ("#4269d0", "#9ecae9", "#6cc5b0", "#ff725c", "#efb118", "#a463f2"),
+            strict=True,
+        )
+    )
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+    bars, lines = figure.subplots(1, 2)
+    shown = [row for row in rows if row["network"] == "skip_mlp"]
+    for program, color in colors.items():
+        mine = sorted((row for row in shown if row["program"] == program), key=lambda row: row["batch"])
+        if mine:
+            at32 = next(row["steps_a_second"] for row in mine if row["batch"] == 32)
+            bars.barh(program, at32, color=color)
+            bars.text(at32, program, f" {measure.figure(at32)}", va="center", fontsize="small")
+            rates = [row["steps_a_second"] for row in mine]
+            lines.plot([row["batch"] for row in mine], rates, "o-", color=color)
+    bars.invert_yaxis()
+    bars.margins(x=0.2)
+    bars.set(xlabel="steps a second, batch 32")
+    lines.set(xscale="log", yscale="log", xlabel="batch", ylabel="steps a second")
+    lines.set_xticks(sorted(BATCHES), [str(batch) for batch in sorted(BATCHES)])
+    lines.minorticks_off()
+    for axis in (bars, lines):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="batch 32 and four networks only; writes nothing")
+    parser.add_argument(
+        "--no-compiler", action="store_true", help="leave torch.compile out, which needs a C++ compiler"
+    )
+    arguments = parser.parse_args()
+    quick, peers = arguments.quick, has_torch()
+    sizes = [("skip_mlp", 32)] if quick else [("skip_mlp", b) for b in BATCHES] + [("mlp", 32)]
+    rows = []
+    for name, batch in sizes:
+        made = programs(peers, compiler=batch == 32 and not quick and not arguments.no_compiler)
+        rows += measure_one(name, batch, made, seconds=2.0 if quick else 10.0)
+    measure.show("steps a second (medians, run in turn)", rows)
+    many = measure_many(networks=4 if quick else MANY, epochs=2 if quick else 5, seconds=2.0 if quick else 30.0)
+    measure.show("many networks", many)
+    begun = measure_start(rounds=1 if quick else 5)
+    measure.show("jaxbackprop train, all defaults, the whole process", begun)
+    if not quick:
+        path = measure.save("training", rows, many=many, start=begun)
+        plot(rows, path.with_suffix(".png"))
+        print(f"{path} and .png")
+
+
+if __name__ == "__main__":
+    main()
