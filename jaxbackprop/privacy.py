@@ -35,7 +35,6 @@ from jaxbackprop.streaming import stream
 from jaxbackprop.train import GradientMethod, Problem
 
 TAIL = 1e-15  # the probability that a Poisson draw exceeds its fixed capacity
-TILE = 1024
 
 
 def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod:
@@ -67,7 +66,7 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
 
 
 def _private_value_and_grad(max_norm: float, noise_multiplier: float, problem: Problem):
-    clipped_sum = stream(problem.network, problem.loss, lambda fg: total(clip(fg, max_norm)), TILE)
+    clipped_sum = stream(problem.network, problem.loss, lambda fg: total(clip(fg, max_norm)))
 
     def value_and_grad(params, x, y, weight, key):
         value, sums = clipped_sum(params, x, y, weight)
