@@ -8,13 +8,15 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,18 +40,30 @@ def compiled(function: Callable, *args) -> Compiled:
     return Compiled(run, seconds, memory.temp_size_in_bytes if memory else -1)
 
 
-def in_turn(programs: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 7) -> dict[str, list[float]]:
+def in_turn(
+    programs: dict[str, Callable[[], Any]],
+    seconds: float = 1.0,
+    rounds: int = 7,
+    fewest: int | None = None,
+    rest: Collection[str] = (),
+) -> dict[str, list[float]]:
     """Time each program once a round, A B C A B C …, so that a drift of the machine's speed meets all alike.
 
     A figure is the mean over as many calls as fill its share of `seconds`; each program runs twice first, unmeasured.
+    Slow programs take longer than `seconds`: with `fewest`, rounds are then left out, down to that many. After the
+    programs named in `rest` there is a pause, for other frameworks' threads that spin while they wait for more work.
     """
-    calls = {}
+    calls, slowest = {}, 0.0
     for name, run in programs.items():
         jax.block_until_ready(run())
         began = time.perf_counter()
         jax.block_until_ready(run())
         once = time.perf_counter() - began
         calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)))
+        slowest += calls[name] * once
+        time.sleep(REST if name in rest else 0)
+    if fewest is not None:
+        rounds = max(fewest, min(rounds, int(seconds / max(slowest, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, run in programs.items():
@@ -57,7 +71,22 @@ def in_turn(programs: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds
             for _ in range(calls[name]):
                 jax.block_until_ready(run())
             times[name].append((time.perf_counter() - began) / calls[name])
+            time.sleep(REST if name in rest else 0)
     return times
+
+
+REST = 0.05  # seconds
+
+
+def best_of(run: Callable[[], Any], times: int = 3) -> float:
+    """The shortest of a few calls, after one unmeasured: for choosing between programs, not for reporting."""
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 def median(values: list[float]) -> float:
@@ -79,6 +108,50 @@ def largest_difference(given, expected) -> float:
     return worst
 
 
+def reason(error: BaseException) -> str:
+    """Why something could not be measured, in one line."""
+    text = str(error).strip()
+    first = text.splitlines()[0] if text else ""
+    if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower() or isinstance(error, MemoryError):
+        return f"out of memory: {first}"[:160]
+    return (first or type(error).__name__)[:160]
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory that the device has, and that are free; of the host's where the device has none of its own."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    page = os.sysconf("SC_PAGE_SIZE")
+    whole = page * os.sysconf("SC_PHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return whole, next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return whole, whole // 2
+
+
+def require_memory(needed: int) -> None:
+    """Refuse what would not fit, before a host without memory left stops the whole run.
+
+    Raises:
+        MemoryError: more than nine tenths of what is free.
+    """
+    free = memory()[1]
+    if needed > 0.9 * free:
+        raise MemoryError(f"{needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free")
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[..., None]]:
+    """A bar on stderr while there is a terminal, nothing in a pipe; yields say(what, steps=0)."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda what, steps=0: bar.update(task, description=what, advance=steps)
+
+
 def stamp() -> dict[str, Any]:
     """What the figures were measured on."""
     git = ["git", "-C", str(Path(__file__).parent)]
@@ -90,11 +163,15 @@ def stamp() -> dict[str, Any]:
     return {
         "device": f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),
+        "memory_GB": round(memory()[0] / 1e9, 1),
+        "runtime": " ".join(device.client.platform_version.split()),
         "processor": _processor(),
         "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),  # of this minute: above 0, others were at work
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
+        "numpy": np.__version__,
         "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
         "date": datetime.date.today().isoformat(),
     }
@@ -109,10 +186,10 @@ def _processor() -> str:
 
 
 def save(name: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more) -> Path:
-    """Write results/NAME-PLATFORM.json."""
+    """Write results/NAME-PLATFORM.json; with stamp=… what was true when the measuring began."""
     folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"{name}-{jax.devices()[0].platform}.json"
-    path.write_text(json.dumps({"stamp": stamp(), **more, "rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"stamp": more.pop("stamp", None) or stamp(), **more, "rows": rows}, indent=1) + "\n")
     return path
 
 
@@ -124,7 +201,8 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(figure(value) for value in row.values()))
     console = Console()
-    console.width = max(console.width, 140)
+    needed = Console(width=1000).measure(table).maximum
+    console.width = max(console.width, min(needed, 200), 140)
     console.print(table)
 
 
