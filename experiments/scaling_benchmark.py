@@ -49,13 +49,13 @@ HAND, AUTO, ELEMENTWISE = "by hand", "jax.grad", "jax.grad, elementwise"
 COMPARED_UP_TO = 10_000_000  # examples
 
 
-def programs(widths: tuple[int, ...]) -> dict[str, Callable]:
+def programs(axis: str, widths: tuple[int, ...]) -> dict[str, Callable]:
     """What is timed: (params, x, y) → (value, gradient)."""
     found = {
         HAND: jbp.value_and_grad(jbp.skip_mlp(widths), bench.LOSS),
         AUTO: jax.value_and_grad(bench.plain_loss),
     }
-    return found | ({ELEMENTWISE: jax.value_and_grad(bench.scalar_loss)} if widths == bench.EXERCISE else {})
+    return found | ({ELEMENTWISE: jax.value_and_grad(bench.scalar_loss)} if axis == EXAMPLES else {})
 
 
 def summed_gradient(params, x, y):
@@ -65,7 +65,7 @@ def summed_gradient(params, x, y):
 def measure_size(series: Series, size: int, seconds: float, say: Callable[..., None]) -> list[dict]:
     """Validate, then time, each program at one size; a row for each, with the reason where there is no time."""
     widths, batch = series.shape(size)
-    ways = programs(widths)
+    ways = programs(series.axis, widths)
     rows = {name: {"axis": series.axis, "size": size, "method": name, "reason": None} for name in ways}
     say(f"{series.axis} {size:,}")
     try:
@@ -174,6 +174,11 @@ def plot(rows: list[dict], path: Path) -> None:
             )
         axis.set(xscale="log", yscale="log", xlabel=one.axis, title=one.title)
         axis.title.set_fontsize(10)
+        if one.axis != EXAMPLES:
+            axis.set_xticks(one.sizes[::2], [f"{size:,}" for size in one.sizes[::2]])
+            axis.minorticks_off()
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#ececec", linewidth=0.8)
         axis.set_axisbelow(True)

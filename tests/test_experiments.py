@@ -53,6 +53,7 @@ def test_the_accelerator_benchmark_runs_and_writes_only_where_it_is_told(tmp_pat
     for row in written["rows"]:
         if row["reason"]:
             assert row["method"] in printed
+            assert row["method"].startswith(("jbp.fused", "torch", "NumPy", "jax.grad, in tiles")), row["reason"]
 
 
 def test_the_scaling_benchmark_runs_and_writes_only_where_it_is_told(tmp_path):
