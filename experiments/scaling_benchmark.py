@@ -88,7 +88,7 @@ def measure_size(series: Series, size: int, seconds: float, say: Callable[..., N
         error = None if expected is None else measure.largest_difference(program.gradient(given), expected)
         rows[name]["difference"] = error
         # a peer is timed all the same: this is what one gets from it
-        if name == HAND and error is not None and not error <= bench.TOLERANCE["float32"]:
+        if name == HAND and error is not None and not error <= bench.tolerance("float32", batch):
             rows[name]["reason"] = f"WRONG by {error:.2g}: not timed"
             continue
         built[name] = program
