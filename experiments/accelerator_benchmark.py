@@ -50,13 +50,15 @@ BASELINE = "jax.grad"
 FAILURES = (RuntimeError, MemoryError, ValueError, NotImplementedError)
 
 
-def tolerance(dtype: str, batch: int) -> float:
+def tolerance(dtype: str, batch: int, of_jax_grad: float = 0.0) -> float:
     """What arithmetic explains, relative to a parameter's largest entry; a term left out would be far outside.
 
-    float32: a sum of B terms one after the other strays by about ε √B. bfloat16: some 25 roundings, because a ReLU's mask
-    may differ where z is within one of zero.
+    float32: a sum of B terms one after the other strays by about ε √B. bfloat16: some 25 roundings. In either, among
+    millions of units there is one whose z rounds to the other side of zero, and its mask differs from float64's; no
+    bound by itself covers that, but `jax.grad` rounds the same z: a few times its own error, and never beyond 0.1.
     """
-    return {"float32": 2e-5 + 2 * 2**-24 * batch**0.5, "bfloat16": 0.1}[dtype]
+    rounding = {"float32": 2e-5 + 2 * 2**-24 * batch**0.5, "bfloat16": 0.1}[dtype]
+    return max(rounding, min(4 * of_jax_grad, 0.1))
 
 
 class Case(NamedTuple):
@@ -230,12 +232,11 @@ def least_bytes(case: Case, quantity: str) -> int:
 
 def plain_loss(params, x, y):
     """The exercise's wiring at any depth as one would write it, for jax.grad."""
-    h, yhat = x, 0.0
-    for t, w in params.items():
-        if t != "yhat":
-            (source,) = w
-            h = jax.nn.relu(h @ w[source].T)
-            yhat = yhat + h @ params["yhat"][t].T
+    h, source, yhat = x, "x", 0.0
+    for t in (f"h{i}" for i in range(len(params) - 1)):  # not in the dict's order: jit sorts it, h10 before h2
+        h = jax.nn.relu(h @ params[t][source].T)
+        yhat = yhat + h @ params["yhat"][t].T
+        source = t
     return jnp.mean(jnp.sum((yhat - y) ** 2, axis=1)) / 2
 
 
@@ -561,7 +562,8 @@ def measure_case(
     exact = full_by_default()  # then what is timed is itself what is compared
     built: dict[str, Built] = {}
     rows: dict[str, dict] = {}
-    for way in ways:
+    allowed = tolerance(dtype, batch)
+    for way in sorted(ways, key=lambda way: way.name != BASELINE):  # first, for what it says of the arithmetic
         if way.build is by_jax_grad_elementwise and widths != EXERCISE:
             continue
         say(f"{about['network']}, {batch:,} examples, {dtype}: {way.name}")
@@ -578,12 +580,12 @@ def measure_case(
         except FAILURES as error:
             row["reason"] = measure.reason(error)
             continue
-        if way.name.startswith("jbp") and not row["difference"] <= tolerance(dtype, batch):
+        if way.name == BASELINE:
+            allowed = tolerance(dtype, batch, row["difference"])
+        if way.name.startswith("jbp") and not row["difference"] <= allowed:
             row["reason"] = f"WRONG by {row['difference']:.2g}: not timed"
             continue
-        if not row["difference"] <= tolerance(
-            dtype, batch
-        ):  # a peer is timed all the same: this is what one gets from it
+        if not row["difference"] <= allowed:  # a peer is timed all the same: this is what one gets from it
             program = program._replace(note=f"{program.note} off by {row['difference']:.1g}".strip())
         built[way.name] = program
     say(f"{about['network']}, {batch:,} examples, {dtype}: timing")

@@ -98,6 +98,20 @@ def test_the_peers_compute_the_same_gradient():
     oracle.assert_close(elementwise(*arguments), plain(*arguments))
 
 
+def test_the_plain_loss_is_the_same_network_beyond_ten_layers():
+    """Inside `jit` dicts are sorted, h10 before h2: whoever follows their order computes another network."""
+    case = bench.make_case((2,) * 14, batch=5, dtype="float32")
+    ours = jax.jit(jbp.plain_loss(case.network, bench.LOSS))(case.params, case.x, case.y)
+    assert abs(jax.jit(bench.plain_loss)(case.params, case.x, case.y) / ours - 1) < 1e-5
+
+
+def test_the_tolerance_follows_the_arithmetic_and_stays_below_a_missing_term():
+    assert bench.tolerance("float32", 1) < 2.1e-5
+    assert 1e-4 < bench.tolerance("float32", 10_000_000) < 1e-3
+    assert bench.tolerance("float32", 256, of_jax_grad=0.018) == 4 * 0.018  # one mask of half a million flipped
+    assert bench.tolerance("float32", 256, of_jax_grad=5.0) == 0.1
+
+
 def test_the_reference_clips_each_example():
     case = bench.make_case((2, 3, 5, 7), batch=11, dtype="float32")
     grads = jbp.materialise(jbp.per_example(case.network, bench.LOSS)(case.params, case.x, case.y)[1])
@@ -154,7 +168,7 @@ def test_where_products_are_shortened_by_default_both_errors_are_measured(monkey
         return built._replace(run=lambda: jax.tree.map(lambda leaf: leaf / 2, built.run()))
 
     ways = [bench.Method(bench.GRADIENT, "jbp", by_hand), bench.Method(bench.GRADIENT, "jax.grad", bench.by_jax_grad)]
-    row, _ = bench.measure_case(((2, 3, 5, 7), 50), "float32", ways, 0.01, ignore)
+    _, row = bench.measure_case(((2, 3, 5, 7), 50), "float32", ways, 0.01, ignore)
     assert row["difference"] < 1e-5
     assert abs(row["difference_default"] - 0.5) < 1e-5
     assert row["ms"] > 0
