@@ -178,7 +178,7 @@ def measure_one(name: str, batch: int, made: dict, seconds: float) -> list[dict]
     with jax.enable_x64(True):
         at = setting(NETWORKS[name], batch, "float64")
         ends = {program: jax.tree.map(np.array, make(at)()) for program, make in made.items()}
-    if not measure.largest_difference(ends[AUTO], at.start.params) > 0.01:
+    if not measure.largest_difference(ends[AUTO], at.start.params) > 0.001:
         raise SystemExit(f"{name}, batch {batch}: an epoch changes nothing; nothing is timed")
     apart = {program: measure.largest_difference(end, ends[AUTO]) for program, end in ends.items()}
     for program, difference in apart.items():
