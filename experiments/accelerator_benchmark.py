@@ -772,11 +772,11 @@ def plot_roofline(rows: list[dict], ceilings: Ceilings, path: Path) -> None:
             right = twin and i % 2 == 1
             below = [r["gflops"] for r in grad if (r["network"], r["batch"], r["dtype"]) == (network, batch, dtype)]
             axis.annotate(
-                f"{network}\n{batch:,}",
+                f"{network}, {batch:,}",
                 (x0, y0 if right else min([y0, *below])),
-                (9, -2) if right else (0, -9),
+                (9, -2) if right else (-9, 2),
                 textcoords="offset points",
-                ha="left" if right else "center",
+                ha="left" if right else "right",
                 va="center" if right else "top",
                 fontsize=8,
                 color="#444",
