@@ -727,7 +727,7 @@ def plot_roofline(rows: list[dict], ceilings: Ceilings, path: Path) -> None:
     shown = ours + grad
     figure = Figure(figsize=(6.2 * len(dtypes), 5.2), layout="constrained")
     axes = figure.subplots(1, len(dtypes), squeeze=False, sharey=True, sharex=True)[0]
-    low, high = min(r["intensity"] for r in shown) / 3, max(r["intensity"] for r in shown) * 3
+    low, high = min(r["intensity"] for r in shown) / 8, max(r["intensity"] for r in shown) * 3
     for axis, dtype in zip(axes, dtypes, strict=True):
         bandwidth, rate = ceilings.bandwidth[dtype] / 1e9, ceilings.products[dtype] / 1e9
         x = np.geomspace(low, high, 200)

@@ -115,7 +115,7 @@ def main() -> None:
     with measure.progress(len(sizes)) as say:
         for width, batch, dtype in sizes:
             say(f"width {width:,}, batch {batch:,}, {dtype}")
-            rows.append(measure_one(width, batch, dtype, seconds=0.3 if quick else 1.5))
+            rows.append(measure_one(width, batch, dtype, seconds=0.3 if quick else 1.0))
             say("", steps=1)
     measure.show("hand-derived gradient against jax.grad (medians, run in turn; above 1 is faster)", rows)
     if not quick:

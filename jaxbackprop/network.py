@@ -27,7 +27,7 @@ Precision = jax.lax.PrecisionLike
 
 INPUT = "x"
 BIAS = "bias"
-NARROW = 8  # up to this width the batch is the minor axis; measured on CPU, experiments/README.md
+NARROW = 3  # up to this width the batch is the minor axis; measured on CPU, experiments/README.md
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def batch_axis(network: Network) -> int:
 
     Wide layers are then rows, and W is read once however small the batch; narrow ones are long vectors.
 
-    >>> batch_axis(mlp((784, 64, 10))), batch_axis(mlp((1, 4, 1)))
+    >>> batch_axis(mlp((784, 64, 10))), batch_axis(mlp((1, 3, 1)))
     (0, -1)
     """
     return -1 if max(widths(network).values()) <= NARROW else 0

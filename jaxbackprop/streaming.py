@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxbackprop.backprop import FactoredGradient, LossLike, require_batch, sweep_batch, total, weighted_sum
 from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import Network, Precision, batch_axis, count_parameters, wide, widths
+from jaxbackprop.network import Network, Precision, count_parameters, wide, widths
 
 Readout = Callable[[FactoredGradient], Any]
 
@@ -26,13 +26,10 @@ Readout = Callable[[FactoredGradient], Any]
 # should be large.
 LANES = 40  # up to so many parameters a tile is read out in lanes,
 LANE_NUMBERS = 2**17  # which hold at most so many numbers
-CPU_TILE = (
-    1024,
-    2048,
-)  # below, adding a tile's gradient, a pass over the parameters, is felt; above, the cache is left
-CPU_TILE_BYTES = 2**23
-CPU_WHOLE_BYTES = 3 * 2**24  # up to here the whole batch is as fast
+CPU_WHOLE_BYTES = 48 * 2**20  # up to here a batch's activations are as fast whole,
+CPU_TILE_BYTES = 24 * 2**20  # beyond, in tiles that stay in the cache
 ACCELERATOR_TILE_BYTES = 2**30
+SMALLEST_TILE = 1024  # adding a tile's gradient to the sum, a pass over the parameters, must not be felt
 
 
 class Sums(NamedTuple):
@@ -156,11 +153,11 @@ def best_tile(network: Network, dtype, examples: int, platform: str) -> int:
     if platform != "cpu":
         largest = max(ACCELERATOR_TILE_BYTES // activations, 1)
     elif numbers <= LANES:
-        largest = min(LANE_NUMBERS // numbers, max(examples // 8, CPU_TILE[0]))
-    elif batch_axis(network) == 0 and activations * examples <= CPU_WHOLE_BYTES:
+        largest = min(LANE_NUMBERS // numbers, max(examples // 8, SMALLEST_TILE))
+    elif activations * examples <= CPU_WHOLE_BYTES:
         largest = examples
     else:
-        largest = min(max(CPU_TILE_BYTES // activations, CPU_TILE[0]), CPU_TILE[1])
+        largest = max(CPU_TILE_BYTES // activations, SMALLEST_TILE)
     fewest = -(-examples // largest)
     return next((examples // n for n in range(fewest, 2 * fewest) if examples % n == 0), -(-examples // fewest))
 

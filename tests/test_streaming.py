@@ -10,8 +10,8 @@ NETWORK = jbp.skip_mlp((3, 5, 4, 2), bias=True)
 # one for each way of going through a batch: lanes, the batch as the minor axis, as the major axis
 NETWORKS = {
     "in lanes": jbp.skip_mlp((2, 2, 1), bias=True),
-    "narrow": NETWORK,
-    "wide": jbp.skip_mlp((3, 9, 2), bias=True),
+    "narrow": jbp.skip_mlp((3, 3, 3, 3, 2), bias=True),
+    "wide": NETWORK,
 }
 
 
