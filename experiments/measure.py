@@ -75,7 +75,7 @@ def in_turn(
     return times
 
 
-REST = 0.05  # seconds
+REST = 0.3  # seconds: OpenMP threads spin for 0.2
 
 
 def best_of(run: Callable[[], Any], times: int = 3) -> float:
