@@ -156,9 +156,8 @@ def stamp() -> dict[str, Any]:
     """What the figures were measured on."""
     git = ["git", "-C", str(Path(__file__).parent)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", "../jaxbackprop", "."], capture_output=True, text=True, check=False
-    )
+    code = ["../jaxbackprop", ".", ":(exclude)results"]
+    changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=False)
     device = jax.devices()[0]
     return {
         "device": f"{device.platform}: {device.device_kind}",
