@@ -744,7 +744,7 @@ def plot_roofline(rows: list[dict], ceilings: Ceilings, path: Path) -> None:
             axis.annotate(
                 f"at precision highest {highest:,.4g}",
                 (high, highest),
-                (-2, 4),
+                (-2, -12),
                 textcoords="offset points",
                 ha="right",
                 fontsize=8,
