@@ -890,6 +890,12 @@ def run_all(indices: Sequence[int], processes: int, folder: Path) -> tuple[list[
     return [about for about, _ in results], [row for _, rows in results for row in rows]
 
 
+def program(torch: bool) -> dict:
+    """What must be the same for a run to go on: of the stamp all but the hour's load, memory and date."""
+    stamp = measure.stamp()
+    return {key: stamp[key] for key in ("device", "processor", "jax", "jaxlib", "commit")} | {"torch": torch}
+
+
 def keeping_folder(given: Path | None, made_for: dict) -> Path:
     """The folder that holds what is done so far, if it was done by the same program on the same device."""
     if given is None:
@@ -915,8 +921,8 @@ def main() -> None:
     if not torch:
         print("torch is not installed: torch.autograd.gradcheck is skipped (pip install torch)")
     timed = indices[:: len(indices) // (2 if given.quick else TIMED) | 1]  # odd: float32 and float64 alternate
-    made_for = {key: value for key, value in measure.stamp().items() if key != "date"} | {"torch": torch}
-    folder = keeping_folder(given.keep, made_for)
+    folder = keeping_folder(given.keep, program(torch))
+    print(f"each network is kept in {folder}")
     print(f"timing {len(timed)} networks' checks, nothing compiled before", flush=True)
     times = kept(folder / f"times-{len(indices)}.json", partial(time_cold, timed))
     networks, rows = run_all(indices, given.processes, folder)

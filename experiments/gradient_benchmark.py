@@ -10,9 +10,9 @@ import argparse
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import measure
 import numpy as np
+from accelerator_benchmark import plain_loss
 
 import jaxbackprop as jbp
 
@@ -23,14 +23,6 @@ LARGEST = 2**24  # width x batch, and
 LARGEST_WORK = 2**31  # width x width x batch: what two CPU cores do in reasonable time
 COLORS = ("#cfe2f3", "#9ecae9", "#6a9fd8", "#4269d0", "#2b4590", "#101a4a")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05}
-
-
-def plain_loss(params, x, y):
-    """The exercise's network as one would write it, for jax.grad."""
-    h0 = jax.nn.relu(x @ params["h0"]["x"].T)
-    h1 = jax.nn.relu(h0 @ params["h1"]["h0"].T)
-    yhat = h1 @ params["yhat"]["h1"].T + h0 @ params["yhat"]["h0"].T
-    return jnp.mean(jnp.sum((yhat - y) ** 2, axis=1)) / 2
 
 
 def measure_one(width: int, batch: int, dtype: str, seconds: float) -> dict:

@@ -34,7 +34,7 @@ from jax.interpreters import mlir
 
 from jaxbackprop.backprop import LossLike, require_batch, sweep_batch, total, weighted_sum
 from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import Network, Precision, wide, widths
+from jaxbackprop.network import Network, Precision, widened, widths
 from jaxbackprop.streaming import Readout
 
 ROWS = 16  # a block is a multiple: the rows of a bfloat16 tile
@@ -161,9 +161,9 @@ def _part(spec, plan, params, rows):
         return _where(row < plan.batch, values), jax.tree.map(lambda a: _where(row[:, None] < plan.batch, a), fg)
 
     def part(first, params, *rows):
-        params, rows = jax.tree.map(_widened, (params, rows))
+        params, rows = widened((params, rows))
         sums = _sums(spec, params, *rows, given=partial(given, first))
-        return [_widened(leaf) for leaf in jax.tree.leaves(sums)]
+        return jax.tree.leaves(widened(sums))
 
     block = [jax.ShapeDtypeStruct((plan.block, *a.shape[1:]), a.dtype) for a in rows]
     return part, jax.eval_shape(part, jnp.int32(0), params, *block)
@@ -279,10 +279,6 @@ def _filled(a, shape):
 
 def _where(keep, a):
     return jnp.where(keep, a, jnp.zeros_like(a))
-
-
-def _widened(a):
-    return a.astype(wide(a.dtype)) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
 
 def _refuse(like, message: str):

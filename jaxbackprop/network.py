@@ -305,6 +305,17 @@ def wide(dtype: DTypeLike) -> DTypeLike:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def widened(tree: Any) -> Any:
+    """A tree whose floating-point arrays are in float32 at least; half precision is then rounded once, when all is done.
+
+    >>> [a.dtype.name for a in widened([jnp.ones(2, jnp.bfloat16), jnp.arange(2)])]
+    ['float32', 'int32']
+    """
+    return jax.tree.map(
+        lambda a: a.astype(wide(a.dtype)) if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating) else a, tree
+    )
+
+
 def sum_paths(terms: list[Array]) -> Array:
     """Add what arrives over several paths; one path is left as it is."""
     total, *others = terms

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxbackprop.backprop import FactoredGradient, LossLike, require_batch, sweep_batch, total, weighted_sum
 from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import Network, Precision, count_parameters, wide, widths
+from jaxbackprop.network import Network, Precision, count_parameters, widened, widths
 
 Readout = Callable[[FactoredGradient], Any]
 
@@ -119,26 +119,18 @@ def _in_tiles(sums: Sums, tile: int, params, x, y, c):
         return read(*swept(0, tile))
     in_lanes = count_parameters(network) <= LANES
     each = read_in_lanes if in_lanes else read
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*_widened(swept(0, tile)))))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*widened(swept(0, tile)))))
     found, _ = jax.lax.scan(
-        lambda sofar, i: (jax.tree.map(jnp.add, sofar, each(*_widened(swept(i * tile, tile)))), None),
+        lambda sofar, i: (jax.tree.map(jnp.add, sofar, each(*widened(swept(i * tile, tile)))), None),
         zeros,
         jnp.arange(full),
     )
     if in_lanes:
         found = jax.tree.map(lambda a: jnp.sum(a, axis=-1), found)
     if rest:
-        found = jax.tree.map(jnp.add, found, read(*_widened(swept(full * tile, rest))))
+        found = jax.tree.map(jnp.add, found, read(*widened(swept(full * tile, rest))))
     like = jax.eval_shape(lambda: read(*swept(0, tile)))
     return jax.tree.map(lambda a, like: a.astype(like.dtype), found, like)
-
-
-def _widened(swept):
-    """In float32 at least, so that half precision is rounded once, at the end, and not tile by tile."""
-    return jax.tree.map(
-        lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(jnp.result_type(a), jnp.floating) and jnp.ndim(a) else a,
-        swept,
-    )
 
 
 def best_tile(network: Network, dtype, examples: int, platform: str) -> int:

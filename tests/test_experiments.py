@@ -16,6 +16,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))
 
 import accelerator_benchmark as bench  # noqa: E402
+import checker_benchmark as checker  # noqa: E402
 import measure  # noqa: E402
 import scaling_benchmark as scaling  # noqa: E402
 
@@ -197,3 +198,15 @@ def test_slow_programs_get_fewer_rounds_and_fast_ones_all():
     import time
 
     assert len(measure.in_turn({"slow": lambda: time.sleep(0.02)}, seconds=0.01, rounds=5, fewest=2)["slow"]) == 2
+
+
+def test_an_interrupted_run_of_the_checkers_goes_on_with_what_is_kept(tmp_path, monkeypatch):
+    folder = checker.keeping_folder(tmp_path / "kept", checker.program(torch=False))
+    made = []
+    for _ in range(2):
+        assert checker.kept(folder / "network-0.json", lambda: made.append(1) or {"rows": [1]}) == {"rows": [1]}
+    assert made == [1]
+    monkeypatch.setattr(measure.os, "getloadavg", lambda: (99.0, 0.0, 0.0))  # another hour, the same program
+    assert checker.keeping_folder(folder, checker.program(torch=False)) == folder
+    with pytest.raises(SystemExit, match="another commit or version"):
+        checker.keeping_folder(folder, checker.program(torch=True))
