@@ -1,7 +1,8 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, train, privacy.
+exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, checkpoint,
+train, privacy.
 """
 
 from jaxbackprop import exercise
@@ -9,6 +10,7 @@ from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.backprop import Backward, FactoredGradient, backward, per_example, sweep, total
 from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
+from jaxbackprop.checkpoint import Checkpoints
 from jaxbackprop.factored import (
     Moments,
     NoiseScale,
@@ -51,6 +53,7 @@ __all__ = [
     "LOSSES",
     "Activation",
     "Backward",
+    "Checkpoints",
     "FactoredGradient",
     "Forward",
     "GradientMethod",

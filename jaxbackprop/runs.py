@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import warnings
 import zipfile
 import zlib
@@ -15,9 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbackprop.checkpoint import write_whole
 from jaxbackprop.network import Layer, Network, Params, require_params
 
 CONFIG, METRICS, PARAMS, CURVES = "config.json", "metrics.jsonl", "params.npz", "learning_curves.png"
+CHECKPOINTS = "checkpoints"
 
 
 def next_folder(parent: Path, name: str) -> Path:
@@ -47,15 +48,47 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Make the folder and write what the run was asked to do."""
     require_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(folder / CONFIG, config_bytes(config))
+
+
+def config_bytes(config: dict[str, Any]) -> bytes:
+    """The config as it stands in its file."""
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read what the run was asked to do.
+
+    Raises:
+        ValueError: the folder is not a run, or its config was altered.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config["arguments"], dict):
+            raise TypeError("no arguments")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} cannot be read ({type(error).__name__}: {error}): was it altered?"
+        ) from None
+    return config
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Add one line of JSON, on disk before training goes on."""
     with (folder / METRICS).open("a", encoding="utf-8") as file:
-        # JSON has no NaN: a figure that is not finite is null
-        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        file.write(json.dumps(finite) + "\n")
+        file.write(_line(row))
+
+
+def write_metrics(folder: Path, history: Iterable[dict[str, Any]]) -> None:
+    """Write the lines of the epochs that training goes on from; those after them are taken again."""
+    write_whole(folder / METRICS, "".join(map(_line, history)).encode())
+
+
+def _line(row: dict[str, Any]) -> str:
+    # JSON has no NaN: a figure that is not finite is null
+    return json.dumps({name: value if math.isfinite(value) else None for name, value in row.items()}) + "\n"
 
 
 def write_params(folder: Path, params: Params) -> None:
@@ -75,7 +108,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
     if not (folder / PARAMS).is_file():
-        raise ValueError(f"{folder} holds no {PARAMS}: that run did not finish")
+        hint = f"; `jaxbackprop train --resume {folder}` goes on with it" if (folder / CHECKPOINTS).is_dir() else ""
+        raise ValueError(f"{folder} holds no {PARAMS}: that run did not finish{hint}")
     if not zipfile.is_zipfile(folder / PARAMS):
         raise ValueError(f"{folder} cannot be read as a run ({PARAMS} is no NPZ file): was a file altered?")
     try:
@@ -139,20 +173,6 @@ def write_curves(path: Path, history: list[dict[str, Any]], title: str) -> None:
             "ignore", message="Glyph .* missing"
         )  # a name in a script that the font lacks: boxes will do
         figure.savefig(path, dpi=150)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def listing(folder: Path) -> Iterable[str]:

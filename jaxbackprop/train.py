@@ -4,7 +4,9 @@ The loop knows nothing about how a gradient is made: "hand" and "jax.grad" give 
 """
 
 import math
+import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,8 +18,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from jaxbackprop._names import unknown
 from jaxbackprop.backprop import LossLike
+from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
 from jaxbackprop.gradient import plain_loss, value_and_grad
-from jaxbackprop.losses import Loss, as_loss
+from jaxbackprop.losses import LOSSES, Loss, as_loss
 from jaxbackprop.network import Network, Params, init, predict, require_input, require_params
 
 if TYPE_CHECKING:
@@ -145,9 +148,8 @@ GRADIENTS: dict[str, GradientMethod] = {
 
 
 def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
-    """Make the state that training starts from: drawn parameters, or a copy of the given ones."""
-    # a copy, because the epoch's buffers are donated: the caller's own parameters must outlive training
-    own: Params = jax.tree.map(jnp.copy, drawn(problem.network, key, dtype) if params is None else params)
+    """Make the state that training starts from: drawn parameters, or the given ones."""
+    own: Params = drawn(problem.network, key, dtype) if params is None else params
     return TrainState(own, problem.optimizer.init(own), _two_keys(key)[0], jnp.zeros((), jnp.int32))
 
 
@@ -163,7 +165,8 @@ def _two_keys(key):
 
 
 _start = jax.jit(start, static_argnums=0)
-_epoch = jax.jit(train_epoch, static_argnums=0, donate_argnums=1)
+# buffers are not donated: where an epoch diverges, or is interrupted, the state before it is what there is to keep
+_epoch = jax.jit(train_epoch, static_argnums=0)
 
 
 def fit(
@@ -179,6 +182,7 @@ def fit(
     params: Params | None = None,
     validation: Data | None = None,
     callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[TrainState, list[Row]]:
     """Train a network.
 
@@ -193,16 +197,21 @@ def fit(
         gradient: "hand" or "jax.grad", the same trajectory; or a `GradientMethod`, such as `private_gradient(…)`.
         params: what to start from; drawn from `key` by default.
         validation: (x, y) to evaluate after each epoch.
-        callbacks: each is called (state, row) after each epoch; training stops when one returns True. The state's
-            buffers are reused by the next epoch: copy what you keep, `jax.tree.map(jnp.copy, state.params)`.
+        callbacks: each is called (state, row) after each epoch; training stops when one returns True.
+        checkpoints: where and how often to keep what training carries. Where the folder holds a checkpoint of this same
+            training, it goes on from there, to `epochs` in all: the same call again continues what was interrupted,
+            bit for bit.
 
     Returns:
         The last `TrainState`, and a row for each epoch: "epoch", "loss" (mean over the epoch, as it went), "seconds"
-        (since the start), and with `validation` "validation_loss" and, where the loss has one, "validation_accuracy"
-        or "validation_rmse".
+        (of training), and with `validation` "validation_loss" and, where the loss has one, "validation_accuracy"
+        or "validation_rmse". Where a loss is not finite training stops: its row is the last, and the state is the
+        last good one, of the epoch before.
 
     Raises:
-        ValueError: data, parameters or settings that do not fit; the message says which and what fits.
+        ValueError: data, parameters or settings that do not fit, or a checkpoint of another training; the message says
+            which and what fits.
+        OSError: a checkpoint cannot be written; those that were there still are.
 
     >>> import optax
     >>> from jaxbackprop.network import mlp
@@ -220,19 +229,62 @@ def fit(
     # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
     state = _start(problem, key, drawn(network, key, x.dtype) if params is None else params)
     held_out = None if validation is None else _require_data("validation", network, loss, validation)
-    history, began = [], time.perf_counter()
-    for epoch in range(1, epochs + 1):
-        state, value = _epoch(problem, state, x, y)
-        row = {"epoch": epoch, "loss": float(value), "seconds": time.perf_counter() - began}
-        if held_out is not None:
-            row |= {
-                f"validation_{name}": figure for name, figure in evaluate(network, loss, state.params, held_out).items()
-            }
-        history.append(row)
-        answers = [callback(state, row) for callback in callbacks]  # every one is called, whatever the first says
-        if any(answer is True for answer in answers):
-            break
-    return state, history
+    keeper, reached = None, (state, [])
+    if checkpoints is not None:
+        keeper = Keeper(checkpoints, _made_for(problem, (x, y), key, state) | dict(checkpoints.made_for))
+        if restored := keeper.load(state):
+            reached = restored.state, restored.history
+    state, history = reached
+    began = time.perf_counter() - (history[-1]["seconds"] if history else 0)
+    try:
+        for epoch in range(len(history) + 1, epochs + 1):
+            new, value = _epoch(problem, state, x, y)
+            row: Row = {"epoch": epoch, "loss": float(value), "seconds": time.perf_counter() - began}
+            if held_out is not None:
+                figures = evaluate(network, loss, new.params, held_out)
+                row |= {f"validation_{name}": figure for name, figure in figures.items()}
+            good = math.isfinite(row["loss"]) and math.isfinite(row.get("validation_loss", 0))
+            # in one assignment: an interruption finds the state and the history of the same epoch
+            reached = state, history = new if good else state, [*history, row]
+            if keeper and good and keeper.due(epoch):
+                keeper.save(*reached)
+            answers = [callback(state, row) for callback in callbacks]  # every one is called, whatever the first says
+            if not good:
+                _warn_of_divergence(row)
+            if not good or any(answer is True for answer in answers):
+                break
+    finally:
+        if keeper:
+            keeper.save_last(*reached)
+    return reached
+
+
+def _made_for(problem: Problem, data: tuple[Array, Array], key, state) -> dict[str, str]:
+    """What has to be the same for training to go on, as far as it can be said in words."""
+    update = jax.make_jaxpr(problem.optimizer.update)(state.params, state.opt_state, state.params)
+    # its constants, such as the learning rate, are in the text; addresses differ from process to process
+    text = re.sub("0x[0-9a-f]+", "", str(update))
+    optimizer = digest_of(np.frombuffer(text.encode(), np.uint8))[:16]
+    method = next((name for name, known in GRADIENTS.items() if known == problem.gradient), "own method")
+    return {
+        "network": str(problem.network),
+        "loss": next((name for name, known in LOSSES.items() if known == problem.loss), "own loss"),
+        "gradient": method,
+        "batch size": str(problem.batch_size),
+        "data set": f"{data[0].shape[0]} examples, {digest_of(*data)[:16]}",
+        "key": np.asarray(jax.random.key_data(key)).tobytes().hex(),
+        f"optimizer (its update in jax {jax.__version__})": optimizer,
+    }
+
+
+def _warn_of_divergence(row: Row) -> None:
+    found = f"the loss is {row['loss']:.3g} after epoch {row['epoch']}"
+    if "validation_loss" in row:
+        found += f", held out {row['validation_loss']:.3g}"
+    hint = "try a lower learning rate, or look for huge values in the data"
+    warnings.warn(
+        f"{found}: training stopped, the state is that of the epoch before; {hint}", RuntimeWarning, stacklevel=3
+    )
 
 
 def fit_many(

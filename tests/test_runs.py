@@ -132,31 +132,6 @@ def test_metrics_grow_by_a_line_an_epoch_and_each_is_on_disk_at_once(folder):
         assert [json.loads(line) for line in text.splitlines()] == HISTORY[:i]
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    class FullDiskError(OSError):
-        pass
-
-    def full(_):
-        raise FullDiskError
-
-    path = tmp_path / "params.npz"
-    monkeypatch.setattr(runs.os, "fsync", full)
-    with pytest.raises(FullDiskError):
-        runs.write_whole(path, b"half")
-    assert not path.exists()
-    monkeypatch.undo()
-    runs.write_whole(path, b"whole")
-    assert path.read_bytes() == b"whole"
-    monkeypatch.setattr(runs.os, "fsync", full)
-    with pytest.raises(FullDiskError):
-        runs.write_whole(path, b"half")
-    assert path.read_bytes() == b"whole"
-    monkeypatch.undo()
-    runs.write_whole(path, b"again")
-    assert path.read_bytes() == b"again"
-    assert names(tmp_path) == ["params.npz"]
-
-
 def test_the_listing_is_of_the_files_that_are_there(folder):
     assert runs.listing(folder) == ["config.json", "params.npz"]
     runs.append_metrics(folder, HISTORY[0])

@@ -1,0 +1,230 @@
+"""What is on disk after a kill, and that training goes on from it to the very same bits."""
+
+import errno
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxbackprop as jbp
+from jaxbackprop import checkpoint
+
+NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
+MADE_FOR = {"data set": "one"}
+X = np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
+Y = np.sin(X[:, :2])
+
+
+def fit(folder, epochs=6, network=NETWORK, rate=0.01, data=(X, Y), key=0, batch_size=8, **more):
+    checkpoints = None if folder is None else jbp.Checkpoints(folder, **more.pop("checkpoints", {}))
+    return jbp.fit(
+        network,
+        "huber",
+        optax.adam(rate),
+        data,
+        epochs=epochs,
+        batch_size=batch_size,
+        key=jax.random.key(key),
+        checkpoints=checkpoints,
+        **more,
+    )
+
+
+def bits(tree):
+    keys = jax.tree.map(lambda a: jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a, tree)
+    return [(a.dtype, a.shape, np.asarray(a).tobytes()) for a in jax.tree.leaves(keys)]
+
+
+def figures(history):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6])
+def test_training_goes_on_to_the_very_same_bits(stop, tmp_path):
+    whole, history = fit(None, validation=(X, Y))
+    fit(tmp_path, epochs=stop, validation=(X, Y))
+    state, again = fit(tmp_path, validation=(X, Y))
+    assert bits(state) == bits(whole)
+    assert figures(again) == figures(history)
+    assert [row["epoch"] for row in again] == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_interruption_saves_the_last_whole_epoch_whatever_was_due(tmp_path):
+    def interrupted(_state, row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, callbacks=[interrupted], checkpoints={"every_epochs": None})
+    assert names(tmp_path) == ["best.npz", "checkpoint-000003.npz"]
+    assert bits(fit(tmp_path)[0]) == bits(fit(None)[0])
+
+
+def test_the_latest_are_kept_and_the_best(tmp_path):
+    figure = iter([3.0, 1.0, 2.0, 2.5, 2.25])
+    history = []
+    for epoch in range(1, 6):
+        history.append({"epoch": epoch, "loss": 0.0, "validation_loss": next(figure)})
+        checkpoint.save(tmp_path, {"w": jnp.full(2, epoch)}, history, MADE_FOR, keep=2)
+    assert names(tmp_path) == ["best.npz", "checkpoint-000004.npz", "checkpoint-000005.npz"]
+    about, (w,) = checkpoint._unpacked(tmp_path / "best.npz")
+    assert (about["history"][-1]["epoch"], w.tolist()) == (2, [2, 2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16", "int32", "bool"])
+def test_every_dtype_and_a_key_come_back_bit_for_bit(dtype, tmp_path):
+    with jax.enable_x64(True):
+        state = {
+            "a": jnp.arange(6).reshape(2, 3).astype(dtype),
+            "empty": jnp.zeros((0, 2), dtype),
+            "n": jnp.asarray(1, dtype),
+        }
+        state["key"] = jax.random.key(7, impl="rbg")
+        state["keys"] = jax.random.split(jax.random.key(7), 3)
+        checkpoint.save(tmp_path, state, [{"epoch": 1, "loss": float("nan")}], MADE_FOR)
+        found = checkpoint.load(tmp_path, state, MADE_FOR)
+        assert bits(found.state) == bits(state)
+        assert found.state["key"].dtype == state["key"].dtype
+
+
+def damage_cut(content):
+    return content[: len(content) // 2]
+
+
+def damage_flip(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def damage_empty(_content):
+    return b""
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_empty])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, tmp_path):
+    fit(tmp_path, epochs=4)
+    newest = tmp_path / "checkpoint-000004.npz"
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.warns(RuntimeWarning, match=r"checkpoint-000004.npz is damaged.*going on from checkpoint-000003.npz"):
+        state, _ = fit(tmp_path)
+    assert bits(state) == bits(fit(None)[0])
+    for path in tmp_path.glob("checkpoint-*"):
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*000006.npz is damaged"):
+        fit(tmp_path)
+
+
+def test_no_byte_of_a_checkpoint_can_be_changed_unseen(tmp_path):
+    path = checkpoint.save(tmp_path, {"w": jnp.arange(4.0)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR)
+    content = path.read_bytes()
+    with np.load(path) as arrays:  # and it is an ordinary archive
+        assert arrays["0"].view("float32").tolist() == [0, 1, 2, 3]
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        with pytest.raises(ValueError, match="damaged"):
+            checkpoint._unpacked(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": jbp.skip_mlp((3, 5, 4, 2), "relu", bias=True)}, "another network, .*tanh.*and this is .*relu"),
+        ({"data": (X + 1, Y)}, "another data set, 50 examples"),
+        ({"rate": 0.02}, "another optimizer"),
+        ({"key": 1}, "another key"),
+        ({"batch_size": 10}, "another batch size, 8, and this is 10"),
+        ({"gradient": "jax.grad"}, "another gradient, hand, and this is jax.grad"),
+        ({"checkpoints": {"made_for": {"scaling": "two"}}}, "another scaling, one, and this is two"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused_with_the_difference(change, message, tmp_path):
+    fit(tmp_path, epochs=1, checkpoints={"made_for": {"scaling": "one"}})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, **({"checkpoints": {"made_for": {"scaling": "one"}}} | change))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_state_of_another_shape_is_refused(tmp_path):
+    checkpoint.save(tmp_path, {"w": jnp.zeros(3)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR)
+    for like, message in (
+        ({"w": jnp.zeros(4)}, r"\['w'\] is float32\[3\], here float32\[4\]"),
+        ({"w": jnp.zeros(3, int)}, r"\['w'\] is float32\[3\], here int32\[3\]"),
+        ({"w": jnp.zeros(3), "m": jnp.zeros(3)}, r"only this training has \['m'\]"),
+        ({}, r"only the checkpoint has \['w'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checkpoint.load(tmp_path, like, MADE_FOR)
+
+
+def test_a_full_disk_is_said_and_the_last_good_one_stays(tmp_path, monkeypatch):
+    fit(tmp_path, epochs=2)
+    before = names(tmp_path)
+
+    def full(_file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(tmp_path)
+    assert names(tmp_path) == before
+    monkeypatch.undo()
+    assert bits(fit(tmp_path)[0]) == bits(fit(None)[0])
+
+
+def test_where_training_diverges_the_last_good_state_is_what_is_returned_and_kept(tmp_path):
+    steps = 2 * 7  # two epochs of 50 examples in batches of 8
+    optimizer = optax.sgd(optax.piecewise_constant_schedule(0.01, {steps: 1e37}))
+
+    def run(epochs, folder):
+        return jbp.fit(
+            NETWORK,
+            "half_squared_error",
+            optimizer,
+            (X, Y),
+            epochs=epochs,
+            batch_size=8,
+            key=jax.random.key(0),
+            checkpoints=jbp.Checkpoints(folder),
+        )
+
+    good, _ = run(2, tmp_path / "good")
+    with pytest.warns(
+        RuntimeWarning, match="the loss is (nan|inf) after epoch 3: training stopped.*lower learning rate"
+    ):
+        state, history = run(5, tmp_path / "run")
+    assert len(history) == 3
+    assert bits(state) == bits(good)
+    assert names(tmp_path / "run") == ["best.npz", "checkpoint-000001.npz", "checkpoint-000002.npz"]
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    class FullDiskError(OSError):
+        pass
+
+    def full(_):
+        raise FullDiskError
+
+    path = tmp_path / "file"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FullDiskError):
+        checkpoint.write_whole(path, b"half")
+    assert not path.exists()
+    monkeypatch.undo()
+    checkpoint.write_whole(path, b"whole")
+    assert path.read_bytes() == b"whole"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FullDiskError):
+        checkpoint.write_whole(path, b"half")
+    assert path.read_bytes() == b"whole"
+    monkeypatch.undo()
+    checkpoint.write_whole(path, b"again")
+    assert path.read_bytes() == b"again"
+    assert names(tmp_path) == ["file"]
