@@ -28,6 +28,7 @@ TRAIN_EXAMPLES = """examples:
   jaxbackprop train houses.csv --target price --epochs 200 --out runs/houses
   jaxbackprop train digits --gradient jax.grad        the same trajectory, without our derivation
   jaxbackprop train --private --epsilon 3             bounds what they tell about any one example
+  jaxbackprop train --resume runs/houses              goes on where it was stopped, to the very same end
 """
 PREDICT_EXAMPLES = """examples:
   jaxbackprop predict runs/houses-1 new_houses.csv
@@ -55,9 +56,28 @@ TRACE_EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
+    if getattr(arguments, "resume", None):
+        return _run(_resumed(arguments))
     for name, value in (PRIVATE_DEFAULTS if getattr(arguments, "private", False) else DEFAULTS).items():
         if getattr(arguments, name, 0) is None:
             setattr(arguments, name, value)
+    return _run(arguments)
+
+
+def _resumed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """A run goes on with what it was started with: only these may be said anew."""
+    usual = vars(_parse(["train"]))
+    said = [name for name, value in vars(arguments).items() if value != usual[name]]
+    for name in said:
+        if name not in ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes"):
+            given = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+            _parser()[1].choices["train"].error(
+                f"--resume goes on with what the run was started with: leave out {given}"
+            )
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         return arguments.command(arguments)
     except BrokenPipeError:
@@ -174,6 +194,13 @@ def _add_train(commands) -> None:
     add("--gradient", **_choice("gradient", GRADIENTS, "hand"))
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/DATA-1, or the next number)")
     add("--json", action="store_true", help="print one JSON object instead of text")
+    keep = train.add_argument_group(
+        "checkpoints", "Ctrl-C and SIGTERM stop after the epoch, saved; a kill loses what came after the last one"
+    )
+    add = keep.add_argument
+    add("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, perhaps to more --epochs")
+    add("--checkpoint-every", type=_positive, metavar="N", help="epochs from one checkpoint to the next (never)")
+    add("--checkpoint-minutes", type=_positive_number, metavar="M", help="and minutes (1)")
     private = train.add_argument_group(
         "differential privacy", "what is protected, and what is not: jaxbackprop/privacy.py"
     )

@@ -6,11 +6,14 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
+import warnings
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +24,7 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxbackprop import __version__, check, data, network, privacy, runs, train
+from jaxbackprop import __version__, check, checkpoint, data, network, privacy, runs, train
 from jaxbackprop._names import unknown
 from jaxbackprop.checking.report import Report
 from jaxbackprop.grade import grade
@@ -47,6 +50,8 @@ def train_command(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
     began = time.perf_counter()
     say = _silent if arguments.json else _say
+    if arguments.resume:
+        arguments = _as_started(arguments)
     training = _plan(arguments)
     if not arguments.json:
         device = jax.devices()[0]
@@ -69,14 +74,21 @@ def train_command(arguments: Namespace) -> int:
     if training.spent:
         say("privacy", f"clipped at {arguments.max_norm:g}, noise multiplier {training.noise_multiplier:.3f}")
 
-    runs.write_config(training.folder, _config(arguments, training))
-    state, history = _fit(arguments, training)
+    if not arguments.resume:
+        runs.write_config(training.folder, _config(arguments, training))
+    with _Stop() as stop:
+        state, history = _fit(arguments, training, stop)
     last = history[-1]
     if _diverged(last):
         found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
-        hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps the metrics"
+        keeps = "the metrics" + (f" and a checkpoint of epoch {last['epoch'] - 1}" if len(history) > 1 else "")
+        hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {keeps}"
         print(f"jaxbackprop: {found}: {hint}", file=sys.stderr)
         return 1
+    if stop.signal and last["epoch"] < arguments.epochs:
+        where = f"after epoch {last['epoch']} of {arguments.epochs}, saved"
+        print(f"jaxbackprop: stopped {where}: jaxbackprop train --resume {training.folder}", file=sys.stderr)
+        return 128 + stop.signal
     runs.write_params(training.folder, state.params)
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
 
@@ -276,8 +288,9 @@ def _plan(arguments: Namespace) -> _Training:
         noise_multiplier = privacy.calibrate(plan, arguments.epsilon, arguments.delta)
         spent = privacy.spent(plan, noise_multiplier, arguments.delta)
         method = privacy.private_gradient(arguments.max_norm, noise_multiplier)
-    folder = arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
-    runs.require_free(folder)
+    folder = arguments.resume or arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
+    if not arguments.resume:
+        runs.require_free(folder)
     loss, quoted = ("softmax_cross_entropy", "accuracy") if classes else ("half_squared_error", "rmse")
     steps = -(-examples // arguments.batch_size)
     return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, steps, folder)
@@ -292,14 +305,38 @@ def _check(training: _Training, key) -> Report:
     return check.check_gradient(plain, lambda *args: hand(*args)[1], network.init(training.network, key), *sample)
 
 
-def _fit(arguments: Namespace, training: _Training):
+def _as_started(arguments: Namespace) -> Namespace:
+    """The arguments that the run was started with, and what was said anew."""
+    started = runs.read_config(arguments.resume)["arguments"]
+    missing = vars(arguments).keys() - started.keys() - {"command", "resume", "out", "json"}
+    if missing:
+        raise ValueError(f"{arguments.resume / runs.CONFIG} does not say {sorted(missing)}: was it altered?")
+    anew = {name: value for name, value in vars(arguments).items() if value is not None}
+    kept = ("epochs", "checkpoint_every", "checkpoint_minutes")
+    said = {name: anew[name] for name in ("command", "resume", "json", *kept) if name in anew}
+    return Namespace(**{**vars(arguments), **started, **said})
+
+
+def _fit(arguments: Namespace, training: _Training, stop: "_Stop"):
     dataset = training.dataset
-    with _Bar(arguments.epochs, training.quoted, quiet=arguments.json) as bar:
+    every = {"every_epochs": arguments.checkpoint_every, "every_minutes": arguments.checkpoint_minutes or 1.0}
+    made_for = {"optimizer": f"{arguments.optimizer} at {arguments.learning_rate:g}"}
+    if training.spent:
+        made_for["privacy"] = f"noise multiplier {training.noise_multiplier}, clipped at {arguments.max_norm:g}"
+    folder = training.folder / runs.CHECKPOINTS
+    with _Bar(arguments.epochs, training.quoted, quiet=arguments.json) as bar, _said_in_lines():
+
+        def goes_on_from(history) -> None:
+            if arguments.resume:
+                runs.write_whole(training.folder / runs.CONFIG, runs.config_bytes(_config(arguments, training)))
+                runs.write_metrics(training.folder, history)
+            if history:
+                bar.start_at(history[-1])
 
         def after_epoch(_state, row) -> bool:
             runs.append_metrics(training.folder, row)
             bar.advance(row)
-            return _diverged(row)
+            return _diverged(row) or stop.signal is not None
 
         return train.fit(
             training.network,
@@ -312,7 +349,41 @@ def _fit(arguments: Namespace, training: _Training):
             gradient=training.method,
             validation=(jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)),
             callbacks=[after_epoch],
+            checkpoints=checkpoint.Checkpoints(folder, **every, made_for=made_for, on_start=goes_on_from),
         )
+
+
+@contextmanager
+def _said_in_lines():
+    """What training warns of, as one line each; divergence is said by its own line at the end."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the loss is .* training stopped")
+        warnings.showwarning = lambda message, *_args, **_more: print(f"jaxbackprop: {message}", file=sys.stderr)
+        yield
+
+
+class _Stop:
+    """Ctrl-C and SIGTERM as a wish, granted after the epoch; a second one ends the process at once."""
+
+    def __init__(self):
+        self.signal: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number, _frame):
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        os.write(2, b"\njaxbackprop: stopping after this epoch; once more to stop at once\n")
 
 
 def _diverged(row: dict[str, Any]) -> bool:
@@ -339,6 +410,9 @@ def _config(arguments: Namespace, training: _Training) -> dict[str, Any]:
         "network": runs.network_to_dict(training.network),
         "loss": training.loss,
         **{name: getattr(arguments, name) for name in asked},
+        "arguments": {
+            name: value for name, value in vars(arguments).items() if name not in ("command", "resume", "out", "json")
+        },
         "device": f"{device.platform}: {device.device_kind}",
         "versions": {"jaxbackprop": __version__, "jax": jax.__version__, "optax": optax.__version__},
     }
@@ -400,6 +474,11 @@ class _Bar:
 
     def __exit__(self, *error):
         self.bar.stop()
+
+    def start_at(self, row: dict[str, Any]) -> None:
+        self.bar.update(self.task, completed=row["epoch"])
+        if self.plain:
+            print(f"            goes on after epoch {row['epoch']} of {self.epochs}", flush=True)
 
     def advance(self, row: dict[str, Any]) -> None:
         figure = row[f"validation_{self.quoted}"]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from jaxbackprop import check, cli, commands, data, runs, train
 for extra in ("matplotlib", "pyarrow", "rich", "sklearn"):
     pytest.importorskip(extra)
 
-FILES = ["config.json", "learning_curves.png", "metrics.jsonl", "params.npz"]
+FILES = ["checkpoints", "config.json", "learning_curves.png", "metrics.jsonl", "params.npz"]
 QUICK = ("--hidden", "16", "--epochs", "3", "--batch-size", "16")
 
 
@@ -135,7 +136,7 @@ def kinds(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["houses", "kinds"])
-def test_a_run_leaves_four_files_and_a_line_of_metrics_for_each_epoch(name, request):
+def test_a_run_leaves_its_files_and_a_line_of_metrics_for_each_epoch(name, request):
     run, _ = request.getfixturevalue(name)
     assert sorted(path.name for path in run.iterdir()) == FILES
     assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -152,6 +153,8 @@ def test_the_config_says_all_that_a_run_was_asked_for_and_where_it_ran(houses):
     run, _ = houses
     config = strict((run / "config.json").read_text(encoding="utf-8"))
     network, encoding, versions = config.pop("network"), config.pop("encoding"), config.pop("versions")
+    arguments = config.pop("arguments")  # what --resume starts from
+    assert (arguments["hidden"], arguments["task"], arguments["checkpoint_every"]) == ([16], None, None)
     assert runs.network_from_dict(network) == jbp.skip_mlp((2, 16, 1), "relu", bias=True)
     assert data.from_dict(encoding) == data.load(config.pop("data")).encoding
     assert versions == {"jaxbackprop": jbp.__version__, "jax": jax.__version__, "optax": optax.__version__}
@@ -591,6 +594,100 @@ def test_ctrl_c_is_one_line_and_leaves_no_run_that_looks_finished(monkeypatch):
     assert len(rows_of("run")) == 2
     refused(jaxbackprop("predict", "run", "new.csv"), "that run did not finish")
     refused(jaxbackprop("train", "kinds.csv", "--out", "run"), "run holds another run")
+
+
+# ---- checkpoints
+
+
+def without_seconds(run):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows_of(run)]
+
+
+def same_end(run, other):
+    given, expected = arrays(run), arrays(other)
+    return without_seconds(run) == without_seconds(other) and all(
+        np.array_equal(given[name], expected[name]) for name in expected
+    )
+
+
+def train_until_a_signal(number, *words):
+    """What happens if the signal comes as the second epoch's metrics are written."""
+    write_row = runs.append_metrics
+
+    def asked(folder, row):
+        write_row(folder, row)
+        if row["epoch"] == 2:
+            os.kill(os.getpid(), number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "append_metrics", asked)
+        return jaxbackprop("train", *words)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_epoch_and_resume_goes_on_to_the_very_same_end(number, kinds):
+    before = signal.getsignal(number)
+    result = train_until_a_signal(number, "kinds.csv", *QUICK, "--out", "run")
+    assert result.status == 128 + number
+    assert result.err == "jaxbackprop: stopped after epoch 2 of 3, saved: jaxbackprop train --resume run\n"
+    assert signal.getsignal(number) == before
+    assert len(rows_of("run")) == 2
+    refused(
+        jaxbackprop("predict", "run", "new.csv"), "did not finish; `jaxbackprop train --resume run` goes on with it"
+    )
+    again = jaxbackprop("train", "--resume", "run")
+    assert (again.status, again.err) == (0, "")
+    assert "goes on after epoch 2 of 3" in again.out
+    assert same_end("run", kinds[0])
+
+
+def test_a_finished_run_may_be_given_more_epochs(kinds):
+    shutil.copytree(kinds[0], "run")
+    shutil.copy(kinds[0].parent / "kinds.csv", "kinds.csv")
+    assert jaxbackprop("train", "--resume", "run", "--epochs", 5, "--json").status == 0
+    assert [row["epoch"] for row in rows_of("run")] == [1, 2, 3, 4, 5]
+    assert jaxbackprop("train", "kinds.csv", *QUICK, "--epochs", 5, "--out", "at-once").status == 0
+    assert same_end("run", "at-once")
+
+
+def test_resume_without_a_checkpoint_begins_at_the_beginning(kinds):
+    shutil.copytree(kinds[0], "run")
+    shutil.rmtree("run/checkpoints")
+    Path("run/params.npz").unlink()
+    assert jaxbackprop("train", "--resume", "run").status == 0
+    assert same_end("run", kinds[0])
+
+
+def test_what_cannot_be_resumed_is_refused_in_one_line_and_changes_nothing(kinds):
+    shutil.copytree(kinds[0], "run")
+    before = everything_below()
+    for words, message in (
+        (["--resume", "nowhere"], "nowhere is not a run: it has no config.json"),
+        (["--resume", "run", "--hidden", "8"], "leave out --hidden"),
+        (["kinds.csv", "--resume", "run"], "leave out DATA"),
+        (["--resume", "run", "--learning-rate", "1"], "leave out --learning-rate"),
+    ):
+        refused(jaxbackprop("train", *words), message)
+    config = Path("run/config.json")
+    config.write_text(config.read_text().replace('"arguments"', '"argument"'))
+    refused(jaxbackprop("train", "--resume", "run"), "config.json cannot be read.*was it altered")
+    config.write_text(config.read_text().replace('"argument"', '"arguments"'))
+    assert everything_below() == before
+
+
+def test_a_run_whose_data_changed_is_not_resumed(kinds):
+    shutil.copytree(kinds[0], "run")
+    table = Path(strict(Path("run/config.json").read_text())["data"])
+    kept = table.read_bytes()
+    try:
+        write(table, "size", "weight", "kind", table=examples(seed=3))
+        before = everything_below()
+        result = jaxbackprop("train", "--resume", "run", "--epochs", "5")
+        assert result.status == 2
+        assert re.fullmatch("jaxbackprop: [^\n]+ was made for another data set[^\n]+\n", result.err)
+        assert everything_below() == before
+    finally:
+        table.write_bytes(kept)
 
 
 # ---- predict

@@ -1,0 +1,128 @@
+"""Is anything lost when training is killed at any moment? kill -9 at random times, then --resume, over and over.
+
+    python experiments/kill_and_resume.py [--quick]
+
+A run of `jaxbackprop train` saves a checkpoint an epoch. It is killed at a random moment after its first epoch and resumed, and
+killed again, until it ends; then a new run begins, until enough kills are done. Two counts must be 0: epochs that were
+reported but are not in the newest whole checkpoint, and numbers of the final parameters and losses that differ from those
+of a run that nobody touched.
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+import numpy as np
+
+from jaxbackprop import checkpoint, runs
+
+EPOCHS = 40
+TRAIN = [sys.executable, "-m", "jaxbackprop.cli", "train"]
+SETTINGS = ["digits", "--hidden", "256", "256", "--batch-size", "8", "--epochs", str(EPOCHS), "--checkpoint-every", "1"]
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """A new run, or the one that is there, in a process of its own."""
+    arguments = ["--resume", str(folder)] if (folder / runs.CONFIG).exists() else [*SETTINGS, "--out", str(folder)]
+    return subprocess.Popen([*TRAIN, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def epochs_reported(folder: Path) -> int:
+    """Whole lines of metrics.jsonl."""
+    path = folder / runs.METRICS
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def epochs_saved(folder: Path) -> int:
+    """The epoch of the newest checkpoint, which must be whole."""
+    newest = checkpoint._newest_first(folder / runs.CHECKPOINTS)
+    return checkpoint._unpacked(newest[0])[0]["history"][-1]["epoch"] if newest else 0
+
+
+def outcome(folder: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """The final parameters, and the figures of every epoch but for the seconds."""
+    with np.load(folder / runs.PARAMS) as file:
+        params = {name: file[name] for name in file.files}
+    lines = (folder / runs.METRICS).read_text().splitlines()
+    return params, [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def differences(a, b) -> int:
+    """How many numbers of two outcomes are not the same bits."""
+    (params_a, rows_a), (params_b, rows_b) = a, b
+    differing = sum(int(np.sum(params_a[name] != params_b[name])) for name in params_a)
+    return differing + sum(row_a != row_b for row_a, row_b in zip(rows_a, rows_b, strict=True))
+
+
+def kill_once(folder: Path, chance: random.Random, fewest: float) -> dict | None:
+    """Start or resume, kill at a random moment after training began; None where it ended first."""
+    before, process = epochs_reported(folder), start(folder)
+    while process.poll() is None and epochs_reported(folder) <= before:
+        time.sleep(0.002)
+    wait = chance.uniform(0, fewest)
+    try:
+        process.wait(wait)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    if process.returncode == 0:
+        return None
+    if process.returncode != -signal.SIGKILL:
+        raise SystemExit(f"the run ended with status {process.returncode}: {errors.strip()}")
+    reported, saved = epochs_reported(folder), epochs_saved(folder)
+    return {
+        "waited_s": wait,
+        "epochs_reported": reported,
+        "epochs_saved": saved,
+        "epochs_lost": max(0, reported - saved),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="three kills; writes nothing")
+    parser.add_argument("--kills", type=int, help="how many (50)")
+    given = parser.parse_args()
+    kills = given.kills or (3 if given.quick else 50)
+    chance, rows, differing, finished = random.Random(0), [], 0, 0
+    with tempfile.TemporaryDirectory() as folder, measure.progress(kills) as say:
+        untouched = Path(folder) / "untouched"
+        began = time.perf_counter()
+        if start(untouched).wait() != 0:
+            raise SystemExit("the untouched run failed")
+        whole = time.perf_counter() - began
+        expected = outcome(untouched)
+        run = Path(folder) / "run-0"
+        while len(rows) < kills or not (run / runs.PARAMS).exists():
+            row = kill_once(run, chance, whole / 8) if len(rows) < kills else None
+            if row is None:
+                if not (run / runs.PARAMS).exists() and start(run).wait() != 0:
+                    raise SystemExit("a resumed run failed")
+                differing += differences(outcome(run), expected)
+                finished += 1
+                if len(rows) < kills:
+                    run = Path(folder) / f"run-{finished}"
+            else:
+                rows.append({"run": run.name, **row})
+                say(f"killed after {row['epochs_saved']} epochs", steps=1)
+    totals = {
+        "kills": len(rows),
+        "runs_finished": finished,
+        "epochs_lost": sum(row["epochs_lost"] for row in rows),
+        "numbers_that_differ": differing,
+    }
+    measure.show("kill -9 and resume", [totals])
+    if not given.quick:
+        print(measure.save("kill_and_resume", rows, totals=totals))
+    return int(totals["epochs_lost"] > 0 or differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
