@@ -148,10 +148,10 @@ def convene(claims: list[Claim], network: Any) -> Court:
             used = {wiring.of(v) for e in wiring.definitions.values() for v in names(e)}
             if terms[0].args[0] not in used and names(terms[1]) | {1 for t in [terms[1]] if has(t, "derivative")}:
                 notes.setdefault(terms[0].args[0], terms[1])
-    wiring = wiring._replace(notes=_without_circles(notes))
+    wiring = wiring._replace(notes=_without_circles(notes, wiring))
     as_written = None
     if written is not None and written.definitions != wiring.definitions:
-        as_written = _sampled(written._replace(notes=wiring.notes))
+        as_written = _sampled(written._replace(notes=_without_circles(wiring.notes, written)))
     read = [(c.left, c.right) for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
     matrix = _sampled(wiring, matrix=True) if any(marked(r) for _, r in read) else None
     with_matrices = {left for left, r in read if marked(r) and left.op == "derivative"}
@@ -199,11 +199,11 @@ def _sampled(wiring: Wiring, matrix: bool = False) -> World | None:
         return None
 
 
-def _without_circles(notes: dict[str, Expr]) -> dict[str, Expr]:
-    """Symbols in an order in which each needs only earlier ones; the others are dropped."""
+def _without_circles(notes: dict[str, Expr], wiring: Wiring) -> dict[str, Expr]:
+    """Symbols in an order in which each needs only earlier ones, by whichever name; the others are dropped."""
     kept: dict[str, Expr] = {}
     for symbol, expr in notes.items():
-        if not (names(expr) & notes.keys()) - kept.keys():
+        if not ({wiring.of(v) for v in names(expr)} & notes.keys()) - kept.keys():
             kept[symbol] = expr
     return kept
 

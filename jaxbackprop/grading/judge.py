@@ -19,6 +19,7 @@ from jaxbackprop.grading.worlds import World, differs, value_of, with_adjoints
 DIAGNOSED = 800  # symbols in the wrong lines whose cause is looked for; beyond, only the right line is given
 
 
+@np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Iterable[Line]:
     """Judge each equation of the text; see `jaxbackprop.grade.grade`."""
     claims = claims_of(same_names(chains(text)))

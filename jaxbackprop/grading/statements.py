@@ -71,10 +71,14 @@ def chains(text: str) -> list[Chain]:
     for row, raw, display in _pieces(text):
         for chain in _statements(row, raw, display):
             count += max(1, len(chain.links) - 1 + chain.continues)
-            if count > MAX_EQUATIONS:
-                raise ValueError(f"the text has more than {MAX_EQUATIONS} equations: grade it in parts")
+            _few(count)
             found.append(chain)
     return found
+
+
+def _few(equations: int):
+    if equations > MAX_EQUATIONS:
+        raise ValueError(f"the text has more than {MAX_EQUATIONS} equations: grade it in parts")
 
 
 def _pieces(text: str) -> list[tuple[int, str, bool]]:
@@ -248,6 +252,7 @@ def _is_prose(raw: str) -> bool:
 
 def _chains_of(row: int, raw: str, display: bool) -> list[Chain]:
     links = _split(raw, _RELATION, keep_brackets=True)
+    _few(len(links) - 1)  # before each is read
     if not any(_substance(link) for _, link in links):
         return []
     while len(links) > 1 and (links[-1][0] in _ARROWS or len(links) > 2) and not _substance(links[-1][1]):
