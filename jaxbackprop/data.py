@@ -22,6 +22,7 @@ import difflib
 import importlib
 import os
 import re
+import sys
 import zipfile
 import zlib
 from collections import Counter
@@ -310,7 +311,7 @@ def _naming(source: object) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{_show(str(source))}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{_show(str(source))}: {_cut(' '.join(str(error).split()), 750)}") from error
 
 
 def _refuse(bad: np.ndarray, names: Sequence[str], what: str) -> None:
@@ -350,13 +351,16 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _show(value: object) -> str:
-    text = repr(value)  # escapes line breaks: a message stays one line whatever the file holds
-    return text if len(text) <= 200 else f"{text[:100]}...{text[-97:]}"
+def _show(value: object, most: int = 200) -> str:
+    return _cut(repr(value), most)  # escapes line breaks: a message stays one line whatever the file holds
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[3 - most // 2 :]}"
 
 
 def _listed(names: Collection[str]) -> str:
-    first = [_show(name) for name, _ in zip(names, range(10), strict=False)]
+    first = [_show(name, 40) for name, _ in zip(names, range(10), strict=False)]
     return ", ".join(first) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
@@ -400,8 +404,9 @@ def _file(source: Any) -> Path:
         path.open("rb").close()
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {where} in {_show(os.getcwd())}; check the path") from None
-    except OSError as error:
-        raise ValueError(f"{where} can't be opened ({error.strerror}); check the path and its permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: NUL, or a surrogate, in the path
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{where} can't be opened ({why}); check the path and its permissions") from error
     if path.suffix.lower() not in KINDS.replace(",", "").split():
         raise ValueError(f"{where} ends in {path.suffix!r}, expected {KINDS}")
     return path
@@ -416,7 +421,7 @@ def _npz_table(path: Path, target: str | None) -> _Table:
             f"array {_show(name)} has shape {y.shape} and dtype {y.dtype}, expected ({len(x)},), one value a row, "
             "of numbers, true/false or text"
         )
-    y = y.ravel().astype(object) if y.dtype.kind == "U" else y.ravel()
+    y = _unicode(y.ravel(), name) if y.dtype.kind == "U" else y.ravel()
     return _Table(tuple(f"x{j}" for j in range(x.shape[1])), x, name, y, f"target {_show(name)}")
 
 
@@ -448,9 +453,17 @@ def _npz_arrays(path: Path, *wanted: tuple[str, ...]) -> list[np.ndarray]:
                 raise ValueError(f"no array {_show(names[0])} (arrays: {_listed(archive.files)})")
             try:
                 arrays.append(np.asarray(archive[name]))
-            except ValueError as error:
+            except Exception as error:  # NumPy parses the header as Python: damaged, it raises TokenError and more
                 raise ValueError(f"array {_show(name)} isn't plain numbers or text: {error}") from error
     return arrays
+
+
+def _unicode(values: np.ndarray, name: str) -> np.ndarray:
+    """NumPy's text (n,) as objects: it takes any 32 bits for a character, and Python then breaks on them."""
+    codes = np.frombuffer(values.astype(values.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
+        raise ValueError(f"array {_show(name)} holds text that is not Unicode; write the file anew")
+    return values.astype(object)
 
 
 def _matrix(x: np.ndarray) -> np.ndarray:
@@ -481,13 +494,20 @@ def _columns(path: Path) -> dict[str, Any]:
 
 def _parquet(file: Any) -> Any:
     parquet = importlib.import_module("pyarrow.parquet").ParquetFile(file)
-    _narrow(parquet.metadata.num_columns)
+    footer = parquet.metadata
+    _narrow(footer.num_columns)
+    rows = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+    if rows != footer.num_rows:  # pyarrow would make room for them all before it notices
+        raise ValueError(f"damaged: its parts have {rows} rows, {footer.num_rows} in all")
     return parquet.read()
 
 
 def _csv(file: Any) -> Any:
     csv = importlib.import_module("pyarrow.csv")
-    _narrow(re.split(rb"[\r\n]", file.read(1 << 24), maxsplit=1)[0].count(b",") + 1)
+    header = re.split(rb"[\r\n]", file.read(1 << 24), maxsplit=1)[0]
+    if b"\0" in header:  # as every letter has in UTF-16
+        raise ValueError("the header is not UTF-8 text; save the file as UTF-8")
+    _narrow(header.count(b",") + 1)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     try:
