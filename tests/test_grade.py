@@ -761,6 +761,20 @@ HOSTILE = [
     "z0 = " + " * ".join(["(x + w0)"] * 100) + "\nyhat = z0\ndL/dx = 1",
     "z0 = h0\nh0 = z0 + h0\nyhat = yhat\ndL/dz0 = dL/dh0",
     "dL/dw1 = " + " @ ".join(["w1^T @ w1"] * 40),
+    "a=" * 45_000,
+    "->" * 45_000,
+    "$a$" * 30_000,
+    "$$dL/dz1 = " + r"\frac{" * 200 + "x" + "}{2}" * 200 + "$$",
+    ("$$dL/dz1 = " + r"\frac{" * 100 + "x" + "}{2}" * 100 + "$$\n") * 90,
+    "$$dL/dz1 = " + r"\left(" * 300 + "x" + r"\right)" * 300 + "$$",
+    "$$dL/dz1 = x" + "^{x_{x" * 300 + "}}" * 300 + "$$",
+    "$$dL/dz1 = " + r"\text{" * 300 + "x" + "}" * 300 + "$$",
+    "$$dL/dz1 = " + r"\begin{cases}1&x<0\\" * 40 + r"\end{cases}" * 40 + "$$",
+    "dL/dz1 = " + "(dL/dh1 + " * 35 + "1" + ")" * 35,
+    "dL/dz1 = 1e308*1e308*dL/dh1 - 1e999",
+    "f = exp(z) / (1 - exp(-z))^2",
+    "z2 = w2",
+    "z2 = w2; w2 = z2; m = z2 + n; n = m; dL/dw2 = m",
 ]
 
 
@@ -785,6 +799,25 @@ def test_hostile_text_is_bounded(index):
     start = time.process_time()
     check_harmless(HOSTILE[index])
     assert time.process_time() - start < 5
+
+
+def test_a_symbol_that_is_another_name_of_itself():
+    """z2 = w2 makes them one; the exercise's z2 = w2 h1 + w3 h0 is then a circle, and z2 is nothing that can be computed."""
+    line = only("z2 = w2")
+    assert line.status == "not read"
+    assert line.reason.startswith("z2 is not in the network")
+
+
+def test_a_formula_without_a_finite_value_is_no_warning():
+    lines = grade("f = exp(z) / (1 - exp(-z))^2; h = f(z0)").lines  # warnings are errors here
+    assert [line.quantity for line in lines] == ["f", "h"]
+
+
+def test_a_long_chain_is_refused_before_it_is_read():
+    start = time.process_time()
+    with pytest.raises(ValueError, match="the text has more than 400 equations: grade it in parts"):
+        grade("a=" * 45_000)
+    assert time.process_time() - start < 2
 
 
 def test_many_wrong_lines_are_bounded():
