@@ -454,7 +454,8 @@ def _npz_arrays(path: Path, *wanted: tuple[str, ...]) -> list[np.ndarray]:
             try:
                 arrays.append(np.asarray(archive[name]))
             except Exception as error:  # NumPy parses the header as Python: damaged, it raises TokenError and more
-                raise ValueError(f"array {_show(name)} isn't plain numbers or text: {error}") from error
+                why = str(error) or type(error).__name__  # a MemoryError may say nothing
+                raise ValueError(f"array {_show(name)} isn't plain numbers or text: {why}") from error
     return arrays
 
 

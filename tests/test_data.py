@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -424,6 +425,14 @@ def test_files_that_cannot_be_opened(read, monkeypatch):
     with pytest.raises(ValueError, match=r"'aaa.*\.\.\.aaa.*csv' can't be opened \(File name too long\)"):
         read("a" * 5000 + ".csv")
     refused(read, write("a\n1\n", "t.xlsx"), "'t.xlsx' ends in '.xlsx', expected .csv, .npz or .parquet")
+    with pytest.raises(
+        ValueError, match=r"^'a\\x00\.csv' can't be opened \(embedded null byte\); check the path and its"
+    ):
+        read("a\0.csv")
+    with pytest.raises(
+        ValueError, match=r"^'\\ud800\.csv' can't be opened \(.*surrogates not allowed\); check the path"
+    ):
+        read("\ud800.csv")
 
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
@@ -463,7 +472,9 @@ def test_text_that_is_not_utf8(read):
     refused(read, write("länge,width\n1,2\n".encode("latin1")), "the header is not UTF-8 text; save the file as UTF-8")
     path = write("length,width,colour\n1,ü,red\n".encode("latin1"))
     refused(read, path, "column 'width' holds bytes that are not UTF-8 text; save the file as UTF-8")
-    refused(read, write("length,width\n1,2\n".encode("utf-16")), "'t.csv': ")
+    for other in ("utf-16", "utf-16-be", "utf-32"):
+        path = write(("length,width,colour\n" + "1,2,red\n" * 5).encode(other))
+        refused(read, path, "'t.csv': the header is not UTF-8 text; save the file as UTF-8")
 
 
 @pytest.mark.parametrize("width", ["2020-01-01", "2020-01-01 10:30:00", "10:30"])
@@ -580,6 +591,47 @@ def test_pickles_are_never_loaded(read):
     refused(read, path, "array 'x' isn't plain numbers or text: Object arrays cannot be loaded when allow_pickle=False")
 
 
+def npy(header, values=b""):
+    """An .npy file of version 1 with this header, which NumPy itself would not write."""
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + values
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (6, 2",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999999, 9), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 2), }",
+        "{'descr': [('a', '<i4')], 1: False, 'shape': (6, 2), }",
+        "(" * 300,
+        "-" * 9_000 + "1",
+    ],
+)
+def test_headers_that_numpy_cannot_read(read, header):
+    with zipfile.ZipFile("t.npz", "w") as archive:  # with sound checksums, so that the header is read
+        archive.writestr("x.npy", npy(header, bytes(96)))
+        archive.writestr("y.npy", npy(header, bytes(96)))
+    refused(read, "t.npz", "'t.npz': array 'x' isn't plain numbers or text: ")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", [0xD800, 0xDFFF, 0x110000, 0xC2000000])
+def test_npz_text_that_is_not_unicode(order, code):
+    y = np.array([ord("a"), ord("b")] * 5 + [code, code], f"{order}u4").view(f"{order}U1")
+    with zipfile.ZipFile("t.npz", "w") as archive:
+        for name, array in (("x", np.eye(12)), ("y", y)):
+            header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"
+            archive.writestr(f"{name}.npy", npy(header, array.tobytes()))
+    refused(load, "t.npz", "'t.npz': array 'y' holds text that is not Unicode; write the file anew")
+
+
+def test_npz_text_of_either_byte_order():
+    for kind in ("<U9", ">U9"):
+        d = load(npz(x=np.eye(12), y=np.array(["no", "\U0010ffff", "é"] * 4, kind)))
+        assert d.encoding.classes == ("no", "é", "\U0010ffff")
+
+
 def test_archives_with_other_things(read):
     with zipfile.ZipFile("t.npz", "w") as archive:
         archive.writestr("x", "hello")
@@ -610,6 +662,80 @@ def test_npz_without_the_arrays():
 @pytest.mark.parametrize("content", [b"", b"hello", b"PAR1" * 9])
 def test_files_that_are_no_parquet(read, content):
     refused(read, write(content, "t.parquet"), "'t.parquet': ")
+
+
+def test_a_parquet_footer_that_promises_more_rows_than_there_are(read):
+    """One byte wrong, and pyarrow would ask for 17 GB."""
+    content = Path(parquet(**flowers())).read_bytes()
+    footer = content.rindex(b"\x16\x18")  # the last 12 (as a zigzag varint): the rows of the only row group
+    damaged = content[:footer] + b"\x16\x1a" + content[footer + 2 :]
+    refused(read, write(damaged, "t.parquet"), "'t.parquet': damaged: its parts have 13 rows, 12 in all")
+
+
+def test_messages_stay_short_however_long_the_names(read):
+    names = [f"{'n' * 5_000}{i}" for i in range(30)]
+    path = write(",".join(names) + "\n" + "".join(",".join([str(i)] * 30) + "\n" for i in range(6)))
+    twice = write(",".join(names * 2) + "\n" + ",".join(["1"] * 60) + "\n", "twice.csv")
+    for attempt in (lambda: load(path, target="m" * 5_000), lambda: read(twice)):
+        with pytest.raises(ValueError, match=r"^'(t\.csv': no column 'mm|twice\.csv': more than one column)") as caught:
+            attempt()
+        assert len(str(caught.value)) < 1_000
+        assert str(caught.value).count("'nnn") == 10
+    encoding = Encoding("regression", tuple(f"f{n}" for n in names), (0.0,) * 30, (1.0,) * 30, "y")
+    with pytest.raises(ValueError, match=r"^'t\.csv': lacks 30 of the 30 features .*and 20 more\)$") as caught:
+        read_features(path, encoding)
+    assert len(str(caught.value)) < 1_000
+
+
+def test_foreign_messages_are_cut():
+    with pytest.raises(ValueError, match=r"^'t': xxx.*\.\.\..*end$") as caught, data._naming("t"):
+        raise ValueError("x" * 5_000 + "\nthe end")
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_nul_byte(read):
+    refused(read, write("len\0gth,width\n1,2\n"), "'t.csv': the header is not UTF-8 text")
+    path = write("length,width,colour\n" + "1,2\0,red\n" * 6)
+    refused(read, path, "column 'width' holds text where numbers belong: '2\\x00' in row 1")
+    assert load(write("length,width,colour\n" + "1,2,r\0d\n3,4,blue\n" * 6)).encoding.classes == ("blue", "r\0d")
+
+
+def test_a_folder_that_cannot_be_written_to(read):
+    os.mkdir("folder")
+    path = csv(flowers(), "folder/t.csv")
+    os.chmod(path, 0o444)
+    os.chmod("folder", 0o555)
+    try:
+        read(path)
+        assert os.listdir("folder") == ["t.csv"]
+    finally:
+        os.chmod("folder", 0o755)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("length,width,colour\n1,2," + "x" * 10**7 + "\n", ""),
+        ("length,width,colour\n1," + "9" * 10**7 + ",red\n", "column 'width' has 1 infinite values"),
+        ("x" * 10**7 + ",width,colour\n1,2,red\n", ""),
+        ('length,width,colour\n1,2,"' + "x\n" * (5 * 10**6), "row 1 opens a quote and never closes it: 'x\\nx"),
+        ("length,width,colour\n" + "," * 10**7, "row 1 has 10000001 values, expected 3: ',,,"),
+        ("," * 10**7, "has 10000001 columns, expected at most 100000"),
+        ("length,width,colour\n" + "\n" * 10**7, "no rows"),
+    ],
+    ids=["field", "number", "header", "quote", "commas", "columns", "blank lines"],
+)
+def test_ten_megabytes_on_one_line_do_not_hang(read, text, words):
+    began = time.process_time()
+    message = ""
+    try:
+        read(write(text))
+    except ValueError as error:
+        message = str(error)
+    assert words in message
+    assert len(message.splitlines()) <= 1
+    assert len(message) < 1_000
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("rows", [0, 1, 6])
