@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T", bound=tuple)
 
@@ -12,17 +12,26 @@ def look_up(kind: str, table: Mapping[str, T], name_or_pair: str | tuple) -> T |
 
     Raises:
         ValueError: no entry has that name; the message says the nearest.
-        TypeError: neither a name nor a pair of functions.
+        TypeError: neither a name nor a pair of functions, or functions that cannot be hashed.
     """
     if isinstance(name_or_pair, str):
         if name_or_pair in table:
             return table[name_or_pair]
         raise ValueError(unknown(kind, name_or_pair, table))
     if isinstance(name_or_pair, tuple) and len(name_or_pair) == 2 and all(map(callable, name_or_pair)):
+        require_hashable(kind, name_or_pair)
         return name_or_pair
     raise TypeError(
         f"{kind} is {name_or_pair!r}: expected a name ({', '.join(table)}) or a pair of functions (value, derivative)"
     )
+
+
+def require_hashable(what: str, functions: Any) -> None:
+    """Refuse functions that cannot be hashed: a compiled program is looked up by them."""
+    try:
+        hash(functions)
+    except TypeError:
+        raise TypeError(f"{what} cannot be hashed, and programs are looked up by it: give a plain function") from None
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:

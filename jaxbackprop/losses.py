@@ -62,8 +62,9 @@ def softmax_cross_entropy(yhat: Outputs, y: Target) -> Scalar:
     class outside 0 … k−1 gives NaN, so that it cannot pass for a number.
     """
     p = _probabilities(yhat, y)
+    cost = -jax.nn.log_softmax(yhat)
     # where p is 0 an infinitely unlikely class costs nothing: 0 · inf would be NaN
-    return jnp.sum(jnp.where(p == 0, 0, p * -jax.nn.log_softmax(yhat)))
+    return jnp.sum(jnp.where((p == 0) & (cost == jnp.inf), 0, p * cost))
 
 
 def d_softmax_cross_entropy(yhat: Outputs, y: Target) -> Outputs:
@@ -90,6 +91,8 @@ def _values(yhat: Outputs, y: Target) -> Outputs:
     """y shaped and typed like yhat; a plain number will do where there is one output."""
     if y.shape != yhat.shape and not (y.shape == () and yhat.shape == (1,)):
         raise ValueError(f"a target has shape {y.shape}, the output has {yhat.shape}: give one value for each output")
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise ValueError(f"a target is {y.dtype}: expected real numbers, such as y.real")
     return jnp.reshape(y, yhat.shape).astype(yhat.dtype)
 
 

@@ -11,12 +11,14 @@ Parameters are nested dicts, params[t][s] = W_ts of shape (width of t, width of 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
+from numbers import Integral
 from operator import mul
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from jaxbackprop._names import unknown
@@ -66,12 +68,15 @@ class Network:
     def __post_init__(self):
         """Refuse a wiring that cannot work while the mistake is still in view."""
         _require_width("the input", self.inputs)
+        if not isinstance(self.layers, tuple):
+            raise TypeError(f"layers is a {type(self.layers).__name__}: expected a tuple of jaxbackprop.Layer")
         if not self.layers:
             raise ValueError("a network needs at least one layer: give layers=(Layer('yhat', 1, ('x',)),)")
-        known = [INPUT]
         for layer in self.layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers holds {layer!r}: expected a jaxbackprop.Layer")
+        known = [INPUT]
+        for layer in self.layers:
             _require_layer(layer, known, later=[other.name for other in self.layers])
             known.append(layer.name)
 
@@ -88,6 +93,7 @@ def widths(network: Network) -> dict[str, int]:
     >>> widths(mlp((8, 64, 1)))
     {'x': 8, 'h0': 64, 'yhat': 1}
     """
+    require_network(network)
     return {INPUT: network.inputs} | {layer.name: layer.width for layer in network.layers}
 
 
@@ -139,6 +145,8 @@ def dense_mlp(widths: Sequence[int], activation: str | Activation | tuple = "rel
 
 
 def _build(widths, activation, bias, *, hidden, output) -> Network:
+    if not isinstance(widths, Sequence | np.ndarray):
+        raise TypeError(f"widths is {widths!r}: expected a sequence of integers, such as (8, 64, 1)")
     if len(widths) < 2:
         raise ValueError(
             f"widths is {tuple(widths)}: expected the input's and the output's at least, such as (8, 64, 1)"
@@ -166,11 +174,17 @@ def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) 
     Returns:
         params[t][s] of shape (width of t, width of s), params[t]["bias"] of shape (width of t,).
 
+    Raises:
+        ValueError: another dtype, or float64 without 64-bit types.
+        TypeError: something that is not one key.
+
     >>> params = init(skip_mlp((8, 64, 32, 1)), jax.random.key(0))
     >>> params["yhat"]["h1"].shape, params["yhat"]["h0"].shape
     ((1, 32), (1, 64))
     """
-    return _init(network, key, jnp.dtype(dtype))  # one name for a dtype: "float32" and jnp.float32 are one program
+    require_network(network)
+    require_key(key)
+    return _init(network, key, _require_dtype(dtype))  # one name for a dtype: "float32" and jnp.float32 are one program
 
 
 @partial(jax.jit, static_argnames=("network", "dtype"))
@@ -210,12 +224,14 @@ def forward(network: Network, params: Params, x: Float[Array, " d"], precision: 
 
     Raises:
         ValueError: parameters or an input that do not fit the wiring.
+        TypeError: something that is not an array where one is needed, a list say.
 
     >>> net = mlp((2, 3, 1))
     >>> f = forward(net, init(net, jax.random.key(0)), jnp.ones(2))
     >>> f.z["h0"].shape, f.h["yhat"].shape
     ((3,), (1,))
     """
+    require_network(network, precision)
     require_params(network, params)
     require_input(network, x, ndims=(1,))
     z, h = {}, {INPUT: x}
@@ -224,6 +240,11 @@ def forward(network: Network, params: Params, x: Float[Array, " d"], precision: 
         if t.bias:
             z[t.name] += params[t.name][BIAS]
         h[t.name] = as_activation(t.activation).value(z[t.name])
+        if jnp.shape(h[t.name]) != z[t.name].shape:
+            raise ValueError(
+                f"layer {t.name!r}: the activation's value has shape {jnp.shape(h[t.name])} for z of shape "
+                f"{z[t.name].shape}: it must act elementwise"
+            )
     return Forward(z, h)
 
 
@@ -239,6 +260,7 @@ def predict(
     >>> predict(net, init(net, jax.random.key(0)), jnp.ones((5, 2))).shape
     (5, 1)
     """
+    require_network(network, precision)
     require_input(network, x, ndims=(1, 2))
 
     def one(x):
@@ -278,6 +300,7 @@ def contract(indices: str, *operands: Array, precision: Precision = None) -> Arr
     >>> float(contract("i,i->", ones, ones))  # a bfloat16 accumulator would stop at 256
     4096.0
     """
+    require_precision(precision)
     dtype = jnp.result_type(*operands)
     inputs, result = indices.split("->")
     sizes = {
@@ -324,6 +347,53 @@ def sum_paths(terms: list[Array]) -> Array:
     return total
 
 
+def require_network(network: Any, precision: Any = None) -> None:
+    """Refuse what is not a wiring, and a precision that JAX does not know."""
+    if not isinstance(network, Network):
+        raise TypeError(
+            f"network is a {type(network).__name__}: expected a jaxbackprop.Network, such as mlp((8, 64, 1))"
+        )
+    require_precision(precision)
+
+
+def require_precision(precision: Any) -> None:
+    """Refuse a precision that JAX does not know."""
+    if precision is None:
+        return
+    try:
+        _product_shape(precision)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"precision is {precision!r}: expected None, 'default', 'high', 'highest' or another jax.lax.Precision"
+        ) from None
+
+
+@lru_cache(maxsize=64)
+def _product_shape(precision):
+    one = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return jax.eval_shape(partial(jax.lax.dot, precision=precision), one, one)
+
+
+def require_array(where: str, given: Any, expected: str = "an array, such as jax.numpy.asarray gives") -> None:
+    """Refuse what is neither an array that JAX takes nor a plain number."""
+    if not hasattr(given, "dtype") and not isinstance(given, int | float | complex):
+        raise TypeError(f"{where} is a {type(given).__name__}: expected {expected}")
+    try:
+        jnp.result_type(given)
+    except TypeError:
+        raise TypeError(f"{where} has dtype {given.dtype}, which JAX does not have: expected numbers") from None
+
+
+def require_key(key: Any) -> None:
+    """Refuse what is not one key, new style or old."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    old = dtype == jnp.uint32 and shape is not None and len(shape) == 1
+    if not new and not old:
+        given = f"has shape {shape} and dtype {dtype}" if dtype is not None else f"is a {type(key).__name__}"
+        raise TypeError(f"key {given}: expected one key, such as jax.random.key(0)")
+
+
 def require_params(network: Network, params: Any, name: str = "params") -> None:
     """Refuse parameters that do not fit the wiring, naming the first that does not.
 
@@ -345,6 +415,7 @@ def require_params(network: Network, params: Any, name: str = "params") -> None:
         _require_keys(f"{name}[{layer!r}]", params[layer], shapes)
         for source, shape in shapes.items():
             given, where = params[layer][source], f"{name}[{layer!r}][{source!r}]"
+            require_array(where, given)
             if jnp.shape(given) != shape:
                 raise ValueError(f"{where} has shape {jnp.shape(given)}, the network needs {shape}")
             if not jnp.issubdtype(jnp.result_type(given), jnp.floating):
@@ -353,6 +424,7 @@ def require_params(network: Network, params: Any, name: str = "params") -> None:
 
 def require_input(network: Network, x: Any, ndims: tuple[int, ...]) -> None:
     """Refuse an input whose shape or dtype does not fit the wiring."""
+    require_array("x", x)
     shapes = " or ".join({1: f"({network.inputs},)", 2: f"(b, {network.inputs})"}[ndim] for ndim in ndims)
     if jnp.ndim(x) not in ndims or jnp.shape(x)[-1] != network.inputs:
         raise ValueError(f"x has shape {jnp.shape(x)}, the network needs {shapes}")
@@ -367,9 +439,9 @@ def _require_keys(where: str, given, wanted: dict) -> None:
 
 
 def _require_width(where: str, width: Any) -> None:
-    if isinstance(width, bool) or not hasattr(width, "__index__"):
+    if isinstance(width, bool) or not isinstance(width, Integral):
         raise TypeError(f"{where} has width {width!r}: expected an integer of at least 1")
-    if width.__index__() < 1:
+    if width < 1:
         raise ValueError(f"{where} has width {width}: expected at least 1")
 
 
@@ -391,10 +463,24 @@ def _require_layer(layer: Layer, known: list[str], later: list[str]) -> None:
             raise ValueError(f"{where}: {unknown('source', str(source), known)}")
     if len(set(layer.sources)) < len(layer.sources):
         raise ValueError(f"{where}: reads a source twice, {layer.sources}: one edge is enough, weights add")
+    if not isinstance(layer.bias, bool | np.bool_):
+        raise TypeError(f"{where}: bias is {layer.bias!r}: expected True or False")
     try:
         as_activation(layer.activation)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{where}: {error}") from None
+
+
+def _require_dtype(dtype: Any) -> np.dtype:
+    try:
+        given = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        given = None
+    if given is None or given.name not in ("float32", "float64", "bfloat16", "float16"):
+        raise ValueError(f"dtype is {dtype!r}: expected 'float32', 'float64', 'bfloat16' or 'float16'")
+    if jax.dtypes.canonicalize_dtype(given) != given:
+        raise ValueError(f"dtype is {given}, and 64-bit types are off: call this under jax.enable_x64(True)")
+    return given
 
 
 def _activation_name(layer: Layer) -> str:
