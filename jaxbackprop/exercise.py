@@ -35,6 +35,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from jaxbackprop.network import require_array
+
 
 class Weights(NamedTuple):
     """The four weights: numbers, or w0 (n0, d), w1 (n1, n0), w2 (n2, n1) and the skip connection w3 (n2, n0)."""
@@ -91,6 +93,7 @@ def forward(w: Weights, x: ArrayLike) -> Forward:
 
     Raises:
         ValueError: the shapes do not fit together; the message names the first that does not.
+        TypeError: `w` is no `Weights`, or something is neither a number nor an array.
 
     >>> f = forward(Weights(0.5, 2.0, -1.0, 3.0), 2.0)
     >>> [float(value) for value in f]
@@ -118,7 +121,8 @@ def backward(w: Weights, x: ArrayLike, f: Forward, dyhat: ArrayLike) -> Backward
         `Backward`: an adjoint for each value and each weight, each shaped like what it is the adjoint of.
 
     Raises:
-        ValueError: `dyhat` is not shaped like yhat, or the weights do not fit together.
+        ValueError: `dyhat` is not shaped like yhat, `f` is of other weights, or the weights do not fit together.
+        TypeError: `f` is no `Forward`, or as `forward`.
 
     >>> w, x = Weights(0.5, 2.0, -1.0, 3.0), 2.0
     >>> b = backward(w, x, forward(w, x), dyhat=1.0)
@@ -126,6 +130,8 @@ def backward(w: Weights, x: ArrayLike, f: Forward, dyhat: ArrayLike) -> Backward
     1.0
     """
     _require_shapes(w, x)
+    _require_values(w, f)
+    require_array("dyhat", dyhat, "a number or an array")
     if jnp.shape(dyhat) != jnp.shape(f.z2):
         raise ValueError(
             f"dyhat has shape {jnp.shape(dyhat)}, yhat has {jnp.shape(f.z2)}: give one dL/dyhat for each output"
@@ -164,6 +170,7 @@ def gradient(w: Weights, x: ArrayLike, y: ArrayLike) -> Weights:
 
     Raises:
         ValueError: the shapes do not fit together.
+        TypeError: as `forward`.
 
     >>> dw = gradient(Weights(0.5, 2.0, -1.0, 3.0), 2.0, 0.0)
     >>> [float(value) for value in dw]
@@ -175,6 +182,7 @@ def gradient(w: Weights, x: ArrayLike, y: ArrayLike) -> Weights:
 
 
 def _error(f: Forward, y: ArrayLike) -> Array:
+    require_array("y", y, "a number or an array")
     if jnp.shape(y) != jnp.shape(f.z2):
         raise ValueError(f"y has shape {jnp.shape(y)}, yhat has {jnp.shape(f.z2)}: give one target for each output")
     return jnp.subtract(f.z2, y)
@@ -186,6 +194,10 @@ def _outer(dz: ArrayLike, h: ArrayLike) -> Array:
 
 
 def _require_shapes(w: Weights, x: ArrayLike) -> None:
+    if not isinstance(w, Weights):
+        raise TypeError(f"w is a {type(w).__name__}: expected exercise.Weights(w0, w1, w2, w3)")
+    for name, value in (*w._asdict().items(), ("x", x)):
+        require_array(name, value, "a number or an array")
     shapes = {name: jnp.shape(value) for name, value in w._asdict().items()}
     if all(shape == () for shape in (*shapes.values(), jnp.shape(x))):
         return
@@ -201,4 +213,16 @@ def _require_shapes(w: Weights, x: ArrayLike) -> None:
             wanted = "(" + ", ".join(map(str, expected[name])) + ")"
             raise ValueError(
                 f"{name} has shape {shape}, expected {wanted} (outputs, inputs): make the four weights and x fit"
+            )
+
+
+def _require_values(w: Weights, f: Forward) -> None:
+    if not isinstance(f, Forward):
+        raise TypeError(f"f is a {type(f).__name__}: expected what exercise.forward returns")
+    outputs = {"z0": w.w0, "h0": w.w0, "z1": w.w1, "h1": w.w1, "z2": w.w2}
+    for name, weight in outputs.items():
+        if jnp.shape(getattr(f, name)) != jnp.shape(weight)[:1]:
+            raise ValueError(
+                f"f.{name} has shape {jnp.shape(getattr(f, name))}, expected {jnp.shape(weight)[:1]}: take forward(w, x) of "
+                "the same weights"
             )
