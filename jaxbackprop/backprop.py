@@ -45,11 +45,14 @@ from jaxbackprop.network import (
     batch_axis,
     contract,
     forward,
+    require_array,
     require_input,
+    require_network,
     require_params,
     sum_paths,
     weigh,
     wide,
+    widths,
 )
 
 LossLike = str | Loss | tuple
@@ -74,6 +77,10 @@ def backward(
         dyhat: dL/dyhat, shaped like yhat.
         precision: of the products Wᵀ dz.
 
+    Raises:
+        ValueError: `f` or `dyhat` is not shaped like the network's values.
+        TypeError: `f` is no `Forward`, or `dyhat` no array.
+
     >>> from jaxbackprop.network import init, skip_mlp
     >>> net = skip_mlp((2, 3, 4, 1))
     >>> params = init(net, jax.random.key(0))
@@ -81,6 +88,9 @@ def backward(
     >>> b.dz["h1"].shape, b.dh["h0"].shape, b.dh["x"].shape
     ((4,), (3,), (2,))
     """
+    require_network(network, precision)
+    require_params(network, params)
+    _require_values(network, f, dyhat)
     last = network.layers[-1].name
     dz, dh = {}, {}
     for name in (*(t.name for t in reversed(network.layers)), INPUT):
@@ -88,7 +98,13 @@ def backward(
         paths = [weigh(network, "ts,t->s", params[t][name], dz[t], precision) for t in reversed(readers)]
         dh[name] = dyhat if name == last else sum_paths(paths or [jnp.zeros_like(f.h[name])])
         if name != INPUT:
-            dz[name] = dh[name] * _activation(network, name).derivative(f.z[name])
+            slope = _activation(network, name).derivative(f.z[name])
+            if jnp.shape(slope) not in ((), jnp.shape(f.z[name])):
+                raise ValueError(
+                    f"layer {name!r}: the activation's derivative has shape {jnp.shape(slope)} for z of shape "
+                    f"{jnp.shape(f.z[name])}: it must act elementwise"
+                )
+            dz[name] = dh[name] * slope
     return Backward(dz, dh)
 
 
@@ -105,6 +121,10 @@ def sweep(
 
     Adjoints are of weight · L: the sweep is linear in dyhat, so that a weight there is a weight on all that follows.
 
+    Raises:
+        ValueError: parameters, an example, a target or a weight that do not fit.
+        TypeError: something that is not an array where one is needed, a list say.
+
     >>> from jaxbackprop.network import init, mlp
     >>> net = mlp((2, 3, 1))
     >>> params = init(net, jax.random.key(0))
@@ -112,9 +132,13 @@ def sweep(
     >>> bool(b.dh["yhat"] == f.h["yhat"])  # yhat − y with y = 0
     True
     """
+    require_array("y", y)
+    require_array("weight", weight)
+    if jnp.shape(weight) != ():
+        raise ValueError(f"weight has shape {jnp.shape(weight)}: expected one number, as this is one example")
     f = forward(network, params, x, precision)
     yhat = f.h[network.layers[-1].name]
-    value, dyhat = _loss_and_adjoint(as_loss(loss), yhat, y)
+    value, dyhat = _loss_and_adjoint(as_loss(loss), yhat, jnp.asarray(y))
     dyhat = scaled(dyhat, weight)
     return value, f, backward(network, params, f, dyhat, precision)
 
@@ -152,6 +176,7 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
 
     Raises:
         ValueError: `weight` is not one number for each example.
+        TypeError: something else than a `FactoredGradient`.
 
     >>> from jaxbackprop.network import init, mlp
     >>> net = mlp((2, 3, 1), bias=True)
@@ -159,6 +184,7 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
     >>> total(fg)["h0"]["x"].shape
     (3, 2)
     """
+    require_factored(fg)
     if weight is not None:
         require_weight(weight, next(iter(fg.dz.values())).shape[0])
     grads = {}
@@ -183,6 +209,7 @@ def per_example(network: Network, loss: LossLike, precision: Precision = None) -
 
     Raises:
         ValueError: shapes or dtypes that do not fit; the message says which and what fits.
+        TypeError: something that is not an array where one is needed, a list say.
 
     >>> from jaxbackprop.network import init, mlp
     >>> net = mlp((2, 3, 1))
@@ -191,6 +218,7 @@ def per_example(network: Network, loss: LossLike, precision: Precision = None) -
     >>> values.shape, fg.dz["h0"].shape
     ((5,), (5, 3))
     """
+    require_network(network, precision)
     loss = as_loss(loss)
 
     def values_and_factored(params, x, y):
@@ -251,6 +279,7 @@ def require_batch(network: Network, params: Any, x: Any, y: Any, weight: Any = N
     require_input(network, x, ndims=(2,))
     if x.shape[0] == 0:
         raise ValueError("x has no examples, shape (0, …): give at least one")
+    require_array("y", y)
     if jnp.ndim(y) == 0 or y.shape[0] != x.shape[0]:
         raise ValueError(
             f"y has shape {jnp.shape(y)}, x has {x.shape}: give one target for each of the {x.shape[0]} examples"
@@ -261,5 +290,44 @@ def require_batch(network: Network, params: Any, x: Any, y: Any, weight: Any = N
 
 def require_weight(weight, examples: int) -> None:
     """Refuse example weights that are not one number for each example."""
+    require_array("weight", weight)
     if jnp.shape(weight) != (examples,):
         raise ValueError(f"weight has shape {jnp.shape(weight)}, expected ({examples},): one number for each example")
+    if jnp.issubdtype(jnp.result_type(weight), jnp.complexfloating):
+        raise ValueError(f"weight has dtype {jnp.result_type(weight)}: expected real numbers")
+
+
+def require_factored(fg: Any, name: str = "fg") -> None:
+    """Refuse what is not the factored gradient of one batch."""
+    if not isinstance(fg, FactoredGradient):
+        raise TypeError(
+            f"{name} is a {type(fg).__name__}: expected the FactoredGradient that per_example's function returns second"
+        )
+    width, batch = widths(fg.network), jnp.shape(next(iter(fg.dz.values())))[:1]
+    for kind, arrays in (("h", fg.h), ("dz", fg.dz)):
+        for node, a in arrays.items():
+            if jnp.shape(a) != (*batch, width[node]):
+                raise ValueError(
+                    f"{name}.{kind}[{node!r}] has shape {jnp.shape(a)}, expected (b, {width[node]}), with one b for all: "
+                    "for more axes take jax.vmap"
+                )
+
+
+def _require_values(network, f, dyhat) -> None:
+    """Refuse values that are not those of one example of the network, and an adjoint not shaped like yhat."""
+    if not isinstance(f, Forward):
+        raise TypeError(f"f is a {type(f).__name__}: expected what jaxbackprop.forward returns for one example")
+    width = widths(network)
+    for kind, arrays in (("z", f.z), ("h", f.h)):
+        found = {node: jnp.shape(a) for node, a in arrays.items()}
+        wanted = {node: (n,) for node, n in width.items() if kind == "h" or node != INPUT}
+        if found != wanted:
+            raise ValueError(
+                f"f.{kind} has shapes {found}, the network needs {wanted}: take forward of one example; vmap over a batch"
+            )
+    require_array("dyhat", dyhat)
+    if jnp.shape(dyhat) != (width[network.layers[-1].name],):
+        raise ValueError(
+            f"dyhat has shape {jnp.shape(dyhat)}, yhat has {jnp.shape(f.h[network.layers[-1].name])}: give one dL/dyhat "
+            "for each output"
+        )

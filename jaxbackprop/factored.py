@@ -17,6 +17,9 @@ Sources: Goodfellow 2015, "Efficient per-example gradient computations" (the nor
 models can be strong differentially private learners", and Bu et al. 2022, "Scalable and efficient training of large
 convolutional neural networks with differential privacy" (clipping without forming gradients); Dangel et al. 2020,
 "BackPACK" (moments from the factors); McCandlish et al. 2018, "An empirical model of large-batch training" (noise scale).
+
+NaN and infinity in an example reach every figure that it is part of; `clip` alone leaves such examples out. What is not a
+`FactoredGradient` is refused by a TypeError.
 """
 
 from typing import NamedTuple
@@ -27,8 +30,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxbackprop.backprop import FactoredGradient, require_weight, scaled, total
-from jaxbackprop.network import BIAS, Params, Precision, contract, require_params, wide
+from jaxbackprop.backprop import FactoredGradient, require_factored, require_weight, scaled, total
+from jaxbackprop.network import BIAS, Params, Precision, contract, require_array, require_params, wide
 
 
 def squared_norms(fg: FactoredGradient) -> dict[str, Float[Array, " b"]]:
@@ -43,6 +46,7 @@ def squared_norms(fg: FactoredGradient) -> dict[str, Float[Array, " b"]]:
     >>> sorted(squared_norms(_example()))
     ['h0', 'yhat']
     """
+    require_factored(fg)
     h2 = {s: jnp.sum(jnp.square(h.astype(wide(h.dtype))), axis=1) for s, h in fg.h.items()}
     dz2 = {t: jnp.sum(jnp.square(dz.astype(wide(dz.dtype))), axis=1) for t, dz in fg.dz.items()}
     return {t.name: dz2[t.name] * (sum(h2[s] for s in t.sources) + t.bias) for t in fg.network.layers}
@@ -63,21 +67,27 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False) -> 
     The result is a factored gradient like any other: `total(clip(fg, 1.0))` is the clipped sum at the price of one
     plain gradient (Li et al. 2021, Bu et al. 2022). An example whose gradient is not finite has no direction to keep:
     it is left out, as zeros; `count_not_finite(fg)` says how many are. 2 B N flops for the norms, B N for the scaling.
+    So is an example whose squared norm overflows.
 
     Args:
         fg: the factored gradients of a batch.
-        max_norm: C > 0.
+        max_norm: C > 0; where it is traced, and not a positive number, the gradients are NaN.
         per_layer: clip each layer's part by itself, to C / √(number of layers), so that the whole still keeps to C.
 
     Raises:
         ValueError: `max_norm` is not a positive number.
+        TypeError: it is no number at all, or `per_layer` is not True or False.
 
     >>> bool(jnp.all(norms(clip(_example(), 0.1)) <= 0.1 * (1 + 1e-6)))
     True
     """
-    require_max_norm(max_norm)
+    max_norm = positive("max_norm", max_norm)
+    if not isinstance(per_layer, bool | np.bool_):
+        raise TypeError(f"per_layer is {per_layer!r}: expected True or False")
     squares = squared_norms(fg)
     whole = sum(squares.values(), start=jnp.zeros(()))
+    if not isinstance(max_norm, Tracer):
+        max_norm = min(float(max_norm), float(jnp.finfo(whole.dtype).max))
     finite = jnp.isfinite(whole)
     if per_layer:
         bound = max_norm / len(squares) ** 0.5
@@ -91,12 +101,13 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False) -> 
 
 
 def _factor(square, bound, finite):
-    """min(1, C / n), written so that n = 0 gives 1."""
-    return jnp.where(finite, bound / jnp.maximum(jnp.sqrt(square), bound), 0)
+    """min(1, C / n); at n = 0 it is 1, whatever C, unless C is 0 in this dtype."""
+    n = jnp.maximum(jnp.sqrt(square), jnp.finfo(square.dtype).tiny)
+    return jnp.where(finite, jnp.minimum(1, jnp.asarray(bound, square.dtype) / n), 0)
 
 
 def count_not_finite(fg: FactoredGradient) -> Int[Array, ""]:
-    """How many examples have a gradient that is not finite, and are therefore left out by `clip`; safe under jit.
+    """How many examples have a gradient whose squared norm is not finite, and are left out by `clip`; safe under jit.
 
     >>> int(count_not_finite(_example()))
     0
@@ -112,6 +123,7 @@ def materialise(fg: FactoredGradient) -> Params:
     >>> materialise(_example())["h0"]["x"].shape
     (5, 3, 2)
     """
+    require_factored(fg)
     grads = {t.name: {s: contract("bt,bs->bts", fg.dz[t.name], fg.h[s]) for s in t.sources} for t in fg.network.layers}
     for t in fg.network.layers:
         if t.bias:
@@ -142,6 +154,7 @@ def power_sums(
     >>> moments_from(sums, examples=10).variance["h0"]["x"].shape
     (3, 2)
     """
+    require_factored(fg)
     square = FactoredGradient(fg.network, *(jax.tree.map(_square, factor) for factor in (fg.h, fg.dz)))
     return PowerSums(total(fg, weight, precision), total(square, weight, precision))
 
@@ -161,26 +174,46 @@ def moments(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, prec
 
     Args:
         fg: the factored gradients of a batch.
-        weight: c, one number for each example: Σ_b c[b] … / Σ_b c[b], so that weight 0 is padding.
+        weight: c, one number for each example: Σ_b c[b] … / Σ_b c[b], so that weight 0 is padding. Weights that add up
+            to 0 have no mean: all is NaN then, as it is where a traced weight is below 0.
         precision: of the contractions.
+
+    Raises:
+        ValueError: `weight` is not one number of at least 0 for each example.
 
     >>> moments(_example()).variance["h0"]["x"].shape
     (3, 2)
     """
+    require_factored(fg)
     batch = next(iter(fg.dz.values())).shape[0]
     weight = jnp.ones(batch, wide(next(iter(fg.dz.values())).dtype)) if weight is None else weight
     require_weight(weight, batch)
-    return moments_from(power_sums(fg, weight / jnp.sum(weight), precision), 1)
+    if not isinstance(weight, Tracer) and np.any(np.asarray(weight) < 0):
+        raise ValueError("weight holds a number below 0: moments need weights of at least 0")
+    c = jnp.asarray(weight, wide(jnp.result_type(weight)))
+    c = jnp.where(c < 0, jnp.nan, c)
+    return moments_from(power_sums(fg, c / jnp.sum(c), precision), 1)
 
 
 def moments_from(sums: PowerSums, examples: ArrayLike) -> Moments:
     """Mean and variance from the power sums of so many examples: Σ dW / B, and Σ dW² / B less the square of the mean.
+
+    Args:
+        sums: of `power_sums`, or added up by `stream`.
+        examples: B, or Σ_b c[b] where they are weighted; where it is traced, and not a positive number, all is NaN.
+
+    Raises:
+        ValueError: `examples` is not a positive number.
+        TypeError: something else than `PowerSums`, or than a number.
 
     >>> fg = _example()
     >>> given, expected = moments_from(power_sums(fg), 5), moments(fg)
     >>> bool(jnp.allclose(given.variance["h0"]["x"], expected.variance["h0"]["x"], atol=1e-6))
     True
     """
+    if not isinstance(sums, PowerSums):
+        raise TypeError(f"sums is a {type(sums).__name__}: expected the PowerSums that power_sums returns")
+    examples = positive("examples", examples)
     mean = jax.tree.map(lambda m: (m / examples).astype(m.dtype), sums.first)
     variance = jax.tree.map(lambda m, m2: jnp.maximum(m2 / examples - _square(m), 0).astype(m.dtype), mean, sums.second)
     return Moments(mean, variance)
@@ -205,11 +238,14 @@ def gram(
 
     Raises:
         ValueError: `other` is of another network.
+        TypeError: it is no `FactoredGradient`.
 
     >>> gram(_example()).shape
     (5, 5)
     """
+    require_factored(fg)
     other = fg if other is None else other
+    require_factored(other, "other")
     if other.network != fg.network:
         raise ValueError(f"other is of another network: {other.network}; expected {fg.network}")
     kernel = jnp.zeros(())
@@ -236,6 +272,7 @@ def inner(fg: FactoredGradient, direction: Params, precision: Precision = None) 
     >>> bool(jnp.allclose(inner(fg, total(fg)), gram(fg).sum(axis=1), rtol=1e-5))
     True
     """
+    require_factored(fg)
     require_params(fg.network, direction, "direction")
     values = jnp.zeros(())
     for t in fg.network.layers:
@@ -275,6 +312,7 @@ def noise_scale(fg: FactoredGradient, precision: Precision = None) -> NoiseScale
     >>> float(noise_scale(_example()).trace) >= 0
     True
     """
+    require_factored(fg)
     batch = next(iter(fg.dz.values())).shape[0]
     if batch < 2:
         raise ValueError(f"the batch has {batch} example: a noise scale needs at least 2")
@@ -287,10 +325,22 @@ def noise_scale(fg: FactoredGradient, precision: Precision = None) -> NoiseScale
 
 def require_max_norm(max_norm: ArrayLike) -> None:
     """Refuse a bound that is not a positive number, where its value is known."""
-    if jnp.shape(max_norm) != ():
-        raise ValueError(f"max_norm has shape {jnp.shape(max_norm)}: expected one positive number")
-    if not isinstance(max_norm, Tracer) and not 0 < np.asarray(max_norm) < np.inf:
-        raise ValueError(f"max_norm is {max_norm}: expected a positive number")
+    positive("max_norm", max_norm)
+
+
+def positive(name: str, number: ArrayLike) -> ArrayLike:
+    """The number, if it is a positive one; otherwise refused where its value is known, NaN where it is traced."""
+    require_array(name, number, "a positive number")
+    if jnp.shape(number) != ():
+        raise ValueError(f"{name} has shape {jnp.shape(number)}: expected one positive number")
+    dtype = jnp.result_type(number)
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(f"{name} has dtype {dtype}: expected a positive number")
+    if isinstance(number, Tracer):
+        return jnp.where((number > 0) & (number < jnp.inf), number, jnp.nan)
+    if not 0 < np.asarray(number) < np.inf:
+        raise ValueError(f"{name} is {number}: expected a positive number")
+    return number
 
 
 def _example() -> FactoredGradient:
