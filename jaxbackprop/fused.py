@@ -24,6 +24,7 @@ while it is narrow); the Pallas documentation's matrix product, for a sum that s
 from collections.abc import Callable
 from functools import partial
 from math import prod
+from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -34,8 +35,8 @@ from jax.interpreters import mlir
 
 from jaxbackprop.backprop import LossLike, require_batch, sweep_batch, total, weighted_sum
 from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import Network, Precision, widened, widths
-from jaxbackprop.streaming import Readout
+from jaxbackprop.network import Network, Precision, require_network, widened, widths
+from jaxbackprop.streaming import Readout, require_readout, require_sums
 
 ROWS = 16  # a block is a multiple: the rows of a bfloat16 tile
 VMEM = 16 * 2**20  # bytes: what the compiler allows a kernel on v5e unless told otherwise; on v6e it allows more
@@ -71,8 +72,9 @@ def fused(
 
     Raises:
         ValueError: a device that is not a TPU, and interpret=False; a network too wide for on-chip
-            memory; an activation or a size that Pallas cannot lower there; shapes or dtypes that do not fit. What
-            depends on the device is raised when the program is lowered for it.
+            memory; an activation or a size that Pallas cannot lower there; a readout that is no sum; shapes or dtypes
+            that do not fit. What depends on the device is raised when the program is lowered for it.
+        TypeError: as `stream`.
 
     >>> from jaxbackprop.factored import clip
     >>> from jaxbackprop.network import init, mlp
@@ -82,6 +84,8 @@ def fused(
     >>> grads["h0"]["x"].shape
     (3, 2)
     """
+    require_network(network, precision)
+    require_readout(readout)
     if block is not None and (not _is_count(block) or block % ROWS):
         raise ValueError(f"block is {block!r}: expected a multiple of {ROWS}, such as 256")
     if programs is not None and not _is_count(programs):
@@ -108,6 +112,7 @@ class _Spec(NamedTuple):
 
 @partial(jax.jit, static_argnames=("spec", "interpret"))
 def _fused(params, x, y, weight, *, spec, interpret):
+    require_sums(spec, params, x, y)
     rows = [jnp.asarray(a) for a in (x, y, weight) if a is not None]
     like = jax.eval_shape(partial(_sums, spec), params, *rows)
     if interpret:
@@ -302,4 +307,4 @@ mlir.register_lowering(_refusal, _refuse_to_lower)
 
 
 def _is_count(n) -> bool:
-    return not isinstance(n, bool) and hasattr(n, "__index__") and n >= 1
+    return not isinstance(n, bool) and isinstance(n, Integral) and n >= 1

@@ -11,14 +11,16 @@ lanes of all tiles are added elementwise, and one sum over the lanes is left for
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxbackprop._names import require_hashable
 from jaxbackprop.backprop import FactoredGradient, LossLike, require_batch, sweep_batch, total, weighted_sum
 from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import Network, Precision, count_parameters, widened, widths
+from jaxbackprop.network import Network, Precision, count_parameters, require_network, widened, widths
 
 Readout = Callable[[FactoredGradient], Any]
 
@@ -51,7 +53,8 @@ def stream(
         network: the wiring.
         loss: a name from `losses.LOSSES`, or a pair (value, derivative).
         readout: `FactoredGradient` → a pytree of sums over its examples. Keep it in a variable: a new lambda each
-            time is a new program each time.
+            time is a new program each time. One that gives something for each example is refused; a mean is not told
+            from a sum.
         tile: examples swept at a time; by default what suits the device.
         precision: of the sweep's products, as in `jax.lax.Precision`.
 
@@ -60,7 +63,8 @@ def stream(
         dyhat, before the readout: with 0 and 1 they choose examples. What the tiles leave over is one smaller tile.
 
     Raises:
-        ValueError: a tile below 1, or shapes or dtypes that do not fit.
+        ValueError: a tile below 1, a readout that is no sum, or shapes or dtypes that do not fit.
+        TypeError: no network, no function as readout, or something that is not an array where one is needed.
 
     >>> from jaxbackprop.factored import clip
     >>> from jaxbackprop.network import init, mlp
@@ -70,6 +74,8 @@ def stream(
     >>> grads["h0"]["x"].shape
     (3, 2)
     """
+    require_network(network, precision)
+    require_readout(readout)
     return _compiled(Sums(network, as_loss(loss), readout, require_tile(tile), precision))
 
 
@@ -79,6 +85,7 @@ def _compiled(sums: Sums) -> Callable:
     @jax.jit
     def summed(params, x, y, weight=None):
         require_batch(sums.network, params, x, y, weight)
+        require_sums(sums, params, x, y)
         return add_up(sums, params, x, y, 1.0 if weight is None else weight)
 
     return summed
@@ -154,8 +161,36 @@ def best_tile(network: Network, dtype, examples: int, platform: str) -> int:
     return next((examples // n for n in range(fewest, 2 * fewest) if examples % n == 0), -(-examples // fewest))
 
 
+def require_readout(readout: Any) -> None:
+    """Refuse what is not a function, or cannot be looked up by."""
+    if not callable(readout):
+        raise TypeError(
+            f"readout is a {type(readout).__name__}: expected a function of a FactoredGradient, such as total"
+        )
+    require_hashable("readout", readout)
+
+
+def require_sums(sums: Any, params, x, y) -> None:
+    """Refuse a readout that gives other shapes for other numbers of examples: it does not sum over them."""
+    if sums.readout is total:
+        return
+
+    def read(examples):
+        args = {"network": sums.network, "loss": sums.loss, "precision": sums.precision}
+        fg = sweep_batch(params, x, y, **args)[1]
+        return sums.readout(jax.tree.map(lambda a: jnp.zeros((examples, *a.shape[1:]), a.dtype), fg))
+
+    two, three = (jax.eval_shape(partial(read, examples)) for examples in (2, 3))
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(two), jax.tree.leaves(three), strict=False):
+        if a.shape != b.shape:
+            raise ValueError(
+                f"readout{jax.tree_util.keystr(path)} has shape {a.shape} for 2 examples and {b.shape} for 3: expected a sum "
+                "over the examples; take per_example for what each of them has"
+            )
+
+
 def require_tile(tile: Any) -> int | None:
     """Refuse a tile that is neither None nor a positive integer."""
-    if tile is not None and (isinstance(tile, bool) or not hasattr(tile, "__index__") or tile < 1):
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 1):
         raise ValueError(f"tile is {tile!r}: expected an integer of at least 1, or None for what suits the device")
     return None if tile is None else int(tile)
