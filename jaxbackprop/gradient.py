@@ -23,7 +23,17 @@ from jaxbackprop.backprop import (
     weighted_sum,
 )
 from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import INPUT, Network, Precision, forward, predict, require_input, wide
+from jaxbackprop.network import (
+    INPUT,
+    Network,
+    Precision,
+    forward,
+    predict,
+    require_input,
+    require_network,
+    require_params,
+    wide,
+)
 from jaxbackprop.streaming import Sums, add_up, require_tile
 
 
@@ -37,7 +47,8 @@ def value_and_grad(
     """Return a function that computes the loss over a batch and its hand-derived gradient, compiled.
 
     With example weights c (1 where none are given): "sum" is Σ_b c_b L_b, "mean" is Σ_b c_b L_b / Σ_b c_b, so that
-    examples of weight 0 are padding.
+    examples of weight 0 are padding. Weights that add up to 0 have no mean: value and gradient are then not finite. So
+    are those of a class that does not exist, and of NaN or infinity in parameters or data.
 
     Args:
         network: the wiring.
@@ -48,10 +59,12 @@ def value_and_grad(
             fastest on this device.
 
     Returns:
-        (params, x (b, d), y (b, …), weight (b,) or None) → (value, gradient shaped like params), a `jax.jit`ted function.
+        (params, x (b, d), y (b, …), weight (b,) or None) → (value, gradient of params' shapes and dtypes), a `jax.jit`ted
+        function.
 
     Raises:
         ValueError: an unknown name, or shapes or dtypes that do not fit; the message says which and what fits.
+        TypeError: something that is not an array where one is needed, a list say; or no network.
 
     >>> from jaxbackprop.network import init, mlp
     >>> net = mlp((2, 3, 1))
@@ -60,7 +73,7 @@ def value_and_grad(
     >>> jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     True
     """
-    return _compiled(_Spec(network, as_loss(loss), _reduction(reduction), precision), require_tile(tile))
+    return _compiled(_spec(network, loss, reduction, precision), require_tile(tile))
 
 
 @lru_cache(maxsize=512)
@@ -86,7 +99,7 @@ def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precis
     >>> bool(plain_loss(net, "huber")(params, x, y) == loss_function(net, "huber")(params, x, y))
     True
     """
-    loss, reduction = as_loss(loss), _reduction(reduction)
+    _, loss, reduction, _ = _spec(network, loss, reduction, precision)
 
     def scalar_loss(params, x, y, weight=None):
         require_batch(network, params, x, y, weight)
@@ -112,11 +125,11 @@ def loss_function(network: Network, loss: LossLike, reduction: str = "mean", pre
     >>> dx.shape
     (5, 2)
     """
-    spec = _Spec(network, as_loss(loss), _reduction(reduction), precision)
+    spec = _spec(network, loss, reduction, precision)
 
     def scalar_loss(params, x, y, weight=None):
         require_batch(network, params, x, y, weight)
-        return _loss(spec, params, x, y, weight)
+        return _loss(spec, _as_dicts(params), x, y, weight)
 
     return scalar_loss
 
@@ -131,17 +144,23 @@ def apply(network: Network, precision: Precision = None) -> Callable:
         network: the wiring.
         precision: of all products, as in `jax.lax.Precision`.
 
+    Raises:
+        ValueError: parameters or an input that do not fit the wiring.
+        TypeError: something that is not an array where one is needed, a list say; or no network.
+
     >>> from jaxbackprop.network import init, mlp
     >>> net = mlp((2, 3, 4), activation="tanh")
     >>> params = init(net, jax.random.key(0))
     >>> jax.grad(lambda params, x: jnp.sum(jnp.sin(apply(net)(params, x))))(params, jnp.ones((5, 2)))["h0"]["x"].shape
     (3, 2)
     """
+    require_network(network, precision)
 
     def yhat_of(params, x):
+        require_params(network, params)
         require_input(network, x, ndims=(1, 2))
-        yhat: Any = _apply(network, precision, params, jnp.atleast_2d(x))
-        return jnp.reshape(yhat, (*jnp.shape(x)[:-1], -1))
+        yhat: Any = _apply(network, precision, _as_dicts(params), jnp.atleast_2d(x))
+        return yhat if jnp.ndim(x) == 2 else yhat[0]
 
     return yhat_of
 
@@ -155,8 +174,25 @@ class _Spec(NamedTuple):
     precision: Precision
 
 
+def _spec(network, loss, reduction, precision) -> _Spec:
+    require_network(network, precision)
+    return _Spec(network, as_loss(loss), _reduction(reduction), precision)
+
+
 def _sums(spec: "_Spec", params, x, y, c, tile: int | None = None):
-    return add_up(Sums(spec.network, spec.loss, _total(spec.precision), tile, spec.precision), params, x, y, c)
+    sums = Sums(spec.network, spec.loss, _total(spec.precision), tile, spec.precision)
+    value, grads = add_up(sums, params, x, y, c)
+    return value, _typed_like(params, grads)
+
+
+def _typed_like(params, grads):
+    """A gradient in its parameters' own dtypes, as of `jax.grad`: where x has a wider one, the sweep does too."""
+    return jax.tree.map(lambda p, d: d.astype(jnp.result_type(p)), _as_dicts(params), grads)
+
+
+def _as_dicts(params):
+    """Plain dicts, for subclasses too: a rule must return what it was given."""
+    return {t: dict(edges) for t, edges in params.items()}
 
 
 @lru_cache(maxsize=16)
@@ -200,7 +236,7 @@ def _loss_forward(spec, params, x, y, weight):
         # of Σ c L: L_b; of Σ c L / Σ c: (L_b − L) / Σ c
         per_weight = values if spec.reduction == "sum" else (values - value) / jnp.sum(weight, dtype=wide(weight.dtype))
         dweight = per_weight.astype(weight.dtype)
-    return value, (total(fg, precision=spec.precision), dx, dweight)
+    return value, (_typed_like(params, total(fg, precision=spec.precision)), dx.astype(x.dtype), dweight)
 
 
 def _loss_backward(_spec, residuals, dvalue):
@@ -225,13 +261,14 @@ def _apply_forward(network, precision, params, x):
 def _apply_backward(network, precision, residuals, dyhat):
     params, f = residuals
     b = jax.vmap(lambda f, dyhat: backward(network, params, f, dyhat, precision))(f, dyhat)
-    return total(FactoredGradient(network, f.h, b.dz), precision=precision), b.dh[INPUT]
+    dparams = total(FactoredGradient(network, f.h, b.dz), precision=precision)
+    return _typed_like(params, dparams), b.dh[INPUT].astype(f.h[INPUT].dtype)
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
 
 
 def _reduction(reduction):
-    if reduction not in ("mean", "sum"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}: expected 'mean' or 'sum'")
     return reduction
