@@ -36,6 +36,7 @@ from jaxbackprop.checking.leaves import names
 from jaxbackprop.checking.program import fresh, without_custom_rules
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
+from jaxbackprop.network import require_array, require_key
 
 
 def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
@@ -56,7 +57,8 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
         `Report`: `.ok`, `.rows`, `.line`, `str(report)`, `.to_dict()`, `.raise_if_wrong()`.
 
     Raises:
-        ValueError: `value` is not scalar, or not finite here, or there are no floating-point parameters.
+        ValueError: `value` is not a real scalar, or not finite here, or there are no floating-point parameters.
+        TypeError: no function, no array or no key where one is needed.
 
     >>> params = {"w": jnp.array([1.0, 2.0])}
     >>> report = check_gradient(lambda p: jnp.sum(p["w"] ** 2), lambda p: p, params)  # forgot the 2
@@ -65,14 +67,18 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     >>> report.rows[0].problem
     'it is 0.5 times the right one: is a factor 2 forgotten?; at [1] 2 where 4 is right'
     """
+    _require_functions(value=value, gradient=gradient)
+    rng = _generator(key)
+    _require_leaves("params", params)
     params = jax.tree.map(jnp.asarray, params)
     _require_parameters(params)
     _require_arrays(data)
     _require_scalar(value, params, data)
     given = gradient(params, *data)
+    _require_leaves("gradient's result", given)
     _forget(value, gradient)
     with jax.enable_x64(True):
-        report = compare(reference_of(value, params, data), gradient, params, data, given, _generator(key))
+        report = compare(reference_of(value, params, data), gradient, params, data, given, rng)
     _forget(value, gradient)
     said = Diagnosis("structure", "the gradient has this, and params has no such parameter")
     extra = [Row(path, False, "", np.inf, diagnosis=said) for path in align(names(params), params, given).extra]
@@ -108,7 +114,9 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
         `Report`; parameters are named by argument, "[0]" the first.
 
     Raises:
-        ValueError: there is no floating-point argument, or `reference` returns something else than f.
+        ValueError: there is no floating-point argument, f returns no floating-point array, or a complex one, or
+            `reference` returns something else than f.
+        TypeError: no function, no array or no key where one is needed.
 
     >>> @jax.custom_vjp
     ... def swish(x): return x * jax.nn.sigmoid(x)
@@ -116,6 +124,8 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
     >>> check_vjp(swish, jnp.linspace(-2, 2, 5)).ok
     False
     """
+    _require_functions(f=f, reference=f if reference is None else reference)
+    _require_leaves("args", args)
     leaves, structure = jax.tree.flatten(args)
     differentiated = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(args)]
@@ -129,9 +139,11 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
         return jax.tree.unflatten(structure, [params[p] if p in params else next(rest) for p in paths])
 
     rng = _generator(key)
+    outputs = jax.tree.leaves(jax.eval_shape(fresh(f), *args))
+    _require_outputs(outputs)
     cotangents = [
         jnp.asarray(rng.standard_normal(out.shape), out.dtype)
-        for out in jax.tree.leaves(jax.eval_shape(fresh(f), *args))
+        for out in outputs
         if jnp.issubdtype(out.dtype, jnp.floating)
     ]
 
@@ -152,8 +164,8 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
 
 def _require_parameters(params) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise ValueError("params holds no arrays: there is nothing to check")
+    if not any(leaf.size for _, leaf in leaves):
+        raise ValueError("params holds no arrays, or empty ones: there is nothing to check")
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
@@ -165,11 +177,17 @@ def _require_parameters(params) -> None:
 
 def _require_arrays(data) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        where = f"data{jax.tree_util.keystr(path)}"
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
-            where = f"data{jax.tree_util.keystr(path)}"
             raise ValueError(
                 f"{where} is a {type(leaf).__name__}: data are arrays; let the functions close over all else"
             )
+        require_array(where, leaf)
+
+
+def _require_leaves(where, tree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        require_array(f"{where}{jax.tree_util.keystr(path)}", leaf)
 
 
 def _require_scalar(value, params, data) -> None:
@@ -178,6 +196,24 @@ def _require_scalar(value, params, data) -> None:
     if shape != ():
         said = f"shape {shape}" if shape is not None else f"a {type(out).__name__}"
         raise ValueError(f"value returns {said}, expected a scalar: reduce it, by a mean say")
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"value returns {out.dtype}, expected a floating-point scalar: nothing else has a gradient")
+
+
+def _require_outputs(outputs) -> None:
+    dtypes = [out.dtype for out in outputs]
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
+        raise ValueError(
+            "f returns a complex array: give the real and the imaginary part as two, both are then checked"
+        )
+    if not any(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise ValueError("f returns no floating-point array: there is nothing to differentiate")
+
+
+def _require_functions(**functions) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name} is a {type(function).__name__}: expected a function")
 
 
 def _require_same(f, reference, args) -> None:
@@ -194,4 +230,7 @@ def _forget(*functions) -> None:
 
 def _generator(key) -> np.random.Generator:
     """Numbers drawn on the host: they need no compilation."""
-    return np.random.default_rng([0] if key is None else np.asarray(jax.random.key_data(key)).tolist())
+    if key is None:
+        return np.random.default_rng([0])
+    require_key(key)
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

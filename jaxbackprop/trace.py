@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ from jaxbackprop.network import (
     Layer,
     Network,
     require_input,
+    require_network,
     require_params,
     skip_mlp,
     widths,
@@ -260,7 +262,9 @@ def trace(
         `Trace`: `.rows`, `.text()`, `.markdown()`, `.latex()`, `.to_dict()`, `.figure()`, and a row by its name.
 
     Raises:
-        ValueError: parameters, an example or a target that do not fit the wiring; fewer than 1 or more than 17 digits.
+        ValueError: parameters, an example or a target that do not fit the wiring, or a class that does not exist; fewer
+            than 1 or more than 17 digits.
+        TypeError: no network, or something that is not made of real numbers.
 
     >>> net = skip_mlp((1, 1, 1, 1))
     >>> params = {"h0": {"x": 0.8}, "h1": {"h0": 1.3}, "yhat": {"h1": -0.7, "h0": 0.45}}
@@ -270,28 +274,48 @@ def trace(
     >>> t.difference < 1e-12
     True
     """
+    require_network(network)
     if digits is None:
         digits = 6 if _all_single(network) else 4
-    if not 1 <= digits <= 17:
-        raise ValueError(f"digits is {digits}: expected 1 to 17, as many as a float64 holds")
+    if isinstance(digits, bool) or not isinstance(digits, Integral) or not 1 <= digits <= 17:
+        raise ValueError(f"digits is {digits!r}: expected 1 to 17, as many as a float64 holds")
     require_params(network, params)
-    as_loss(loss)
+    loss = loss if isinstance(loss, str) and as_loss(loss) else as_loss(loss)
     weights: Weights = {t: {s: _float64(w) for s, w in sources.items()} for t, sources in params.items()}
-    x, y = np.atleast_1d(_float64(x)), np.asarray(y)
+    x, y = np.atleast_1d(_float64(_numbers("x", x))), _numbers("y", y)
     require_input(network, x, ndims=(1,))
+    _require_class(network, loss, y)
     y = _float64(y) if jnp.issubdtype(y.dtype, jnp.floating) else y
     with jax.enable_x64(True):
         value, f, b = jax.tree.map(np.asarray, _sweep(weights, x, y, network=network, loss=loss))
         gradient, taps = jax.tree.map(np.asarray, _jax_grad(weights, _taps(network), x, y, network=network, loss=loss))
     names, name = names_of(network), loss if isinstance(loss, str) else "loss"
-    rows = _rows(_Found(network, names, name, weights, y, value, f.z, f.h, b.dz, b.dh, gradient, taps, digits))
     by_hand: Weights = {t.name: {} for t in network.layers}
-    for t, s in names.w:
-        by_hand[t][s] = b.dz[t] if s == BIAS else np.outer(b.dz[t], f.h[s])
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity and NaN are shown as what they are
+        rows = _rows(_Found(network, names, name, weights, y, value, f.z, f.h, b.dz, b.dh, gradient, taps, digits))
+        for t, s in names.w:
+            by_hand[t][s] = b.dz[t] if s == BIAS else np.outer(b.dz[t], f.h[s])
     return Trace(network, name, weights, x, y, float(value), f.z, f.h, b.dz, b.dh, by_hand, rows, digits)
 
 
 # What is computed: once by the hand-derived sweep, once by jax.grad.
+
+
+def _numbers(name: str, given) -> np.ndarray:
+    """The given number, array or list as an array, if it is one of real numbers."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError):  # traced by jax.jit; lists of unequal lengths
+        raise TypeError(f"{name} is a {type(given).__name__} that makes no array: expected real numbers") from None
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(f"{name} has dtype {array.dtype}: expected real numbers")
+    return array
+
+
+def _require_class(network: Network, loss: LossLike, y: np.ndarray) -> None:
+    k = network.layers[-1].width
+    if loss == "softmax_cross_entropy" and y.ndim == 0 and jnp.issubdtype(y.dtype, jnp.integer) and not 0 <= y < k:
+        raise ValueError(f"y is class {y}, the network has {k} outputs: expected 0 to {k - 1}")
 
 
 def _float64(value) -> np.ndarray:
@@ -682,7 +706,8 @@ def _values_of(row: Row, digits: int) -> list[tuple[str, str, str]]:
     other = row.value if row.jax_grad is None else row.jax_grad
     if _narrow(row.value):
         pairs = zip(row.value.flat, other.flat, strict=True)
-        entries = [(number(a, digits), number(b, digits), number(abs(a - b), 2)) for a, b in pairs]
+        with np.errstate(invalid="ignore"):  # inf − inf
+            entries = [(number(a, digits), number(b, digits), number(abs(a - b), 2)) for a, b in pairs]
     else:
         difference = number(row.difference or 0, 2)
         entries = [(number(norm(row.value), digits), number(norm(other), digits), difference)]
