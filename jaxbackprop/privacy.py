@@ -21,10 +21,12 @@ exploit (Mironov 2012), from JAX's counter-based generator, which is not a crypt
 import math
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
@@ -49,6 +51,7 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
 
     Raises:
         ValueError: a bound that is not positive, or a negative noise multiplier.
+        TypeError: something that is no number.
 
     >>> import optax
     >>> from jaxbackprop.network import mlp
@@ -60,9 +63,10 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
     8
     """
     require_max_norm(max_norm)
+    noise_multiplier = _number("noise_multiplier", noise_multiplier)
     if not 0 <= noise_multiplier < math.inf:
         raise ValueError(f"noise_multiplier is {noise_multiplier}: expected a number of at least 0")
-    return GradientMethod(poisson_batches, partial(_private_value_and_grad, float(max_norm), float(noise_multiplier)))
+    return GradientMethod(poisson_batches, partial(_private_value_and_grad, float(max_norm), noise_multiplier))
 
 
 def _private_value_and_grad(max_norm: float, noise_multiplier: float, problem: Problem):
@@ -130,6 +134,10 @@ class Spent(NamedTuple):
 class Plan:
     """The shape of a run that decides what it spends: how many examples, batch size, epochs.
 
+    Raises:
+        ValueError: one of them below 1, or a batch larger than all examples.
+        TypeError: something that is not an integer.
+
     >>> Plan(examples=1000, batch_size=100, epochs=5).steps
     50
     """
@@ -140,6 +148,9 @@ class Plan:
 
     def __post_init__(self):
         for name in ("examples", "batch_size", "epochs"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Integral):
+                raise TypeError(f"{name} is {getattr(self, name)!r}: expected an integer of at least 1")
+            object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's would overflow
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected an integer of at least 1")
         if self.batch_size > self.examples:
@@ -161,12 +172,14 @@ def spent(plan: Plan, noise_multiplier: float, delta: float) -> Spent:
 
     Raises:
         ValueError: a number out of its range.
+        TypeError: no `Plan`, or something that is no number.
         ImportError: the extra `privacy` is not installed.
 
     >>> 1 < spent(Plan(examples=1000, batch_size=100, epochs=10), noise_multiplier=2.0, delta=1e-5).epsilon < 5
     True
     """
-    _require_delta(delta)
+    _require_plan(plan)
+    delta, noise_multiplier = _delta(delta), _number("noise_multiplier", noise_multiplier)
     if not 0 < noise_multiplier < math.inf:
         raise ValueError(
             f"noise_multiplier is {noise_multiplier}: expected a positive number, without noise there is no privacy"
@@ -183,13 +196,15 @@ def calibrate(plan: Plan, epsilon: float, delta: float) -> float:
 
     Raises:
         ValueError: a number out of its range.
+        TypeError: no `Plan`, or something that is no number.
         ImportError: the extra `privacy` is not installed.
 
     >>> plan = Plan(examples=1000, batch_size=100, epochs=10)
     >>> 2.9 < spent(plan, calibrate(plan, epsilon=3.0, delta=1e-5), delta=1e-5).epsilon <= 3.0
     True
     """
-    _require_delta(delta)
+    _require_plan(plan)
+    delta, epsilon = _delta(delta), _number("epsilon", epsilon)
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon is {epsilon}: expected a positive number, such as 3")
     _require_tail_within(plan, epsilon, delta)
@@ -240,6 +255,21 @@ def _require_tail_within(plan, epsilon, delta):
         )
 
 
-def _require_delta(delta):
+def _require_plan(plan):
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}: expected a Plan(examples, batch_size, epochs)")
+
+
+def _number(name, number) -> float:
+    if isinstance(number, Array | np.ndarray) and number.shape == ():
+        number = number.item()
+    if isinstance(number, bool | np.bool_) or not isinstance(number, Real):
+        raise TypeError(f"{name} is {number!r}: expected a number")
+    return float(number)
+
+
+def _delta(delta) -> float:
+    delta = _number("delta", delta)
     if not 0 < delta < 1:
         raise ValueError(f"delta is {delta}: expected a number between 0 and 1, below 1 / examples, such as 1e-5")
+    return delta
