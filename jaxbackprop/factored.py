@@ -22,7 +22,7 @@ NaN and infinity in an example reach every figure that it is part of; `clip` alo
 `FactoredGradient` is refused by a TypeError.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,19 +81,19 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False) -> 
     >>> bool(jnp.all(norms(clip(_example(), 0.1)) <= 0.1 * (1 + 1e-6)))
     True
     """
-    max_norm = positive("max_norm", max_norm)
+    bound: Any = positive("max_norm", max_norm)
     if not isinstance(per_layer, bool | np.bool_):
         raise TypeError(f"per_layer is {per_layer!r}: expected True or False")
     squares = squared_norms(fg)
     whole = sum(squares.values(), start=jnp.zeros(()))
-    if not isinstance(max_norm, Tracer):
-        max_norm = min(float(max_norm), float(jnp.finfo(whole.dtype).max))
+    if not isinstance(bound, Tracer):
+        bound = min(float(bound), float(jnp.finfo(whole.dtype).max))
     finite = jnp.isfinite(whole)
     if per_layer:
-        bound = max_norm / len(squares) ** 0.5
-        factor = {t: _factor(square, bound, finite) for t, square in squares.items()}
+        part = bound / len(squares) ** 0.5
+        factor = {t: _factor(square, part, finite) for t, square in squares.items()}
     else:
-        factor = dict.fromkeys(squares, _factor(whole, max_norm, finite))
+        factor = dict.fromkeys(squares, _factor(whole, bound, finite))
     # h too: 0 · inf would still poison the sum
     h = {s: jnp.where(finite[:, None], h, 0) for s, h in fg.h.items()}
     dz = {t: jnp.where(finite[:, None], scaled(dz, factor[t][:, None]), 0) for t, dz in fg.dz.items()}

@@ -307,4 +307,4 @@ mlir.register_lowering(_refusal, _refuse_to_lower)
 
 
 def _is_count(n) -> bool:
-    return not isinstance(n, bool) and isinstance(n, Integral) and n >= 1
+    return not isinstance(n, bool) and isinstance(n, Integral) and int(n) >= 1

@@ -381,7 +381,9 @@ def require_array(where: str, given: Any, expected: str = "an array, such as jax
     try:
         jnp.result_type(given)
     except TypeError:
-        raise TypeError(f"{where} has dtype {given.dtype}, which JAX does not have: expected numbers") from None
+        raise TypeError(
+            f"{where} has dtype {getattr(given, 'dtype', None)}, which JAX does not have: expected numbers"
+        ) from None
 
 
 def require_key(key: Any) -> None:
