@@ -8,6 +8,7 @@ train, privacy.
 from jaxbackprop import exercise
 from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.backprop import Backward, FactoredGradient, backward, per_example, sweep, total
+from jaxbackprop.blocks import Blocks, mapped, open_npy, open_parquet
 from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
 from jaxbackprop.checkpoint import Checkpoints
@@ -44,6 +45,7 @@ from jaxbackprop.network import (
     skip_mlp,
 )
 from jaxbackprop.privacy import private_gradient
+from jaxbackprop.sharding import data_mesh, over_devices, place_batch, place_params
 from jaxbackprop.streaming import stream
 from jaxbackprop.trace import Trace, trace
 from jaxbackprop.train import GradientMethod, TrainState, evaluate, fit, fit_many
@@ -53,6 +55,7 @@ __all__ = [
     "LOSSES",
     "Activation",
     "Backward",
+    "Blocks",
     "Checkpoints",
     "FactoredGradient",
     "Forward",
@@ -75,6 +78,7 @@ __all__ = [
     "clip",
     "count_not_finite",
     "count_parameters",
+    "data_mesh",
     "dense_mlp",
     "evaluate",
     "exercise",
@@ -87,13 +91,19 @@ __all__ = [
     "init",
     "inner",
     "loss_function",
+    "mapped",
     "materialise",
     "mlp",
     "moments",
     "moments_from",
     "noise_scale",
     "norms",
+    "open_npy",
+    "open_parquet",
+    "over_devices",
     "per_example",
+    "place_batch",
+    "place_params",
     "plain_loss",
     "power_sums",
     "predict",

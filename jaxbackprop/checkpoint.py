@@ -3,10 +3,13 @@
 A checkpoint is one .npz file of a run's folder: every array of the `TrainState` as bytes, the history so far, what it was made
 for, and a SHA-256 digest of it all. It is written beside its place, forced to the disk and moved there, so that a kill or a
 power cut at any moment leaves the old ones and at most a file named .part. An epoch's shuffle is drawn from the state's key:
-training that goes on from a checkpoint takes the very steps that it would have taken.
+training that goes on from a checkpoint, at the end of an epoch or within one, takes the very steps that it would have taken.
+
+Of several processes the first writes, and reads for all: their folders need not be the same.
 """
 
 import hashlib
+import importlib
 import io
 import json
 import math
@@ -15,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jaxbackprop._names import unknown
+from jaxbackprop.sharding import from_first
+
 FORMAT = 1
-LATEST, BEST = "checkpoint-{epoch:06d}.npz", "best.npz"
+LATEST, BEST = "checkpoint-{epochs:06d}-{position:09d}.npz", "best.npz"  # epochs done, steps of the next one
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,10 @@ class Checkpoints:
     Attributes:
         folder: made if it is missing.
         every_epochs: a checkpoint after so many epochs,
-        every_minutes: and after so many minutes, at the next end of an epoch; None for never.
+        every_minutes: and after so many minutes, in the middle of a long epoch too; None for never.
         keep: how many of the latest are kept, besides the best: that with the lowest validation loss, or loss.
+        store: "npz", one file a checkpoint, written by one process; or "orbax" (extra `orbax`), a folder a checkpoint, to
+            which each process writes the parts that it holds of parameters that are shared out.
         made_for: what must be the same for training to go on, by name, beside what `fit` knows itself.
         on_start: called with the history that training goes on from, none or a checkpoint's, once nothing can be refused.
 
@@ -47,8 +56,24 @@ class Checkpoints:
     every_epochs: int | None = 1
     every_minutes: float | int | None = None
     keep: int = 3
+    store: str = "npz"
     made_for: Mapping[str, str] = field(default_factory=dict)
     on_start: Callable[[list[dict[str, Any]]], Any] | None = None
+
+    def __post_init__(self):
+        """Refuse what can never be kept."""
+        if self.store not in STORES:
+            raise ValueError(unknown("store", str(self.store), STORES))
+        if isinstance(self.keep, bool) or not isinstance(self.keep, Integral) or self.keep < 1:
+            raise ValueError(f"keep is {self.keep!r}: expected an integer of at least 1")
+        every = self.every_epochs
+        if every is not None and (isinstance(every, bool) or not isinstance(every, Integral) or every < 1):
+            raise ValueError(f"every_epochs is {every!r}: expected an integer of at least 1, or None")
+        if self.every_minutes is not None and not self.every_minutes > 0:
+            raise ValueError(f"every_minutes is {self.every_minutes!r}: expected a positive number, or None")
+
+
+STORES = ("npz", "orbax")
 
 
 class Restored(NamedTuple):
@@ -64,7 +89,14 @@ class DamagedError(ValueError):
     """A file that is not, or no longer, the checkpoint that was written."""
 
 
-def save(folder: Path, state: Any, history: Sequence[dict[str, Any]], made_for: dict[str, str], keep: int = 3) -> Path:
+def save(
+    folder: Path,
+    state: Any,
+    history: Sequence[dict[str, Any]],
+    made_for: dict[str, str],
+    keep: int = 3,
+    position: int = 0,
+) -> Path:
     """Write a checkpoint, and then delete those that are neither among the latest nor the best.
 
     Args:
@@ -73,15 +105,18 @@ def save(folder: Path, state: Any, history: Sequence[dict[str, Any]], made_for: 
         history: a row for each epoch so far; the last one's "epoch" names the file.
         made_for: what must be the same for training to go on, by name.
         keep: how many of the latest are kept.
+        position: steps taken since that epoch; 0 at its end, when it may be the best.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; the checkpoints that were there still are.
     """
+    path = folder / LATEST.format(epochs=history[-1]["epoch"] if history else 0, position=position)
+    content = _packed(state, history, made_for)  # in every process, where each holds a part
+    if jax.process_index() > 0:
+        return path
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LATEST.format(epoch=history[-1]["epoch"])
-    content = _packed(state, history, made_for)
     write_whole(path, content)
-    if _score(history[-1]) <= min(map(_score, history)):
+    if position == 0 and is_best(history):
         write_whole(folder / BEST, content)
     for old in _newest_first(folder)[keep:]:
         old.unlink(missing_ok=True)
@@ -99,18 +134,32 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
     Raises:
         ValueError: it was made for something else, and what; or every one is damaged, and how.
     """
+    # one line of JSON, then the file: the first process reads, all go on from it
+    about, _, content = from_first(_newest_whole(folder) if jax.process_index() == 0 else b"").partition(b"\n")
+    name, refused = json.loads(about)
+    if name is None and refused:
+        raise ValueError("no checkpoint can be used: " + "; ".join(refused))
+    if name is None:
+        return None
+    path = folder / name
+    about, arrays = _unpacked(path, content)
+    require_made_for(path, about["made_for"], made_for)
+    require_like(path, about["leaves"], as_plain(like))
+    state = jax.tree.unflatten(jax.tree.structure(like), arrays)
+    return Restored(from_plain(state, like), about["history"], path, refused)
+
+
+def _newest_whole(folder: Path) -> bytes:
     refused: list[str] = []
     for path in _newest_first(folder):
+        content = path.read_bytes()
         try:
-            about, arrays = _unpacked(path)
+            _unpacked(path, content)
         except DamagedError as error:
             refused.append(str(error))
             continue
-        _require_made_for(path, about["made_for"], made_for)
-        return Restored(_restored(path, about, arrays, like), about["history"], path, refused)
-    if refused:
-        raise ValueError("no checkpoint can be used: " + "; ".join(refused))
-    return None
+        return json.dumps([path.name, refused]).encode() + b"\n" + content
+    return json.dumps([None, refused]).encode() + b"\n"
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -147,16 +196,12 @@ def digest_of(*arrays: ArrayLike) -> str:
 
 
 def _packed(state, history, made_for) -> bytes:
-    leaves = {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    about = {
-        "format": FORMAT,
-        "made_for": made_for,
-        "history": list(history),
-        # as bytes with their dtype beside them: NumPy's own format does not know bfloat16
-        "leaves": {name: [str(leaf.dtype), leaf.shape] for name, leaf in leaves.items()},
-    }
+    plain = as_plain(state)
+    about = {"format": FORMAT, "made_for": made_for, "history": list(history), "leaves": described(plain)}
     content = io.BytesIO()
-    arrays = {f"{i}": np.frombuffer(leaf.tobytes(), np.uint8) for i, leaf in enumerate(leaves.values())}
+    # as bytes with their dtype beside them: NumPy's own format does not know bfloat16
+    leaves = enumerate(map(_gathered, jax.tree.leaves(plain)))
+    arrays: dict[str, Any] = {f"{i}": np.frombuffer(leaf.tobytes(), np.uint8) for i, leaf in leaves}
     np.savez(content, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
     # an archive ends in a comment: the digest of every byte before it
     body = content.getvalue()[:-2]
@@ -168,8 +213,7 @@ def _comment(body: bytes) -> bytes:
     return len(digest).to_bytes(2, "little") + digest
 
 
-def _unpacked(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
-    content = path.read_bytes()
+def _unpacked(path: Path, content: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
     body, comment = content[:-66], content[-66:]
     if _comment(body) != comment:
         raise DamagedError(f"{path} is damaged: its digest is not that of its {len(content):,} bytes")
@@ -181,33 +225,26 @@ def _unpacked(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         return about, [arrays[f"{i}"].view(jnp.dtype(dtype)).reshape(shape) for i, (dtype, shape) in leaves]
 
 
-def _restored(path, about, arrays, like):
-    wanted = {jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    given = dict(zip(about["leaves"], arrays, strict=True))
+def described(plain: Any) -> dict[str, list]:
+    """Name, dtype and shape of each array of a pytree."""
+    leaves = jax.tree_util.tree_leaves_with_path(plain)
+    return {jax.tree_util.keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
+
+
+def require_like(path: Path, given: dict[str, list], plain: Any) -> None:
+    """Refuse a checkpoint whose arrays are not those of this training."""
+    wanted = described(plain)
     for name in [*wanted, *given]:
         if name not in wanted or name not in given:
             where = "only the checkpoint" if name in given else "only this training"
             raise ValueError(f"{path} is of another network or optimizer: {where} has {name}")
-        key = jnp.issubdtype(wanted[name].dtype, jax.dtypes.prng_key)
-        shape = jax.eval_shape(jax.random.key_data, wanted[name]).shape if key else wanted[name].shape
-        dtype = jnp.dtype("uint32") if key else wanted[name].dtype
-        if (given[name].shape, given[name].dtype) != (shape, dtype):
-            found = f"{name} is {given[name].dtype}{list(given[name].shape)}, here {dtype}{list(shape)}"
-            raise ValueError(f"{path} is of another network or optimizer: {found}")
-    leaves = [
-        jax.random.wrap_key_data(jnp.asarray(given[name]), impl=jax.random.key_impl(_key_like(leaf)))
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else jnp.asarray(given[name])
-        for name, leaf in wanted.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        if given[name] != wanted[name]:
+            found = " here ".join(f"{dtype}{shape}," for dtype, shape in (given[name], wanted[name])).rstrip(",")
+            raise ValueError(f"{path} is of another network or optimizer: {name} is {found}")
 
 
-def _key_like(leaf):
-    return leaf if isinstance(leaf, jax.Array) else jax.random.key(0)
-
-
-def _require_made_for(path, saved, made_for) -> None:
+def require_made_for(path: Path, saved: dict[str, str], made_for: dict[str, str]) -> None:
+    """Refuse a checkpoint that was made for something else, and say what."""
     for name in made_for:
         if name in saved and saved[name] != made_for[name]:
             raise ValueError(
@@ -216,9 +253,39 @@ def _require_made_for(path, saved, made_for) -> None:
             )
 
 
-def _plain(leaf) -> np.ndarray:
-    key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if key else leaf)
+def as_plain(state: Any) -> Any:
+    """The state with keys as the numbers that they are made of."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)
+
+
+def from_plain(plain: Any, like: Any) -> Any:
+    """Undo `as_plain`."""
+    return jax.tree.map(
+        lambda leaf, was: (
+            jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(was))
+            if _is_key(was)
+            else jnp.asarray(leaf)
+        ),
+        plain,
+        like,
+    )
+
+
+def _is_key(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _gathered(leaf) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
+
+
+def is_best(history: Sequence[dict[str, Any]]) -> bool:
+    """Whether the last epoch is the best so far: by its validation loss, or its loss."""
+    return bool(history) and _score(history[-1]) <= min(map(_score, history))
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -235,32 +302,42 @@ class Keeper:
 
     def __init__(self, checkpoints: Checkpoints, made_for: dict[str, str]):
         self.checkpoints, self.made_for = checkpoints, made_for
-        self.folder, self.saved_at, self.epoch = Path(checkpoints.folder), time.monotonic(), 0
+        self.folder, self.saved_at, self.saved = Path(checkpoints.folder), time.monotonic(), (0, 0)
 
     def load(self, like: Any) -> Restored | None:
         """The newest checkpoint that is whole; what could not be used is warned of."""
-        restored = load(self.folder, like, self.made_for)
+        restored = self._store().load(self.folder, like, self.made_for)
         if restored:
-            self.epoch = restored.history[-1]["epoch"]
+            self.saved = _moment(restored.history, int(restored.state.position))
             for line in restored.refused:
                 warnings.warn(f"{line}: going on from {restored.path.name}", RuntimeWarning, stacklevel=3)
         if self.checkpoints.on_start:
             self.checkpoints.on_start(restored.history if restored else [])
         return restored
 
-    def due(self, epoch: int) -> bool:
-        """Whether to save after this epoch."""
+    def _store(self) -> Any:
+        """The module that saves and loads: this one, or that of Orbax."""
+        return importlib.import_module("jaxbackprop.orbax_store" if self.checkpoints.store == "orbax" else __name__)
+
+    def due(self, epoch: int | None) -> bool:
+        """Whether to save after this epoch; None: within one."""
         every, minutes = self.checkpoints.every_epochs, self.checkpoints.every_minutes
         waited = time.monotonic() - self.saved_at
-        return bool(every and epoch % every == 0) or (minutes is not None and waited >= 60 * minutes)
+        return bool(every and epoch and epoch % every == 0) or (minutes is not None and waited >= 60 * minutes)
 
-    def save(self, state: Any, history: Sequence[dict[str, Any]]) -> None:
+    def save(self, progress: Any, history: Sequence[dict[str, Any]]) -> None:
         """Write a checkpoint now."""
-        save(self.folder, state, history, self.made_for, self.checkpoints.keep)
-        self.saved_at, self.epoch = time.monotonic(), history[-1]["epoch"]
+        position = int(progress.position)
+        state = progress._replace(position=np.asarray(position, np.int32))
+        self._store().save(self.folder, state, history, self.made_for, self.checkpoints.keep, position)
+        self.saved_at, self.saved = time.monotonic(), _moment(history, position)
 
-    def save_last(self, state: Any, history: Sequence[dict[str, Any]]) -> None:
-        """Write a checkpoint of the last good epoch, unless it has one."""
+    def save_last(self, progress: Any, history: Sequence[dict[str, Any]]) -> None:
+        """Write a checkpoint of where training is, unless there is one; a last row that is not finite is left out."""
         good = [row for row in history if math.isfinite(_score(row)) and math.isfinite(row["loss"])]
-        if good and good[-1]["epoch"] > self.epoch:
-            self.save(state, good)
+        if _moment(good, int(progress.position)) > self.saved:
+            self.save(progress, good)
+
+
+def _moment(history, position: int) -> tuple[int, int]:
+    return (history[-1]["epoch"] if history else 0), position

@@ -78,6 +78,21 @@ class Dataset:
     y_test: np.ndarray
     note: str
 
+    @property
+    def train(self) -> tuple[np.ndarray, np.ndarray]:
+        """The training split (x, y)."""
+        return self.x_train, self.y_train
+
+    @property
+    def test(self) -> tuple[np.ndarray, np.ndarray]:
+        """The test split (x, y)."""
+        return self.x_test, self.y_test
+
+    @property
+    def baseline(self) -> float:
+        """The mean squared error of predicting the training mean, in the target's scale."""
+        return float(np.mean(np.square(self.y_test)))
+
 
 class _Table(NamedTuple):
     features: tuple[str, ...]
@@ -137,7 +152,7 @@ def load(
             train, test = _split(np.zeros(len(y), int), test_fraction, seed)
             y = y[:, None]
             target_mean, target_scale = _moments(y[train])
-            y = _standardise(y, target_mean, target_scale, (table.target,))
+            y = standardise(y, target_mean, target_scale, (table.target,))
             note = f"regression {note}"
         else:
             classes, y = _classes(y)
@@ -148,7 +163,7 @@ def load(
             note = f"classification, {len(classes)} classes {note}"
             note += f"; of a single example, so in the training split alone: {_listed(alone)}" if alone else ""
         mean, scale = _moments(table.x[train])
-        x = _standardise(table.x, mean, scale, table.features)
+        x = standardise(table.x, mean, scale, table.features)
     encoding = Encoding(task, table.features, mean, scale, table.target, classes, target_mean, target_scale)
     return Dataset(path.name if path else name, encoding, x[train], y[train], x[test], y[test], note)
 
@@ -188,7 +203,7 @@ def read_features(path: str | os.PathLike[str], encoding: Encoding) -> np.ndarra
                     f"{_listed(lacking)}{_nearest(lacking[0], columns)} (columns: {_listed(columns)})"
                 )
             x = _features(columns, names)
-        return _standardise(_finite(x, names), encoding.mean, encoding.scale, names)
+        return standardise(_finite(x, names), encoding.mean, encoding.scale, names)
 
 
 def decode(encoding: Encoding, yhat: Any) -> list[str] | np.ndarray:
@@ -295,7 +310,8 @@ def _moments(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean.tolist()), tuple(np.where(constant | (scale == 0), 1.0, scale).tolist())
 
 
-def _standardise(x: np.ndarray, mean: Sequence[float], scale: Sequence[float], names: Sequence[str]) -> np.ndarray:
+def standardise(x: np.ndarray, mean: Sequence[float], scale: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    """(x − mean) / scale, rounded to float32 once; ValueError, naming the column, for what float32 cannot hold."""
     with np.errstate(over="ignore"):  # refused below, by name
         z = (x - np.asarray(mean)) / np.asarray(scale)
     _refuse(np.abs(z) > FLOAT32_MAX, names, "values too far from the training mean for float32; correct or drop them")
@@ -372,7 +388,8 @@ def _nearest(word: str, names: Collection[str]) -> str:
 # ---- sources
 
 
-def _extra(module: str, package: str, what: str) -> Any:
+def extra(module: str, package: str, what: str) -> Any:
+    """Import what an extra of this package installs; where it is missing, say which."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -382,7 +399,7 @@ def _extra(module: str, package: str, what: str) -> Any:
 def _bundled_table(name: str, target: str | None) -> _Table:
     if target not in (None, BUNDLED[name]):
         raise ValueError(f"its target is {BUNDLED[name]!r}, not {_show(target)}; leave the target out")
-    sets = _extra("sklearn.datasets", "scikit-learn", f"the data set {name!r}")
+    sets = extra("sklearn.datasets", "scikit-learn", f"the data set {name!r}")
     bunch = getattr(sets, f"load_{name}")()
     y = bunch.target
     if name in ("breast_cancer", "wine"):  # their classes have names
@@ -478,7 +495,7 @@ def _matrix(x: np.ndarray) -> np.ndarray:
 
 def _columns(path: Path) -> dict[str, Any]:
     """The columns of a CSV or Parquet file by name, as Arrow arrays."""
-    _extra("pyarrow", "pyarrow", f"reading {path.suffix} files")
+    extra("pyarrow", "pyarrow", f"reading {path.suffix} files")
     with path.open("rb") as file:  # opened here: pyarrow would take 'a=b/c.parquet' for a partition
         table = (_csv if path.suffix.lower() == ".csv" else _parquet)(file)
     try:

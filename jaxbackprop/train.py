@@ -1,33 +1,47 @@
-"""Training: a pure step, an epoch as one compiled program, `fit`, and many networks trained in one program.
+"""Training: a pure step, epochs as compiled programs, `fit`, and many networks trained in one program.
 
-The loop knows nothing about how a gradient is made: "hand" and "jax.grad" give the same trajectory.
+The loop knows nothing about how a gradient is made: "hand" and "jax.grad" give the same trajectory. An epoch is a loop of
+steps inside one program. A short one runs in one call. A long one runs in parts of a second or two, between which training
+can be saved, watched and stopped; and where data are read from a disk, a part is what was read ahead. The parts take the very
+steps that the whole would.
 """
 
 import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
+from jaxbackprop import blocks as reading
 from jaxbackprop._names import unknown
 from jaxbackprop.backprop import LossLike
+from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
 from jaxbackprop.gradient import plain_loss, value_and_grad
 from jaxbackprop.losses import LOSSES, Loss, as_loss
-from jaxbackprop.network import Network, Params, init, predict, require_input, require_params
+from jaxbackprop.network import Network, Params, count_parameters, init, predict, require_input, require_params, wide
+from jaxbackprop.sharding import DATA, agree, copied, noticing_loss, params_shardings, place_params, placed
 
 if TYPE_CHECKING:
     import optax  # imported where it is used: it costs as much again as this package
 
 Data = tuple[ArrayLike, ArrayLike]
 Row = dict[str, int | float]
+
+ONE_CALL_FLOPS = 2e10  # an epoch of so many is run in one call, of which a CPU core makes about as many a second
+PART_SECONDS = 1.5
+
+
+WHOLE = 2**62  # a tile that holds any batch
 
 
 class TrainState(NamedTuple):
@@ -47,6 +61,7 @@ class Problem(NamedTuple):
     optimizer: Any  # an optax.GradientTransformation; in `fit_many` what makes one from a learning rate
     batch_size: int
     gradient: "GradientMethod"
+    mesh: Mesh | None = None  # over which each batch is laid
 
 
 class GradientMethod(NamedTuple):
@@ -78,21 +93,72 @@ def train_step(
     return TrainState(params, opt_state, state.key, state.step + 1), value
 
 
+class Progress(NamedTuple):
+    """Where an epoch is: the state after `position` of its steps, and of each step so far [Σ_b c_b L_b, Σ_b c_b].
+
+    The state's key stays that of the epoch's beginning, from which its order is drawn, until the epoch ends.
+    """
+
+    state: TrainState
+    sums: Float[ArrayLike, "steps 2"]
+    position: int
+
+
+def train_steps(
+    problem: Problem,
+    state: TrainState,
+    sums: Float[Array, "steps 2"],
+    batch: Callable,
+    start: ArrayLike,
+    stop: ArrayLike,
+) -> tuple[TrainState, Float[Array, "steps 2"]]:
+    """Take the steps from number `start` to `stop` of an epoch. Pure; batch(i) gives step i's (x, y, weight)."""
+    step_key = jax.random.split(state.key, 3)[2]
+
+    def step(i, carried):
+        state, sums = carried
+        x, y, weight = _laid(problem.mesh, *batch(i))
+        state, value = train_step(problem, state, x, y, weight.astype(x.dtype), jax.random.fold_in(step_key, i))
+        count = jnp.sum(weight)
+        return state, sums.at[i].set(jnp.stack([value * count, count]).astype(sums.dtype))
+
+    return jax.lax.fori_loop(start, stop, step, (state, sums))
+
+
 def train_epoch(
     problem: Problem, state: TrainState, x: Float[Array, "n d"], y: Num[Array, "n ..."]
 ) -> tuple[TrainState, Float[Array, ""]]:
     """Take one step for each batch of a fresh draw. Pure; returns the new state and the mean of the examples' losses."""
-    key, batch_key, step_key = jax.random.split(state.key, 3)
-    rows, weight = problem.gradient.batches(batch_key, x.shape[0], problem.batch_size)
+    state, sums = _whole(problem, state, x, y)
+    value, count = jnp.sum(sums, axis=0)
+    return state, value / count
 
-    def step(state, batch):
-        rows, weight, key = batch
-        state, value = train_step(problem, state, x[rows], y[rows], weight.astype(x.dtype), key)
-        return state, value * jnp.sum(weight)
 
-    batches = (rows, weight, jax.random.split(step_key, len(rows)))
-    state, values = jax.lax.scan(step, state._replace(key=key), batches)
-    return state, jnp.sum(values) / jnp.sum(weight)
+def _whole(problem, state, x, y):
+    rows, weight = _drawn_batches(problem, state.key, x.shape[0])
+    sums = jnp.zeros((len(rows), 2), wide(x.dtype))
+    state, sums = train_steps(problem, state, sums, lambda i: (x[rows[i]], y[rows[i]], weight[i]), 0, len(rows))
+    return state._replace(key=_next_key(state.key)), sums
+
+
+def _drawn_batches(problem: Problem, key, examples: int):
+    """Which rows are each step's batch, and their weight; padded to a multiple of the devices that they are laid over."""
+    rows, weight = problem.gradient.batches(jax.random.split(key, 3)[1], examples, problem.batch_size)
+    padding = 0 if problem.mesh is None else -rows.shape[1] % problem.mesh.shape[DATA]
+    return (jnp.pad(a, ((0, 0), (0, padding))) for a in (rows, weight))
+
+
+def _next_key(key):
+    return jax.random.split(key, 3)[0]
+
+
+def _laid(mesh: Mesh | None, x, y, weight):
+    """The partitioner is told where a batch's examples are; the rest follows."""
+    if mesh is None:
+        return x, y, weight
+    # the weight is everywhere: each device has the sum of it, by which the loss is divided, without asking the others
+    rows, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((DATA,), ()))
+    return jax.lax.with_sharding_constraint((x, y, weight), (rows, rows, everywhere))
 
 
 def shuffled_batches(
@@ -132,7 +198,8 @@ def permutation(key: Key[Array, ""], examples: int) -> Int[Array, " examples"]:
 
 
 def _by_hand(problem: Problem) -> Callable:
-    run = value_and_grad(problem.network, problem.loss)
+    # laid over a mesh a batch is swept whole: tiles would be cut across the devices
+    run = value_and_grad(problem.network, problem.loss, tile=None if problem.mesh is None else WHOLE)
     return lambda params, x, y, weight, _key: run(params, x, y, weight)
 
 
@@ -165,24 +232,136 @@ def _two_keys(key):
 
 
 _start = jax.jit(start, static_argnums=0)
+
+
+# ---- an epoch in one call, in parts, or as it is read
+
+
+Feed = Callable[[Progress], Iterator[tuple[Progress, bool]]]  # after each part: where training is, whether it is finite
+
+
 # buffers are not donated: where an epoch diverges, or is interrupted, the state before it is what there is to keep
-_epoch = jax.jit(train_epoch, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def _epoch(problem, state, x, y):
+    state, sums = _whole(problem, state, x, y)
+    return state, sums, _finite(state, sums)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _draw(problem, key, examples):
+    return tuple(_drawn_batches(problem, key, examples))
+
+
+@partial(jax.jit, static_argnums=0)
+def _drawn_part(problem, state, sums, x, y, rows, weight, start, stop):
+    state, sums = train_steps(problem, state, sums, lambda i: (x[rows[i]], y[rows[i]], weight[i]), start, stop)
+    return state, sums, _finite(state, sums)
+
+
+@partial(jax.jit, static_argnums=0)
+def _read_part(problem, state, sums, x, y, weight, start, stop):
+    def batch(i):
+        return x[i - start], y[i - start], weight[i - start]
+
+    state, sums = train_steps(problem, state, sums, batch, start, stop)
+    return state, sums, _finite(state, sums)
+
+
+_key_after = jax.jit(_next_key)
+
+
+def _finite(state, sums):
+    leaves = [leaf for leaf in jax.tree.leaves(state.params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in [*leaves, sums]]))
+
+
+def _in_memory(problem: Problem, x: Array, y: Array) -> tuple[Feed, int]:
+    """An epoch of data in memory, and how many steps it has."""
+    rows, _ = jax.eval_shape(lambda key: _draw(problem, key, len(x)), jax.random.key(0))
+    steps, batch = rows.shape
+
+    def in_one_call(progress):
+        state, sums, good = _epoch(problem, progress.state, x, y)
+        yield Progress(state, sums, steps), bool(good)
+
+    def in_parts(progress):
+        state, sums, position = progress
+        drawn = _draw(problem, state.key, len(x))
+        ahead = 32  # steps; from then on as many as take PART_SECONDS
+        while position < steps:
+            stop, began = min(position + ahead, steps), time.perf_counter()
+            state, sums, good = _drawn_part(problem, state, sums, x, y, *drawn, position, stop)
+            good = bool(good)
+            taken = time.perf_counter() - began
+            (ahead,) = agree(max(1, min(int((stop - position) * PART_SECONDS / taken), steps)))
+            position = stop
+            state = state._replace(key=_key_after(state.key)) if position == steps else state
+            yield Progress(state, sums, position), good
+
+    short = 6.0 * count_parameters(problem.network) * batch * steps <= ONE_CALL_FLOPS
+    return (in_one_call if short else in_parts), steps
+
+
+def _from_blocks(problem: Problem, blocks: Blocks) -> tuple[Feed, int]:
+    """An epoch of data read from a disk, and how many steps it has."""
+    steps = reading.steps_of(blocks, problem.batch_size)
+    part = reading.Part(jax.process_index(), jax.process_count())
+
+    def as_read(progress):
+        state, sums, position = progress
+        seed = _seed(state.key)
+        spans = reading.spans(blocks, problem.batch_size, seed, position, part)
+        for x, y, weight, first, count in reading.read_ahead(_put(problem.mesh, span) for span in spans):
+            state, sums, good = _read_part(problem, state, sums, x, y, weight, first, first + count)
+            position = first + count
+            state = state._replace(key=_key_after(state.key)) if position == steps else state
+            yield Progress(state, sums, position), bool(good)
+
+    return as_read, steps
+
+
+def _put(mesh: Mesh | None, span: reading.Span):
+    """A span on its device; over a mesh each process puts the rows that it has read."""
+    if mesh is None:
+        return (*map(jnp.asarray, (span.x, span.y, span.weight)), span.first, span.steps)
+    rows = NamedSharding(mesh, PartitionSpec(None, DATA))
+    x, y = (jax.make_array_from_process_local_data(rows, a) for a in (span.x, span.y))
+    return x, y, copied(mesh, span.weight), span.first, span.steps
+
+
+@jax.jit
+def _bits(key):
+    return jax.random.bits(jax.random.split(key, 3)[1], (2,), jnp.uint32)
+
+
+def _seed(key) -> int:
+    high, low = np.asarray(_bits(key)).tolist()
+    return high << 32 | low
+
+
+class _Reached(NamedTuple):
+    """What an interruption finds: the last whole part's progress, and the rows of the epochs before it."""
+
+    progress: Progress
+    history: list[Row]
 
 
 def fit(
     network: Network,
     loss: LossLike,
     optimizer: "optax.GradientTransformation",
-    data: Data,
+    data: Data | Blocks,
     *,
     epochs: int,
     batch_size: int,
     key: Key[Array, ""],
     gradient: str | GradientMethod = "hand",
     params: Params | None = None,
-    validation: Data | None = None,
+    validation: Data | Blocks | None = None,
     callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
     checkpoints: Checkpoints | None = None,
+    monitor: Callable[[int, int, int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, list[Row]]:
     """Train a network.
 
@@ -190,23 +369,27 @@ def fit(
         network: the wiring.
         loss: a name from `losses.LOSSES`, or a pair (value, derivative).
         optimizer: any `optax.GradientTransformation`.
-        data: (x (n, d), y (n, …)); the parameters take x's dtype.
+        data: (x (n, d), y (n, …)), or `Blocks` that are read as they are needed; the parameters take x's dtype.
         epochs: how often every example is used.
         batch_size: examples a step; the last batch of an epoch is padded with weight 0.
         key: a `jax.random.key`, for the first parameters and the shuffles.
         gradient: "hand" or "jax.grad", the same trajectory; or a `GradientMethod`, such as `private_gradient(…)`.
         params: what to start from; drawn from `key` by default.
-        validation: (x, y) to evaluate after each epoch.
+        validation: (x, y), or `Blocks`, to evaluate after each epoch.
         callbacks: each is called (state, row) after each epoch; training stops when one returns True.
         checkpoints: where and how often to keep what training carries. Where the folder holds a checkpoint of this same
             training, it goes on from there, to `epochs` in all: the same call again continues what was interrupted,
-            bit for bit.
+            bit for bit, in mid-epoch too.
+        monitor: called (epoch, steps done, steps of the epoch) within long epochs, every second or two; training stops,
+            saved, when it returns True.
+        mesh: from `data_mesh`: each batch is laid over its devices, those of other processes too; the trajectory is that
+            of one device within rounding. Layers of width 1,024 and more are shared out over its model axis.
 
     Returns:
-        The last `TrainState`, and a row for each epoch: "epoch", "loss" (mean over the epoch, as it went), "seconds"
+        The last `TrainState`, and a row for each whole epoch: "epoch", "loss" (mean over the epoch, as it went), "seconds"
         (of training), and with `validation` "validation_loss" and, where the loss has one, "validation_accuracy"
-        or "validation_rmse". Where a loss is not finite training stops: its row is the last, and the state is the
-        last good one, of the epoch before.
+        or "validation_rmse". Where a loss or a parameter is not finite training stops: that epoch's row is the last, and
+        the state is the last good one.
 
     Raises:
         ValueError: data, parameters or settings that do not fit, or a checkpoint of another training; the message says
@@ -221,57 +404,133 @@ def fit(
     >>> history[-1]["loss"] < 0.1 * history[0]["loss"]
     True
     """
-    x, y = _require_data("data", network, loss, data)
-    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), _method(gradient))
-    if params is not None:
-        require_params(network, params)
     _require_positive("epochs", epochs)
-    # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
-    state = _start(problem, key, drawn(network, key, x.dtype) if params is None else params)
+    if params is not None:
+        _require_finite_params(network, params)
+    data = _require_data("data", network, loss, data)
     held_out = None if validation is None else _require_data("validation", network, loss, validation)
-    keeper, reached = None, (state, [])
+    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, data), _method(gradient), mesh)
+    dtype = data.like[0].dtype if isinstance(data, Blocks) else data[0].dtype
+    # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
+    state = _start(problem._replace(mesh=None), key, drawn(network, key, dtype) if params is None else params)
+    feed, steps = _feed(problem, data)
+    reached = _Reached(Progress(state, np.zeros((steps, 2), wide(dtype)), 0), [])
+    if mesh is not None:
+        reached = reached._replace(progress=_over_mesh(problem, reached.progress))
+    keeper = None
     if checkpoints is not None:
-        keeper = Keeper(checkpoints, _made_for(problem, (x, y), key, state) | dict(checkpoints.made_for))
-        if restored := keeper.load(state):
-            reached = restored.state, restored.history
-    state, history = reached
-    began = time.perf_counter() - (history[-1]["seconds"] if history else 0)
+        keeper = Keeper(checkpoints, _made_for(problem, data, key, state) | dict(checkpoints.made_for))
+        if restored := keeper.load(reached.progress._replace(position=np.zeros((), np.int32))):
+            reached = _Reached(restored.state._replace(position=int(restored.state.position)), restored.history)
+            if mesh is not None:
+                reached = reached._replace(progress=_over_mesh(problem, reached.progress))
+    if len(reached.history) >= epochs:
+        return reached.progress.state, reached.history
+
+    def measured(progress: Progress, good: bool) -> Row:
+        return {"loss": _mean(progress.sums, good)} | _held_out(network, loss, progress.state.params, held_out)
+
+    started = reached
     try:
-        for epoch in range(len(history) + 1, epochs + 1):
-            new, value = _epoch(problem, state, x, y)
-            row: Row = {"epoch": epoch, "loss": float(value), "seconds": time.perf_counter() - began}
-            if held_out is not None:
-                figures = evaluate(network, loss, new.params, held_out)
-                row |= {f"validation_{name}": figure for name, figure in figures.items()}
-            good = math.isfinite(row["loss"]) and math.isfinite(row.get("validation_loss", 0))
-            # in one assignment: an interruption finds the state and the history of the same epoch
-            reached = state, history = new if good else state, [*history, row]
-            if keeper and good and keeper.due(epoch):
-                keeper.save(*reached)
-            answers = [callback(state, row) for callback in callbacks]  # every one is called, whatever the first says
-            if not good:
-                _warn_of_divergence(row)
-            if not good or any(answer is True for answer in answers):
-                break
+        with noticing_loss():
+            for reached, row in _reached_in_turn(feed, steps, started, measured):
+                good = row is None or _is_finite(row)
+                (due,) = agree(
+                    keeper is not None and good and keeper.due(None if row is None else len(reached.history))
+                )
+                if keeper and due:
+                    keeper.save(*reached)
+                if row is None:
+                    wishes = [monitor and monitor(len(reached.history) + 1, reached.progress.position, steps)]
+                else:  # every one is called, whatever the first says
+                    wishes = [callback(reached.progress.state, row) for callback in callbacks]
+                if row and not good:
+                    _warn_of_divergence(row)
+                (stop,) = agree(not good or True in wishes)
+                if stop or len(reached.history) == epochs:
+                    break
     finally:
         if keeper:
             keeper.save_last(*reached)
-    return reached
+    return reached.progress.state, reached.history
 
 
-def _made_for(problem: Problem, data: tuple[Array, Array], key, state) -> dict[str, str]:
+def _reached_in_turn(
+    feed: Feed, steps: int, reached: _Reached, measured: Callable[[Progress, bool], Row]
+) -> Iterator[tuple[_Reached, Row | None]]:
+    """Train, and after each part say what is reached, with the epoch's row where it has ended or is no longer finite."""
+    began = time.perf_counter() - (reached.history[-1]["seconds"] if reached.history else 0)
+    while True:
+        progress, good = reached.progress, True
+        for progress, good in feed(reached.progress):
+            if not good or progress.position == steps:
+                break
+            reached = reached._replace(progress=progress)
+            yield reached, None
+        row = {"epoch": len(reached.history) + 1, **measured(progress, good), "seconds": time.perf_counter() - began}
+        ended = Progress(progress.state, jnp.zeros_like(progress.sums), 0)
+        reached = _Reached(ended if _is_finite(row) else reached.progress, [*reached.history, row])
+        yield reached, row
+
+
+def _is_finite(row: Row) -> bool:
+    return math.isfinite(row["loss"]) and math.isfinite(row.get("validation_loss", 0))
+
+
+def _held_out(network, loss, params, data) -> Row:
+    figures = {} if data is None else _figures(network, loss, params, data)
+    return {f"validation_{name}": figure for name, figure in figures.items()}
+
+
+def _feed(problem: Problem, data: tuple[Array, Array] | Blocks) -> tuple[Feed, int]:
+    if not isinstance(data, Blocks):
+        return _in_memory(problem, *(data if problem.mesh is None else copied(problem.mesh, data)))
+    if problem.gradient.batches is not shuffled_batches:
+        raise ValueError("this gradient draws each batch from all examples: give data in memory, arrays x and y")
+    devices = 1 if problem.mesh is None else problem.mesh.shape[DATA]
+    return _from_blocks(problem, reading.shared(data, problem.batch_size, jax.process_count(), devices))
+
+
+def _over_mesh(problem: Problem, progress: Progress) -> Progress:
+    """Lay the state over the mesh: copied, and wide layers, with what the optimizer keeps of them, shared out."""
+    import optax
+
+    mesh, state = problem.mesh, progress.state
+    assert mesh is not None
+    params = place_params(mesh, problem.network, state.params)
+    opt_state = optax.tree_utils.tree_map_params(
+        problem.optimizer,
+        placed,
+        copied(mesh, state.opt_state),
+        params_shardings(mesh, problem.network),
+    )
+    return Progress(
+        TrainState(params, opt_state, copied(mesh, state.key), copied(mesh, state.step)),
+        copied(mesh, progress.sums),
+        progress.position,
+    )
+
+
+def _mean(sums, good: bool) -> float:
+    """The mean loss of the steps taken; NaN where a parameter is not finite, as the next loss would be."""
+    value, count = np.asarray(sums, np.float64).sum(axis=0)
+    return float(value / count) if good or not math.isfinite(value) else math.nan
+
+
+def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     """What has to be the same for training to go on, as far as it can be said in words."""
     update = jax.make_jaxpr(problem.optimizer.update)(state.params, state.opt_state, state.params)
     # its constants, such as the learning rate, are in the text; addresses differ from process to process
     text = re.sub("0x[0-9a-f]+", "", str(update))
     optimizer = digest_of(np.frombuffer(text.encode(), np.uint8))[:16]
     method = next((name for name, known in GRADIENTS.items() if known == problem.gradient), "own method")
+    fingerprint = data.fingerprint if isinstance(data, Blocks) else digest_of(*data)[:16]
     return {
         "network": str(problem.network),
         "loss": next((name for name, known in LOSSES.items() if known == problem.loss), "own loss"),
         "gradient": method,
         "batch size": str(problem.batch_size),
-        "data set": f"{data[0].shape[0]} examples, {digest_of(*data)[:16]}",
+        "data set": f"{_examples(data)} examples, {fingerprint}",
         "key": np.asarray(jax.random.key_data(key)).tobytes().hex(),
         f"optimizer (its update in jax {jax.__version__})": optimizer,
     }
@@ -282,9 +541,7 @@ def _warn_of_divergence(row: Row) -> None:
     if "validation_loss" in row:
         found += f", held out {row['validation_loss']:.3g}"
     hint = "try a lower learning rate, or look for huge values in the data"
-    warnings.warn(
-        f"{found}: training stopped, the state is that of the epoch before; {hint}", RuntimeWarning, stacklevel=3
-    )
+    warnings.warn(f"{found}: training stopped, the state is the last good one; {hint}", RuntimeWarning, stacklevel=3)
 
 
 def fit_many(
@@ -327,15 +584,15 @@ def fit_many(
     >>> losses.shape
     (4, 3)
     """
-    x, y = _require_data("data", network, loss, data)
     _require_positive("epochs", epochs)
+    x, y = _require_arrays("data", network, loss, data)
     learning_rates = jnp.asarray(learning_rates)
     if keys.ndim != 1 or learning_rates.shape != keys.shape:
         raise ValueError(
             f"keys has shape {keys.shape}, learning_rates {learning_rates.shape}: give one of each for each network"
         )
     return _fit_many(
-        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, len(x)), _method(gradient)),
+        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, (x, y)), _method(gradient)),
         epochs,
         keys,
         learning_rates,
@@ -362,61 +619,125 @@ def _fit_many(family: Problem, epochs, keys, learning_rates, params, x, y):
     return jax.vmap(one)(keys, learning_rates, params)
 
 
-def evaluate(network: Network, loss: LossLike, params: Params, data: Data) -> Row:
-    """Compute the mean loss and, where the loss has one, the figure that people quote, over (x, y).
+def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Blocks) -> Row:
+    """Compute the mean loss and, where the loss has one, the figure that people quote, over (x, y) or `Blocks`.
 
     Returns:
         {"loss": …}, with "accuracy" (a fraction) for the two cross entropies and "rmse" for half_squared_error and huber.
+
+    Raises:
+        ValueError: parameters or data that do not fit; the message says which and what fits.
 
     >>> from jaxbackprop.network import mlp
     >>> net = mlp((2, 3, 2))
     >>> sorted(evaluate(net, "softmax_cross_entropy", init(net, jax.random.key(0)), (jnp.ones((4, 2)), jnp.zeros(4, int))))
     ['accuracy', 'loss']
     """
-    figures = _evaluate(network, loss if isinstance(loss, str) else as_loss(loss), params, *data)
-    return {name: float(figure) for name, figure in figures.items()}
+    require_params(network, params)
+    return _figures(network, loss, params, _require_data("data", network, loss, data))
+
+
+def _figures(network, loss, params, data) -> Row:
+    known = loss if isinstance(loss, str) and as_loss(loss) else as_loss(loss)
+    if not isinstance(data, Blocks):
+        sums = {name: float(total) for name, total in _figure_sums(network, known, params, *data, 1.0).items()}
+        examples = np.shape(data[0])[0]
+    else:
+        sums, examples = {}, data.examples
+        for span in reading.read_ahead(reading.spans(replace(data, lanes=1), EVALUATED_ROWS, seed=0)):
+            x, y, weight = (a.reshape(-1, *a.shape[2:]) for a in (span.x, span.y, span.weight))
+            for name, total in _figure_sums(network, known, params, x, y, weight).items():
+                sums[name] = sums.get(name, 0.0) + float(total)
+    means = {name: total / examples for name, total in sums.items()}
+    return {name: math.sqrt(mean) if name == "rmse" else mean for name, mean in means.items()}
+
+
+EVALUATED_ROWS = 8192
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(network, loss, params, x, y):
+def _figure_sums(network, loss, params, x, y, weight):
     yhat = predict(network, params, x)
-    figures = {"loss": jnp.mean(jax.vmap(as_loss(loss).value)(yhat, y))}
+    figures = {"loss": jax.vmap(as_loss(loss).value)(yhat, y)}
     if loss in METRICS:
         name, metric = METRICS[loss]
         figures[name] = metric(yhat, y.reshape(yhat.shape) if y.size == yhat.size else y)
-    return figures
+    return {name: jnp.sum(weight * figure.astype(wide(figure.dtype))) for name, figure in figures.items()}
 
 
-def _class_accuracy(yhat, y):
+def _right_class(yhat, y):
     y = y if jnp.issubdtype(y.dtype, jnp.integer) else jnp.argmax(y, axis=1)
-    return jnp.mean(jnp.argmax(yhat, axis=1) == y.reshape(-1))
+    known = jnp.all(jnp.isfinite(yhat), axis=1)  # argmax would find a class among NaN, too
+    return ((jnp.argmax(yhat, axis=1) == y.reshape(-1)) & known).astype(jnp.float32)
+
+
+def _right_sides(yhat, y):
+    return jnp.mean((yhat > 0) == (y > 0.5), axis=1)
+
+
+def _squared_error(yhat, y):
+    return jnp.mean(jnp.square(yhat - y), axis=1)
 
 
 METRICS: dict[object, tuple[str, Callable]] = {
-    "softmax_cross_entropy": ("accuracy", _class_accuracy),
-    "sigmoid_binary_cross_entropy": ("accuracy", lambda yhat, y: jnp.mean((yhat > 0) == (y > 0.5))),
-    "half_squared_error": ("rmse", lambda yhat, y: jnp.sqrt(jnp.mean(jnp.square(yhat - y)))),
-    "huber": ("rmse", lambda yhat, y: jnp.sqrt(jnp.mean(jnp.square(yhat - y)))),
+    "softmax_cross_entropy": ("accuracy", _right_class),
+    "sigmoid_binary_cross_entropy": ("accuracy", _right_sides),
+    "half_squared_error": ("rmse", _squared_error),
+    "huber": ("rmse", _squared_error),
 }
 
 
-def _require_data(name, network, loss, data) -> tuple[Array, Array]:
+def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
+    if not isinstance(data, Blocks):
+        return _require_arrays(name, network, loss, data)
+
+    def read(i: int) -> reading.Rows:
+        rows = data.read(i)
+        _require_rows(f"block {i} of {name}", network, loss, *rows)
+        return rows
+
+    return replace(data, read=read)
+
+
+def _require_arrays(name, network, loss, data) -> tuple[Array, Array]:
     if not isinstance(data, tuple | list) or len(data) != 2:
-        raise ValueError(f"{name} is a {type(data).__name__}: expected a pair (x, y)")
+        raise ValueError(f"{name} is a {type(data).__name__}: expected a pair (x, y), or Blocks")
     x, y = map(jnp.asarray, data)
+    _require_rows(name, network, loss, x, y)
+    return x, y
+
+
+def _require_rows(name, network, loss, x, y) -> None:
     require_input(network, x, ndims=(2,))
     if len(x) == 0 or y.ndim == 0 or len(y) != len(x):
         raise ValueError(
             f"{name}: x has shape {x.shape}, y {y.shape}: give at least one example, and one target for each"
         )
+    x, y = np.asarray(x), np.asarray(y)  # NumPy has nothing to compile
+    for what, values in (("x", x), ("y", y)):
+        if jnp.issubdtype(values.dtype, jnp.floating) and not np.isfinite(values).all():
+            rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+            raise ValueError(
+                f"{name}: {what} holds NaN or infinity in {len(rows):,} rows, first in row {rows[0]}: correct or drop them"
+            )
     if loss == "softmax_cross_entropy" and jnp.issubdtype(y.dtype, jnp.integer):
-        given = np.asarray(y)  # NumPy has nothing to compile
-        low, high, classes = int(given.min()), int(given.max()), network.layers[-1].width
+        low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
         if low < 0 or high >= classes:
             raise ValueError(
                 f"{name}: y holds classes {low} to {high}, the network has {classes} outputs: 0 to {classes - 1}"
             )
-    return x, y
+
+
+def _require_finite_params(network, params) -> None:
+    require_params(network, params)
+    for t, sources in params.items():
+        for s, w in sources.items():
+            if not np.isfinite(np.asarray(w)).all():
+                raise ValueError(f"params[{t!r}][{s!r}] holds NaN or infinity: there is nothing to go on from")
+
+
+def _examples(data) -> int:
+    return data.examples if isinstance(data, Blocks) else len(data[0])
 
 
 def _method(gradient) -> GradientMethod:
@@ -427,9 +748,9 @@ def _method(gradient) -> GradientMethod:
     return GRADIENTS[gradient]
 
 
-def _batch_size(batch_size, examples) -> int:
+def _batch_size(batch_size, data) -> int:
     _require_positive("batch_size", batch_size)
-    return min(int(batch_size), examples)
+    return min(int(batch_size), _examples(data))
 
 
 def _require_positive(name, number) -> None:

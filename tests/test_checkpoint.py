@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import optax
 import pytest
 
 import jaxbackprop as jbp
-from jaxbackprop import checkpoint
+from jaxbackprop import checkpoint, orbax_store
 
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
 MADE_FOR = {"data set": "one"}
@@ -42,15 +43,19 @@ def figures(history):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
 
 
+def unpacked(path):
+    return checkpoint._unpacked(path, path.read_bytes())
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("stop", [1, 5, 6])
-def test_training_goes_on_to_the_very_same_bits(stop, tmp_path):
+@pytest.mark.parametrize(("stop", "store"), [(1, "npz"), (5, "npz"), (6, "npz"), (1, "orbax"), (6, "orbax")])
+def test_training_goes_on_to_the_very_same_bits(stop, store, tmp_path):
     whole, history = fit(None, validation=(X, Y))
-    fit(tmp_path, epochs=stop, validation=(X, Y))
-    state, again = fit(tmp_path, validation=(X, Y))
+    fit(tmp_path, epochs=stop, validation=(X, Y), checkpoints={"store": store})
+    state, again = fit(tmp_path, validation=(X, Y), checkpoints={"store": store})
     assert bits(state) == bits(whole)
     assert figures(again) == figures(history)
     assert [row["epoch"] for row in again] == [1, 2, 3, 4, 5, 6]
@@ -63,7 +68,7 @@ def test_an_interruption_saves_the_last_whole_epoch_whatever_was_due(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, callbacks=[interrupted], checkpoints={"every_epochs": None})
-    assert names(tmp_path) == ["best.npz", "checkpoint-000003.npz"]
+    assert names(tmp_path) == ["best.npz", "checkpoint-000003-000000000.npz"]
     assert bits(fit(tmp_path)[0]) == bits(fit(None)[0])
 
 
@@ -73,23 +78,31 @@ def test_the_latest_are_kept_and_the_best(tmp_path):
     for epoch in range(1, 6):
         history.append({"epoch": epoch, "loss": 0.0, "validation_loss": next(figure)})
         checkpoint.save(tmp_path, {"w": jnp.full(2, epoch)}, history, MADE_FOR, keep=2)
-    assert names(tmp_path) == ["best.npz", "checkpoint-000004.npz", "checkpoint-000005.npz"]
-    about, (w,) = checkpoint._unpacked(tmp_path / "best.npz")
+    assert names(tmp_path) == ["best.npz", "checkpoint-000004-000000000.npz", "checkpoint-000005-000000000.npz"]
+    about, (w,) = unpacked(tmp_path / "best.npz")
     assert (about["history"][-1]["epoch"], w.tolist()) == (2, [2, 2])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16", "int32", "bool"])
-def test_every_dtype_and_a_key_come_back_bit_for_bit(dtype, tmp_path):
+DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "bool")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "store"), [(dtype, "npz") for dtype in DTYPES] + [(dtype, "orbax") for dtype in DTYPES[1:3]]
+)
+def test_every_dtype_and_a_key_come_back_bit_for_bit(dtype, store, tmp_path):
+    store = {"npz": checkpoint, "orbax": orbax_store}[store]
     with jax.enable_x64(True):
         state = {
             "a": jnp.arange(6).reshape(2, 3).astype(dtype),
             "empty": jnp.zeros((0, 2), dtype),
             "n": jnp.asarray(1, dtype),
         }
+        if store is orbax_store:  # which knows no empty arrays
+            del state["empty"]
         state["key"] = jax.random.key(7, impl="rbg")
         state["keys"] = jax.random.split(jax.random.key(7), 3)
-        checkpoint.save(tmp_path, state, [{"epoch": 1, "loss": float("nan")}], MADE_FOR)
-        found = checkpoint.load(tmp_path, state, MADE_FOR)
+        store.save(tmp_path, state, [{"epoch": 1, "loss": float("nan")}], MADE_FOR)
+        found = store.load(tmp_path, state, MADE_FOR)
         assert bits(found.state) == bits(state)
         assert found.state["key"].dtype == state["key"].dtype
 
@@ -110,15 +123,50 @@ def damage_empty(_content):
 @pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_empty])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, tmp_path):
     fit(tmp_path, epochs=4)
-    newest = tmp_path / "checkpoint-000004.npz"
+    newest = tmp_path / "checkpoint-000004-000000000.npz"
     newest.write_bytes(damage(newest.read_bytes()))
-    with pytest.warns(RuntimeWarning, match=r"checkpoint-000004.npz is damaged.*going on from checkpoint-000003.npz"):
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"checkpoint-000004-0+.npz is damaged.*going on from checkpoint-000003-0+.npz",
+    ):
         state, _ = fit(tmp_path)
     assert bits(state) == bits(fit(None)[0])
     for path in tmp_path.glob("checkpoint-*"):
         path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*000006.npz is damaged"):
+    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*000006-000000000.npz is damaged"):
         fit(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_empty])
+def test_a_damaged_checkpoint_of_orbax_is_named_and_the_one_before_is_used(damage, tmp_path):
+    orbax = {"checkpoints": {"store": "orbax"}}
+    fit(tmp_path, epochs=3, **orbax)
+    for steps, before in (("3000000000", "2000000000"), ("2000000000", "1000000000")):
+        # the arrays' own file, whichever it is: the largest
+        largest = max(
+            (path for path in (tmp_path / steps).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+        )
+        largest.write_bytes(damage(largest.read_bytes()))
+        with pytest.warns(RuntimeWarning, match=rf"{steps} is damaged.*going on from {before}"):
+            fit(tmp_path, epochs=3, checkpoints={"store": "orbax", "every_epochs": None})
+        shutil.rmtree(tmp_path / steps)
+        shutil.rmtree(tmp_path / "3000000000", ignore_errors=True)
+    (tmp_path / "1000000000" / "about" / "metadata").write_text("nothing")
+    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*1000000000 is damaged"):
+        fit(tmp_path, epochs=3, **orbax)
+
+
+def test_a_fingerprint_sees_every_byte():
+    for dtype in ("float32", "bfloat16", "int32", "bool"):
+        array = np.arange(24).reshape(4, 6).astype(jnp.dtype(dtype))
+        seen = {int(orbax_store._fingerprint(jnp.asarray(array)))}
+        for place in range(24):
+            other = array.copy()
+            other.reshape(-1)[place] = 1 - other.reshape(-1)[place]
+            seen.add(int(orbax_store._fingerprint(jnp.asarray(other))))
+        assert len(seen) == 25
+    swapped = array[::-1].copy()
+    assert int(orbax_store._fingerprint(jnp.asarray(swapped))) not in seen
 
 
 def test_no_byte_of_a_checkpoint_can_be_changed_unseen(tmp_path):
@@ -129,7 +177,7 @@ def test_no_byte_of_a_checkpoint_can_be_changed_unseen(tmp_path):
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
         with pytest.raises(ValueError, match="damaged"):
-            checkpoint._unpacked(path)
+            unpacked(path)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +198,32 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_difference(change,
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, **({"checkpoints": {"made_for": {"scaling": "one"}}} | change))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_checkpoint_of_orbax_of_another_training_is_refused_too(tmp_path):
+    fit(tmp_path, epochs=1, checkpoints={"store": "orbax"})
+    with pytest.raises(ValueError, match="another batch size, 8, and this is 10"):
+        fit(tmp_path, batch_size=10, checkpoints={"store": "orbax"})
+    state = {"w": jnp.zeros(3)}
+    orbax_store.save(tmp_path / "other", state, [{"epoch": 1, "loss": 0.0}], MADE_FOR)
+    with pytest.raises(ValueError, match=r"\['w'\] is float32\[3\], here float32\[4\]"):
+        orbax_store.load(tmp_path / "other", {"w": jnp.zeros(4)}, MADE_FOR)
+    assert orbax_store.load(tmp_path / "nothing", state, MADE_FOR) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"store": "zip"}, "store"),
+        ({"keep": 0}, "keep is 0: expected an integer of at least 1"),
+        ({"every_epochs": 0}, "every_epochs is 0"),
+        ({"every_minutes": 0}, "every_minutes is 0: expected a positive number"),
+        ({"every_minutes": float("nan")}, "every_minutes is nan"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        jbp.Checkpoints(tmp_path, **settings)
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path):
@@ -202,7 +276,7 @@ def test_where_training_diverges_the_last_good_state_is_what_is_returned_and_kep
         state, history = run(5, tmp_path / "run")
     assert len(history) == 3
     assert bits(state) == bits(good)
-    assert names(tmp_path / "run") == ["best.npz", "checkpoint-000001.npz", "checkpoint-000002.npz"]
+    assert names(tmp_path / "run") == ["best.npz", "checkpoint-000001-000000000.npz", "checkpoint-000002-000000000.npz"]
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -192,3 +192,137 @@ def test_keys_and_rates_must_pair_up():
             NETWORK, "softmax_cross_entropy", optax.adam, data(), epochs=1, batch_size=16,
             keys=jax.random.split(jax.random.key(0), 3), learning_rates=jnp.ones(2),
         )  # fmt: skip
+
+
+def in_parts(monkeypatch, seconds=1e-9):
+    monkeypatch.setattr(train, "ONE_CALL_FLOPS", 0)
+    monkeypatch.setattr(train, "PART_SECONDS", seconds)
+
+
+@pytest.mark.parametrize("gradient", ["hand", "jax.grad", jbp.private_gradient(1.0, 1.0)])
+def test_an_epoch_in_parts_takes_the_same_steps(gradient, monkeypatch):
+    def run():
+        seen = []
+        found = jbp.fit(
+            jbp.mlp((2, 4, 1), "tanh"),
+            "huber",
+            optax.adam(0.01),
+            (np.linspace(-1, 1, 400, dtype="float32").reshape(200, 2), np.ones((200, 1), "float32")),
+            epochs=2,
+            batch_size=3,
+            key=jax.random.key(0),
+            gradient=gradient,
+            monitor=lambda *where: seen.append(where),
+        )
+        return *found, seen
+
+    whole, history, nothing = run()
+    in_parts(monkeypatch)
+    state, again, seen = run()
+    assert nothing == []
+    assert seen[:2] == [(1, 32, 67), (1, 33, 67)]
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in history], rel=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_long_epoch_can_be_stopped_and_goes_on_to_the_same_bits(monkeypatch, tmp_path):
+    in_parts(monkeypatch)
+
+    def run(**more):
+        x = np.linspace(-1, 1, 200, dtype="float32")[:, None]
+        return jbp.fit(
+            jbp.mlp((1, 4, 1), "tanh"),
+            "huber",
+            optax.adam(0.01),
+            (x, x**2),
+            epochs=2,
+            batch_size=2,
+            key=jax.random.key(0),
+            **more,
+        )
+
+    whole, history = run()
+    stopped, none = run(checkpoints=jbp.Checkpoints(tmp_path), monitor=lambda epoch, step, steps: step > 40)
+    assert none == []
+    assert 40 < int(stopped.step) < 100
+    state, again = run(checkpoints=jbp.Checkpoints(tmp_path))
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [row["loss"] for row in again] == [row["loss"] for row in history]
+
+
+def test_minutes_that_are_over_save_in_mid_epoch(monkeypatch, tmp_path):
+    in_parts(monkeypatch)
+    x = np.linspace(-1, 1, 200, dtype="float32")[:, None]
+
+    def killed(epoch, step, steps):
+        if step > 40:
+            raise SystemExit  # what follows on the way out saves too: only the names that were there before count
+        names.append(sorted(path.name for path in tmp_path.iterdir()))
+
+    names: list[list[str]] = []
+    with pytest.raises(SystemExit):
+        jbp.fit(
+            jbp.mlp((1, 4, 1)),
+            "huber",
+            optax.adam(0.01),
+            (x, x),
+            epochs=1,
+            batch_size=2,
+            key=jax.random.key(0),
+            checkpoints=jbp.Checkpoints(tmp_path, every_epochs=None, every_minutes=1e-9, keep=2),
+            monitor=killed,
+        )
+    assert names[0] == ["checkpoint-000000-000000032.npz"]
+    assert len(names[-1]) == 2
+
+
+def test_divergence_within_a_long_epoch_ends_it_with_the_last_good_part(monkeypatch, tmp_path):
+    in_parts(monkeypatch)
+    x = np.linspace(-1, 1, 200, dtype="float32")[:, None]
+    optimizer = optax.sgd(optax.piecewise_constant_schedule(0.01, {50: 1e38}))
+    with pytest.warns(RuntimeWarning, match="training stopped, the state is the last good one"):
+        state, history = jbp.fit(
+            jbp.mlp((1, 4, 1), "tanh"),
+            "half_squared_error",
+            optimizer,
+            (x, x),
+            epochs=3,
+            batch_size=2,
+            key=jax.random.key(0),
+            checkpoints=jbp.Checkpoints(tmp_path, every_epochs=None),
+        )
+    assert len(history) == 1
+    assert 40 <= int(state.step) <= 51
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-000000-{int(state.step):09d}.npz"]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([[1.0], [np.nan]], [[1.0], [1.0]], "data: x holds NaN or infinity in 1 rows, first in row 1"),
+        ([[1.0], [2.0]], [[np.inf], [-np.inf]], "data: y holds NaN or infinity in 2 rows, first in row 0"),
+    ],
+)
+def test_data_that_is_not_finite_is_refused_with_its_row(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        jbp.fit(
+            jbp.mlp((1, 2, 1)),
+            "huber",
+            optax.sgd(0.1),
+            (np.array(x, "float32"), np.array(y, "float32")),
+            epochs=1,
+            batch_size=1,
+            key=jax.random.key(0),
+        )
+
+
+def test_parameters_that_are_not_finite_are_refused_by_name():
+    network = jbp.mlp((1, 2, 1))
+    params = jbp.init(network, jax.random.key(0))
+    params["yhat"]["h0"] = params["yhat"]["h0"].at[0, 0].set(jnp.nan)
+    x = np.ones((4, 1), "float32")
+    with pytest.raises(ValueError, match=r"params\['yhat'\]\['h0'\] holds NaN"):
+        jbp.fit(network, "huber", optax.sgd(0.1), (x, x), epochs=1, batch_size=1, key=jax.random.key(0), params=params)

@@ -1,0 +1,372 @@
+"""Data larger than memory: rows in blocks on a disk, read in an order drawn anew each epoch, a few batches ahead.
+
+    data = open_npy("x.npy", "y.npy")                     # or open_parquet("folder", target="price"), or Blocks of your own
+    state, history = fit(network, loss, optimizer, data, epochs=3, batch_size=256, key=key)
+
+The order of an epoch. Its blocks are shuffled and laid end to end, all n rows of them; that line is cut into equal LANES, and
+each batch takes as many rows from every lane. Within a lane the rows are shuffled too, over a WINDOW of some blocks in memory.
+So reading stays sequential within a block, memory holds a window a lane however long the line, and where several processes
+read, each opens the blocks of its own lanes alone: with the lanes fixed, the batches are the same for 1, 2 or 8 processes.
+
+Where a process stands is a number, the batches of this epoch that are done: from the key and that number a reader goes on in
+mid-epoch with the very batches that it would have made.
+"""
+
+import hashlib
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+BLOCK_BYTES = 2**20  # of a .npy file, which has no blocks of its own; but at least FEWEST_BLOCKS of them
+FEWEST_BLOCKS = 64
+WINDOW_BYTES = 64 * 2**20  # over which rows are shuffled, all lanes together
+LANES = 8  # where windows of so many lanes fit
+SPAN_BYTES, SPAN_STEPS = 4 * 2**20, 256  # batches that go to the device at a time: up to either, and at least one
+AHEAD = 2  # such spans that are ready before they are asked for
+
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Rows that need not fit in memory, in blocks that do.
+
+    Attributes:
+        lengths: rows of each block.
+        read: number of a block → its x (rows, d) and y (rows, …), called on a thread of its own, and again each epoch.
+        fingerprint: what tells these data from others, for a checkpoint; such as names and sizes.
+        block_bytes: of the largest block, as `read` returns it.
+        lanes: see above; a batch takes as many rows from each, so that they divide the batch size.
+        features: the names of x's columns.
+        target: the name of y.
+
+    >>> numbers = Blocks((2, 2, 1), lambda i: (np.full((2, 1), float(i)), np.zeros((2, 1))), "numbers", 32)
+    >>> numbers.examples
+    5
+    """
+
+    lengths: tuple[int, ...]
+    read: Callable[[int], Rows]
+    fingerprint: str
+    block_bytes: int
+    lanes: int = 1
+    features: tuple[str, ...] = ()
+    target: str = "y"
+
+    def __post_init__(self):
+        """Refuse what has no rows."""
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError("lengths holds no rows, or a block without any: give each block's number of rows")
+
+    @property
+    def examples(self) -> int:
+        """Rows in all."""
+        return sum(self.lengths)
+
+    @cached_property
+    def like(self) -> Rows:
+        """No rows of x and y, in their shapes and dtypes."""
+        x, y = self.read(0)
+        return x[:0], y[:0]
+
+
+def open_npy(x: str | os.PathLike[str], y: str | os.PathLike[str]) -> Blocks:
+    """Map a pair of .npy files, x (n, d) and y (n, …), without reading them.
+
+    Whole numbers in x become float32; those in y stay, as classes. A y of shape (n,) of floats becomes (n, 1).
+
+    Raises:
+        ValueError: not .npy files of numbers, or not as many rows of each.
+        FileNotFoundError: there is no such file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("x.npy", "y.npy"):
+    ...         np.save(f"{folder}/{name}", np.ones((1000, 4)))
+    ...     data = open_npy(f"{folder}/x.npy", f"{folder}/y.npy")
+    ...     data.examples, data.read(0)[0].shape
+    (1000, (15, 4))
+    """
+    arrays = [_mapped(Path(path), name) for path, name in ((x, "x"), (y, "y"))]
+    xs, ys = arrays
+    if xs.ndim != 2 or ys.ndim < 1 or len(xs) != len(ys) or not len(xs):
+        raise ValueError(f"{x} has shape {xs.shape}, {y} {ys.shape}: expected (n, d) and (n, …), n rows of each")
+    row_bytes = sum(a[:1].nbytes for a in arrays)
+    rows = max(1, min(BLOCK_BYTES // row_bytes, len(xs) // FEWEST_BLOCKS))
+    starts = range(0, len(xs), rows)
+
+    def read(i: int) -> Rows:
+        part = slice(starts[i], starts[i] + rows)
+        return _as_floats(np.array(xs[part])), _as_target(np.array(ys[part]))
+
+    lengths = tuple(min(rows, len(xs) - start) for start in starts)
+    fingerprint = f"{xs.shape} {xs.dtype}, {ys.shape} {ys.dtype}"
+    features = tuple(f"x{j}" for j in range(xs.shape[1]))
+    return _laned(Blocks(lengths, read, fingerprint, rows * row_bytes, features=features))
+
+
+def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> Blocks:
+    """Open a folder of .parquet files (or one file), a row group a block: y is the target column, x all others, in float32.
+
+    Args:
+        folder: its files in the order of their names; all with the same columns.
+        target: the column to learn, the last by default: whole numbers stay, as classes; others become (n, 1).
+
+    Raises:
+        ValueError: no such files, or columns that differ or hold no numbers; when read: missing values.
+        ImportError: pyarrow is missing.
+    """
+    from jaxbackprop.data import extra
+
+    parquet = extra("pyarrow.parquet", "pyarrow", "reading .parquet files")
+    folder = Path(folder)
+    paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    if not paths or not paths[0].is_file():
+        raise ValueError(f"{folder} holds no .parquet files")
+    groups: list[tuple[Path, int, int]] = []
+    columns: list[str] = []
+    for path in paths:
+        found = parquet.ParquetFile(path)
+        columns = columns or found.schema_arrow.names
+        if found.schema_arrow.names != columns:
+            raise ValueError(f"{path} has the columns {found.schema_arrow.names}, {paths[0]} {columns}")
+        counts = (found.metadata.row_group(g).num_rows for g in range(found.metadata.num_row_groups))
+        groups += [(path, g, rows) for g, rows in enumerate(counts) if rows]
+    target = columns[-1] if target is None else target
+    if target not in columns or len(columns) < 2:
+        raise ValueError(f"{folder} has the columns {columns}: expected features and the target {target!r}")
+    features = [name for name in columns if name != target]
+
+    def read(i: int) -> Rows:
+        path, group, rows = groups[i]
+        table = parquet.ParquetFile(path).read_row_group(group, columns=columns)
+        x = np.empty((rows, len(features)), np.float32)
+        for j, name in enumerate(features):
+            x[:, j] = _column(table, name, path, group)
+        return x, _as_target(_column(table, target, path, group))
+
+    lengths = tuple(rows for *_, rows in groups)
+    size = 4 * max(lengths) * len(columns)
+    names = hashlib.sha256("".join(f"{p.name} {g} {r}\n" for p, g, r in groups).encode()).hexdigest()[:16]
+    fingerprint = f"{len(groups)} row groups {names}, target {target}"
+    return _laned(Blocks(lengths, read, fingerprint, size, features=tuple(features), target=target))
+
+
+def mapped(blocks: Blocks, function: Callable[[np.ndarray, np.ndarray], Rows]) -> Blocks:
+    """The same rows through a function of (x, y), which is called on the reading thread.
+
+    >>> halves = mapped(Blocks((2,), lambda i: (np.ones((2, 1)), np.ones((2, 1))), "ones", 32), lambda x, y: (x / 2, y))
+    >>> halves.read(0)[0].tolist()
+    [[0.5], [0.5]]
+    """
+    return replace(blocks, read=lambda i: function(*blocks.read(i)))
+
+
+def _laned(blocks: Blocks) -> Blocks:
+    """As many lanes as have windows that fit: a power of 2."""
+    fit = max(1, WINDOW_BYTES // blocks.block_bytes)
+    return replace(blocks, lanes=min(LANES, 2 ** int(math.log2(fit))))
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        array = open_memmap(path, mode="r")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be mapped as a .npy file: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path} holds {array.dtype}: expected numbers for {name}")
+    return array
+
+
+def _as_floats(x: np.ndarray) -> np.ndarray:
+    return x if x.dtype.kind == "f" else x.astype(np.float32)
+
+
+def _as_target(y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind != "f":
+        return y.astype(np.int32)
+    return y[:, None].astype(np.float32) if y.ndim == 1 else y
+
+
+def _column(table: Any, name: str, path: Path, group: int) -> np.ndarray:
+    column = table.column(name)
+    if column.null_count:
+        raise ValueError(
+            f"{path}, row group {group}: column {name!r} has {column.null_count} missing values: fill them in"
+        )
+    values = column.to_numpy()
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: column {name!r} holds {column.type}: expected numbers")
+    return values
+
+
+# ---- an epoch's batches
+
+
+class Span(NamedTuple):
+    """Some batches beside each other, as a compiled program takes them: x (k, b, d), y (k, b, …), weight (k, b).
+
+    Where this is a part of the lanes, x and y hold the rows of these, the weight those of all.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    first: int  # the number of the first batch in its epoch
+    steps: int  # how many of the k are batches: the last span is padded to the size of the others
+
+
+class Part(NamedTuple):
+    """Which of the lanes are read here: `share` of every `of`."""
+
+    share: int = 0
+    of: int = 1
+
+
+def shared(blocks: Blocks, batch_size: int, processes: int = 1, devices: int = 1) -> Blocks:
+    """The same rows in as many lanes as divide the batch size, so that each process has as many of them.
+
+    Raises:
+        ValueError: the processes do not divide the lanes, or the devices the batch size.
+
+    >>> shared(Blocks((9,), lambda i: (np.ones((9, 1)), np.ones((9, 1))), "ones", 72, lanes=8), batch_size=6).lanes
+    2
+    """
+    lanes = math.gcd(blocks.lanes, batch_size)
+    if lanes % processes:
+        raise ValueError(
+            f"{processes} processes cannot share {lanes} lanes of data at batch size {batch_size}: take processes that divide "
+            f"{blocks.lanes}, and a batch size that they divide"
+        )
+    if batch_size % devices:
+        raise ValueError(f"batch_size is {batch_size}: expected a multiple of the {devices} devices")
+    return replace(blocks, lanes=lanes)
+
+
+def steps_of(blocks: Blocks, batch_size: int) -> int:
+    """Batches an epoch; the last of them holds what is left.
+
+    >>> steps_of(Blocks((4, 4, 2), lambda i: (np.ones((4, 1)), np.ones((4, 1))), "ones", 32), batch_size=4)
+    3
+    """
+    longest = -(-blocks.examples // blocks.lanes)
+    return -(-longest // (batch_size // blocks.lanes))
+
+
+def spans(blocks: Blocks, batch_size: int, seed: int, first: int = 0, part: Part | None = None) -> Iterator[Span]:
+    """Read an epoch's batches from number `first` on, some at a time; of each batch the rows of this part's lanes.
+
+    Args:
+        blocks: the rows.
+        batch_size: rows a batch, of all lanes together; a multiple of the lanes.
+        seed: draws the epoch's order.
+        first: batches to leave out, those already done; their blocks are not read.
+        part: which lanes; all by default.
+    """
+    part = part or Part()
+    count, each, steps = blocks.lanes // part.of, batch_size // blocks.lanes, steps_of(blocks, batch_size)
+    lanes = [_Lane(blocks, seed, part.share * count + i, first * each) for i in range(count)]
+    row_bytes = sum(a.dtype.itemsize * math.prod(a.shape[1:]) for a in blocks.like)
+    many = max(1, min(SPAN_STEPS, SPAN_BYTES // (count * each * row_bytes), steps))
+    for start in range(first, steps, many):
+        x, y = (np.zeros((many, count, each, *a.shape[1:]), a.dtype) for a in blocks.like)
+        for i, lane in enumerate(lanes):
+            lane.take(x[:, i], y[:, i])
+        x, y = (a.reshape(many, count * each, *a.shape[3:]) for a in (x, y))
+        yield Span(x, y, _weight(blocks, start, many, each), start, min(many, steps - start))
+
+
+def _weight(blocks: Blocks, first: int, many: int, each: int) -> np.ndarray:
+    """1 where a lane has a row for that place of the batch, (many, lanes · each)."""
+    bounds = [blocks.examples * i // blocks.lanes for i in range(blocks.lanes + 1)]
+    lengths = np.diff(bounds)[None, :, None]
+    row = np.arange(first * each, (first + many) * each).reshape(many, 1, each)
+    return (row < lengths).astype(np.float32).reshape(many, -1)
+
+
+class _Lane:
+    """The rows of one lane in their order, from number `skip` on."""
+
+    def __init__(self, blocks: Blocks, seed: int, lane: int, skip: int):
+        self.windows = _windows(blocks, seed, lane, skip)
+        self.x, self.y, self.order = *blocks.like, np.zeros(0, int)
+
+    def take(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Fill arrays (steps, each, …) row by row; where the lane ends the rest stays as it is, zeros."""
+        each = x.shape[1]
+        filled, wanted = 0, len(x) * each
+        while filled < wanted:
+            if not len(self.order):
+                window = next(self.windows, None)
+                if window is None:
+                    return
+                self.x, self.y, self.order = window
+            rows, self.order = self.order[: wanted - filled], self.order[wanted - filled :]
+            step, place = np.divmod(np.arange(filled, filled + len(rows)), each)
+            x[step, place], y[step, place] = self.x[rows], self.y[rows]
+            filled += len(rows)
+
+
+def _windows(blocks: Blocks, seed: int, lane: int, skip: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A lane's windows, each x and y as they were read and the order in which their rows are taken."""
+    for number, pieces in enumerate(_grouped(blocks, seed, lane)):
+        rows = sum(stop - start for _, start, stop in pieces)
+        if skip >= rows:  # without reading it
+            skip -= rows
+            continue
+        read = [tuple(a[start:stop] for a in blocks.read(i)) for i, start, stop in pieces]
+        x, y = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
+        yield x, y, np.random.default_rng((seed, lane, number)).permutation(rows)[skip:]
+        skip = 0
+
+
+Piece = tuple[int, int, int]  # a block, and the rows of it from start to stop
+
+
+def _grouped(blocks: Blocks, seed: int, lane: int) -> Iterator[list[Piece]]:
+    """Cut a lane's stretch of the line into windows. The first is shorter, so that the lanes do not all read at once."""
+    lengths = np.asarray(blocks.lengths)
+    fill = max(1, int(WINDOW_BYTES / blocks.lanes * max(lengths) / blocks.block_bytes))  # rows
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    begins = np.cumsum(lengths[order]) - lengths[order]
+    low, high = (blocks.examples * i // blocks.lanes for i in (lane, lane + 1))
+    window, rows, wanted = [], 0, fill * (lane + 1) // blocks.lanes
+    for i, begin in zip(order.tolist(), begins.tolist(), strict=True):
+        start, stop = max(low - begin, 0), min(high - begin, blocks.lengths[i])
+        if start >= stop:
+            continue
+        window.append((i, start, stop))
+        rows += stop - start
+        if rows >= wanted:
+            yield window
+            window, rows, wanted = [], 0, fill
+    if window:
+        yield window
+
+
+def read_ahead(items: Iterator, depth: int = AHEAD) -> Iterator:
+    """Yield the same items, made on a thread of their own while the last ones are still in use.
+
+    >>> list(read_ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    end = object()
+    pool = ThreadPoolExecutor(1, "reading")
+    try:
+        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,141 @@
+"""Checkpoints by Orbax (extra `orbax`): each process writes the parts of the arrays that it holds, on a disk that all share.
+
+For parameters that one process should not gather; `Checkpoints(folder, store="orbax")`. What a checkpoint holds, and what is
+refused, is as in checkpoint.py. Orbax makes each visible only when it is whole. That nothing in it was altered since is
+seen by a fingerprint of every array, computed where its parts are:
+
+    Σ_i (byte_i + 1) m_i  mod 2³²,     m_i odd and different from place to place
+
+so that any one byte that changes changes the sum.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import reduce
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbackprop.checkpoint import (
+    FORMAT,
+    Restored,
+    as_plain,
+    described,
+    from_plain,
+    is_best,
+    require_like,
+    require_made_for,
+)
+
+EPOCH = 10**9  # Orbax numbers checkpoints: epochs done · EPOCH + steps of the next one
+
+
+def save(
+    folder: Path,
+    state: Any,
+    history: Sequence[dict[str, Any]],
+    made_for: dict[str, str],
+    keep: int = 3,
+    position: int = 0,
+) -> Path:
+    """Write a checkpoint, in every process; Orbax then deletes those that are not among the latest. See `checkpoint.save`."""
+    step = (history[-1]["epoch"] if history else 0) * EPOCH + position
+    plain = as_plain(state)
+    about = {
+        "format": FORMAT,
+        "made_for": made_for,
+        "history": list(history),
+        "leaves": described(plain),
+        "fingerprints": np.asarray(_fingerprints(jax.tree.leaves(plain))).tolist(),
+    }
+    with _manager(folder, keep) as manager:
+        manager.save(step, args=_args(plain, about))
+    if position == 0 and is_best(history):
+        with _manager(folder / "best", 1) as manager:
+            manager.save(step, args=_args(plain, about))
+    return folder.absolute() / str(step)
+
+
+def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
+    """Read the newest checkpoint that is whole into arrays laid out as those of `like`; None where there is none at all.
+
+    Raises:
+        ValueError: as `checkpoint.load`.
+    """
+    import orbax.checkpoint as ocp
+
+    if not folder.is_dir():
+        return None
+    refused: list[str] = []
+    with _manager(folder, None) as manager:
+        for step in sorted(manager.all_steps(), reverse=True):
+            path = folder.absolute() / str(step)
+            try:
+                found = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+                about = json.loads(found["text"])
+            except Exception as error:  # whatever Orbax says of a file that is not what it wrote
+                refused.append(_damaged(path, error))
+                continue
+            require_made_for(path, about["made_for"], made_for)
+            plain = as_plain(like)
+            require_like(path, about["leaves"], plain)
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, plain)
+            try:
+                state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
+                    "state"
+                ]
+            except Exception as error:
+                refused.append(_damaged(path, error))
+                continue
+            if np.asarray(_fingerprints(jax.tree.leaves(state))).tolist() != about["fingerprints"]:
+                refused.append(f"{path} is damaged: its fingerprints are not those of its arrays")
+                continue
+            return Restored(from_plain(state, like), about["history"], path, refused)
+    if refused:
+        raise ValueError("no checkpoint can be used: " + "; ".join(refused))
+    return None
+
+
+def _manager(folder: Path, keep: int | None):
+    try:
+        import orbax.checkpoint as ocp
+    except ImportError as error:
+        raise ImportError("store='orbax' needs Orbax: pip install 'jaxbackprop[orbax]'") from error
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=True)
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _args(plain, about):
+    import orbax.checkpoint as ocp
+
+    text = {"text": json.dumps(about)}  # one string: Orbax's own JSON knows neither NaN nor the order of names
+    return ocp.args.Composite(state=ocp.args.StandardSave(plain), about=ocp.args.JsonSave(text))
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"{path} is damaged: {type(error).__name__} {str(error).splitlines()[0][:200] if str(error) else ''}".rstrip()
+    )
+
+
+@jax.jit
+def _fingerprints(leaves):
+    return jnp.stack([_fingerprint(jnp.asarray(leaf)) for leaf in leaves])
+
+
+def _fingerprint(leaf):
+    leaf = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
+    in_bytes = jax.lax.bitcast_convert_type(leaf, jnp.uint8)
+    if not in_bytes.size:
+        return jnp.uint32(0)
+    strides = [reduce(mul, in_bytes.shape[axis + 1 :], 1) for axis in range(in_bytes.ndim)]
+    place = jnp.zeros(in_bytes.shape, jnp.uint32)
+    for axis, stride in enumerate(strides):
+        place += jax.lax.broadcasted_iota(jnp.uint32, in_bytes.shape, axis) * jnp.uint32(stride % 2**32)
+    mixed = place * jnp.uint32(2654435761)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
+    return jnp.sum((in_bytes.astype(jnp.uint32) + 1) * (mixed << 1 | 1), dtype=jnp.uint32)

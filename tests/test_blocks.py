@@ -1,0 +1,324 @@
+"""Data on a disk: every row once an epoch in a drawn order, the same for any number of readers, and resumable anywhere."""
+
+import dataclasses
+import itertools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxbackprop as jbp
+from jaxbackprop import blocks, train
+
+NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
+X = np.random.default_rng(0).normal(size=(203, 3)).astype("float32")
+Y = np.sin(X[:, :2])
+
+
+def numbered(lengths, lanes=1, reads=None):
+    """Blocks whose rows are 0, 1, 2, …, so that an order can be read off."""
+    ends = np.cumsum(lengths)
+
+    def read(i):
+        if reads is not None:
+            reads.append(i)
+        x = np.arange(ends[i] - lengths[i], ends[i], dtype=np.float32)[:, None]
+        return x, 10 * x
+
+    return jbp.Blocks(tuple(lengths), read, "numbers", 8 * max(lengths), lanes)
+
+
+def batches(data, batch_size, seed=0, **more):
+    """Each batch's rows, in its order, padding left out."""
+    found = []
+    for span in blocks.spans(data, batch_size, seed, **more):
+        part, lanes = more.get("part", blocks.Part()), data.lanes
+        weight = np.split(span.weight.reshape(len(span.x), lanes, -1), part.of, axis=1)[part.share]
+        weight = weight.reshape(len(span.x), -1)
+        np.testing.assert_array_equal(span.y[weight > 0], 10 * span.x[weight > 0])
+        found += [span.x[i][weight[i] > 0, 0].astype(int).tolist() for i in range(span.steps)]
+        assert not span.weight[span.steps :].any()
+    return found
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    monkeypatch.setattr(blocks, "WINDOW_BYTES", 200)  # of 8 bytes a row
+    monkeypatch.setattr(blocks, "SPAN_STEPS", 3)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    paths = tmp_path / "ä x.npy", tmp_path / "y.npy"
+    for path, array in zip(paths, (X, Y), strict=True):
+        np.save(path, array)
+    return jbp.open_npy(*paths)
+
+
+uneven = st.lists(st.integers(1, 17), min_size=1, max_size=40)
+
+
+@given(uneven, st.sampled_from([1, 2, 4]), st.integers(1, 5), st.integers(0, 2**64 - 1))
+def test_every_row_is_in_one_batch_and_batches_are_full_but_for_the_last(lengths, lanes, each, seed):
+    data = numbered(lengths, lanes)
+    found = batches(data, lanes * each, seed)
+    assert sorted(np.concatenate(found).tolist()) == list(range(sum(lengths)))
+    assert len(found) == blocks.steps_of(data, lanes * each)
+    assert all(len(batch) == lanes * each for batch in found[:-2])
+    assert max(map(len, found)) <= lanes * each
+
+
+@settings(max_examples=25)
+@given(uneven, st.sampled_from([1, 2, 4]), st.integers(0, 60))
+def test_reading_goes_on_from_any_batch_to_the_same_ones(lengths, lanes, first):
+    data = numbered(lengths, lanes)
+    whole = batches(data, 4)
+    assert batches(data, 4, first=min(first, len(whole))) == whole[first:]
+
+
+def test_windows_that_are_done_are_not_read_again(small_windows):
+    reads = []
+    data = numbered([10] * 40, reads=reads)
+    whole = batches(data, 4)
+    reads.clear()
+    assert batches(data, 4, first=90) == whole[90:]
+    assert len(reads) <= 7  # 40 rows, and the window that holds the first of them
+
+
+def test_the_order_is_drawn_anew_by_the_seed_and_mixes_rows_within_and_across_blocks(small_windows):
+    data = numbered([10] * 40)
+    first, again, other = (np.concatenate(batches(data, 4, seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.mean(first == other) < 0.05
+    assert np.mean(np.diff(first) == 1) < 0.1
+    neighbours = np.mean(np.abs(np.diff(first)) < 10)
+    assert neighbours < 0.7  # a window holds several blocks
+
+
+@pytest.mark.parametrize("of", [2, 4])
+def test_parts_read_their_own_lanes_and_together_are_the_whole(of, small_windows):
+    reads = [[] for _ in range(of)]
+    lengths = [7] * 64
+    whole = batches(numbered(lengths, lanes=4), 8)
+    parts = [batches(numbered(lengths, 4, r), 8, part=blocks.Part(i, of)) for i, r in enumerate(reads)]
+    assert [[*itertools.chain(*rows)] for rows in zip(*parts, strict=True)] == whole
+    for own in reads:
+        assert len(set(own)) <= 64 // of + 2  # a block at a lane's border is opened from both sides
+        assert len(own) <= 64 // of + 4
+
+
+def test_what_is_held_is_a_window_and_a_block(small_windows):
+    for lanes in (1, 4):
+        for lane in range(lanes):
+            for window in blocks._grouped(numbered([6] * 100, lanes), 0, lane):
+                assert sum(stop - start for _, start, stop in window) <= 200 / 8 / lanes + 6
+
+
+def test_reading_ahead_is_bounded_in_order_and_tells_what_went_wrong():
+    made = []
+
+    def items():
+        for i in range(100):
+            made.append(threading.current_thread().name)
+            if i == 7:
+                raise ValueError("row 7 is bad")
+            yield i
+
+    reader = blocks.read_ahead(items(), depth=2)
+    assert [next(reader) for _ in range(3)] == [0, 1, 2]
+    assert len(made) <= 6
+    assert all(name.startswith("reading") for name in made)
+    with pytest.raises(ValueError, match="row 7 is bad"):
+        list(reader)
+    before = threading.active_count()
+    reader = blocks.read_ahead(iter(range(100)))
+    next(reader)
+    reader.close()
+    assert threading.active_count() <= before
+
+
+def test_a_pair_of_npy_files_is_mapped(pair, tmp_path):
+    assert pair.examples == 203
+    assert pair.lanes == 8
+    rows = [pair.read(i) for i in range(len(pair.lengths))]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in rows]), X)
+    np.testing.assert_array_equal(np.concatenate([y for _, y in rows]), Y)
+    np.save(tmp_path / "ints.npy", np.arange(609).reshape(203, 3).astype(np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(203) % 3)
+    x, y = jbp.open_npy(tmp_path / "ints.npy", tmp_path / "labels.npy").read(1)
+    assert (x.dtype, y.dtype, x[0].tolist(), y.tolist()) == ("float32", "int32", [9, 10, 11], [0, 1, 2])
+    np.save(tmp_path / "flat.npy", Y[:, 0].astype("float64"))
+    assert jbp.open_npy(tmp_path / "ints.npy", tmp_path / "flat.npy").like[1].shape == (0, 1)
+
+
+def test_files_that_are_no_such_pair_are_refused_in_one_line(pair, tmp_path):
+    def refused(x, y, message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+            jbp.open_npy(tmp_path / x, tmp_path / y)
+        assert "\n" not in str(error.value)
+
+    refused("none.npy", "y.npy", "no file .*none.npy")
+    (tmp_path / "text.npy").write_text("x,y\n1,2\n")
+    refused("text.npy", "y.npy", "text.npy cannot be mapped as a .npy file")
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    refused("words.npy", "y.npy", "holds <U1: expected numbers")
+    np.save(tmp_path / "objects.npy", np.array([{}, 1], dtype=object))
+    refused("objects.npy", "y.npy", "objects.npy")
+    np.save(tmp_path / "short.npy", Y[:5])
+    refused("ä x.npy", "short.npy", r"has shape \(203, 3\), .*\(5, 2\): expected")
+    np.save(tmp_path / "empty.npy", X[:0])
+    refused("empty.npy", "empty.npy", "expected")
+    refused("short.npy", "nothing", "nothing")
+
+
+def parquet_folder(path, tables, **more):
+    import pyarrow
+    import pyarrow.parquet
+
+    path.mkdir()
+    for i, table in enumerate(tables):
+        pyarrow.parquet.write_table(pyarrow.table(table), path / f"part-{i}.parquet", **more)
+    return path
+
+
+def test_a_folder_of_parquet_files_is_read_by_row_groups(tmp_path):
+    columns = {"a": X[:, 0], "price": Y[:, 0], "b": X[:, 1].astype("float64")}
+    halves = [{name: values[part] for name, values in columns.items()} for part in (slice(120), slice(120, None))]
+    folder = parquet_folder(tmp_path / "häuser", halves, row_group_size=50)
+    data = jbp.open_parquet(folder, target="price")
+    assert data.lengths == (50, 50, 20, 50, 33)
+    rows = [data.read(i) for i in range(5)]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in rows]), X[:, :2])
+    np.testing.assert_array_equal(np.concatenate([y for _, y in rows]), Y[:, :1])
+    assert sorted(np.concatenate([s.x[s.weight > 0] for s in blocks.spans(data, 16, 0)])[:, 0]) == sorted(X[:, 0])
+    assert jbp.open_parquet(folder).like[0].shape == (0, 2)  # the last column is the target
+
+
+@pytest.mark.parametrize(
+    ("tables", "target", "message"),
+    [
+        ([], None, "holds no .parquet files"),
+        ([{"a": [1.0], "y": [2.0]}, {"b": [1.0], "y": [2.0]}], None, r"part-1.parquet has the columns \['b', 'y'\]"),
+        ([{"a": [1.0], "y": [2.0]}], "z", "and the target 'z'"),
+        ([{"a": [1.0, None], "y": [2.0, 1.0]}], None, "row group 0: column 'a' has 1 missing values"),
+        ([{"a": ["one"], "y": [2.0]}], None, "column 'a' holds string: expected numbers"),
+    ],
+)
+def test_parquet_that_cannot_be_used_is_refused_with_its_place(tables, target, message, tmp_path):
+    folder = parquet_folder(tmp_path / "folder", tables)
+    with pytest.raises(ValueError, match=message):
+        _ = jbp.open_parquet(folder, target).like
+
+
+def fit(data, epochs=3, batch_size=16, optimizer=None, loss="huber", network=NETWORK, **more):
+    optimizer = optimizer or optax.adam(0.01)
+    return jbp.fit(network, loss, optimizer, data, epochs=epochs, batch_size=batch_size, key=jax.random.key(0), **more)
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((state.params, state.opt_state, state.step))]
+
+
+def test_training_from_a_disk_takes_plain_steps_over_the_batches_that_were_drawn(pair):
+    """Against the steps written out: jax.grad of the mean loss of each batch, and the optimizer."""
+    optimizer = optax.adam(0.01)
+    state, history = fit(pair, epochs=2, optimizer=optimizer)
+    params = train.drawn(NETWORK, jax.random.key(0))
+    opt_state, key = optimizer.init(params), train._two_keys(jax.random.key(0))[0]
+    gradient = jax.jit(jax.value_and_grad(jbp.plain_loss(NETWORK, "huber")))
+    losses = []
+    for _ in range(2):
+        values = []
+        for span in blocks.spans(pair, 16, train._seed(key)):
+            for x, y, weight in list(zip(span.x, span.y, span.weight, strict=True))[: span.steps]:
+                value, grads = gradient(params, x, y, weight)
+                updates, opt_state = optimizer.update(grads, opt_state, params)
+                params = optax.apply_updates(params, updates)
+                values += [float(value)] * int(weight.sum())
+        losses.append(np.mean(values))
+        key = train._next_key(key)
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    np.testing.assert_allclose([row["loss"] for row in history], losses, rtol=1e-5)
+    assert int(state.step) == 2 * 13
+
+
+@pytest.mark.parametrize("when", [(1, 3), (2, 9), (3, 12)])
+def test_training_from_a_disk_goes_on_in_mid_epoch_bit_for_bit(when, pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "SPAN_STEPS", 3)
+    whole, history = fit(pair, validation=(X, Y))
+    folder = jbp.Checkpoints(tmp_path / "kept")
+    stopped, before = fit(pair, checkpoints=folder, validation=(X, Y), monitor=lambda e, step, _: (e, step) == when)
+    assert (len(before), int(stopped.step)) == (when[0] - 1, (when[0] - 1) * 13 + when[1])
+    monkeypatch.setattr(blocks, "SPAN_STEPS", 5)  # where spans end makes no difference
+    state, again = fit(pair, checkpoints=folder, validation=(X, Y))
+    assert bits(state) == bits(whole)
+    assert [row["loss"] for row in again] == [row["loss"] for row in history]
+
+
+def test_figures_from_a_disk_are_those_of_memory(pair, monkeypatch):
+    monkeypatch.setattr(train, "EVALUATED_ROWS", 64)  # the last of four is padded
+    params = jbp.init(NETWORK, jax.random.key(0))
+    for loss in ("half_squared_error", "huber"):
+        in_memory = jbp.evaluate(NETWORK, loss, params, (X, Y))
+        assert jbp.evaluate(NETWORK, loss, params, pair) == pytest.approx(in_memory, rel=1e-6)
+    labels = jbp.mapped(pair, lambda x, y: (x, (y[:, 0] > 0).astype(np.int32)))
+    in_memory = jbp.evaluate(NETWORK, "softmax_cross_entropy", params, (X, (Y[:, 0] > 0).astype(int)))
+    assert jbp.evaluate(NETWORK, "softmax_cross_entropy", params, labels) == pytest.approx(in_memory, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "loss", "message"),
+    [
+        (
+            lambda x, y: (np.where(x == X[100], np.nan, x), y),
+            "huber",
+            r"block \d+ of data: x holds NaN or infinity in 1 rows",
+        ),
+        (lambda x, y: (x, np.where(x[:, :2] == X[100, :2], np.inf, y)), "huber", r"block \d+ of data: y holds NaN"),
+        (lambda x, y: (x[:, :2], y), "huber", r"x has shape \(\d+, 2\), the network needs \(b, 3\)"),
+        (
+            lambda x, y: (x, np.full(len(x), 2, np.int32)),
+            "softmax_cross_entropy",
+            "classes 2 to 2, the network has 2 outputs",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_used_are_refused_with_their_block(spoil, loss, message, pair):
+    with pytest.raises(ValueError, match=message):
+        fit(jbp.mapped(pair, spoil), loss=loss)
+
+
+def test_a_batch_size_that_the_lanes_do_not_divide_takes_fewer_lanes(pair):
+    state, _ = fit(pair, batch_size=6, epochs=1)  # of 8 lanes 2
+    assert int(state.step) == 34
+    assert int(fit(pair, batch_size=10_000, epochs=1)[0].step) == 1
+
+
+def test_what_draws_each_batch_from_all_examples_needs_them_in_memory(pair):
+    with pytest.raises(ValueError, match="draws each batch from all examples: give data in memory"):
+        fit(pair, gradient=jbp.private_gradient(1.0, 1.0))
+
+
+def test_a_checkpoint_of_other_data_on_a_disk_is_refused(pair, tmp_path):
+    folder = jbp.Checkpoints(tmp_path / "kept")
+    fit(pair, epochs=1, checkpoints=folder)
+    with pytest.raises(ValueError, match="made for another data set"):
+        fit(dataclasses.replace(pair, fingerprint="others"), checkpoints=folder)
+
+
+def test_data_without_rows_is_refused():
+    for lengths in ((), (3, 0)):
+        with pytest.raises(ValueError, match="holds no rows"):
+            jbp.Blocks(lengths, lambda i: (X, Y), "nothing", 1)
+
+
+def test_training_from_a_disk_learns(pair):
+    _, history = fit(pair, epochs=30, validation=pair)
+    assert history[-1]["validation_loss"] < 0.2 * history[0]["validation_loss"]
+    assert jnp.isfinite(history[-1]["validation_rmse"])
