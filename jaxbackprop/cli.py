@@ -1,7 +1,7 @@
 """The command line: `jaxbackprop train`, `predict`, `trace`, `grade` and `check`.
 
 Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk (compiled
-programs apart, which `entry` keeps in the user's cache folder).
+programs apart, which `entry` keeps in the user's cache folder), 75 another process of the run was lost.
 """
 
 import argparse
@@ -17,9 +17,12 @@ from jaxbackprop._names import unknown
 WIRINGS = ("skip", "mlp", "dense")
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "rmsprop", "adagrad", "lion")
 GRADIENTS = ("hand", "jax.grad")
+LOST = 75  # "try again", as sysexits.h has it
 FORMATS = ("text", "markdown", "latex", "json")
 BUNDLED = ("digits", "breast_cancer", "diabetes", "wine")
 DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.3, "epochs": 60, "batch_size": 32}
+DEVICES = ("devices", "coordinator", "processes", "process_id")
+SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", *DEVICES)  # beside --resume
 PRIVATE_DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.0, "epochs": 60, "batch_size": 256}
 
 TRAIN_EXAMPLES = """examples:
@@ -29,6 +32,8 @@ TRAIN_EXAMPLES = """examples:
   jaxbackprop train digits --gradient jax.grad        the same trajectory, without our derivation
   jaxbackprop train --private --epsilon 3             bounds what they tell about any one example
   jaxbackprop train --resume runs/houses              goes on where it was stopped, to the very same end
+  jaxbackprop train big/ --batch-size 4096 --devices 4  a folder larger than memory, on four devices
+  jaxbackprop train big/ --coordinator 10.0.0.1:8476 --processes 2 --process-id 0     and on the other machine 1
 """
 PREDICT_EXAMPLES = """examples:
   jaxbackprop predict runs/houses-1 new_houses.csv
@@ -69,7 +74,7 @@ def _resumed(arguments: argparse.Namespace) -> argparse.Namespace:
     usual = vars(_parse(["train"]))
     said = [name for name, value in vars(arguments).items() if value != usual[name]]
     for name in said:
-        if name not in ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes"):
+        if name not in SAID_ANEW:
             given = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
             _parser()[1].choices["train"].error(
                 f"--resume goes on with what the run was started with: leave out {given}"
@@ -172,7 +177,8 @@ def _add_train(commands) -> None:
         nargs="?",
         default="digits",
         metavar="DATA",
-        help=f"{', '.join(BUNDLED)}; or a .csv, .npz, .parquet file (digits)",
+        help=f"{', '.join(BUNDLED)}; a .csv, .npz, .parquet file; or, read as it is needed, a folder of x.npy and y.npy, or "
+        "of .parquet files (digits)",
     )
     add("--target", metavar="COLUMN", help="the column to predict (the last)")
     add("--task", **_choice("task", ("classification", "regression"), "recognised"))
@@ -201,6 +207,14 @@ def _add_train(commands) -> None:
     add("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, perhaps to more --epochs")
     add("--checkpoint-every", type=_positive, metavar="N", help="epochs from one checkpoint to the next (never)")
     add("--checkpoint-minutes", type=_positive_number, metavar="M", help="and minutes (1)")
+    where = train.add_argument_group(
+        "several devices", "each batch is shared out; the result is that of one device within rounding: README"
+    )
+    add = where.add_argument
+    add("--devices", type=_positive, metavar="N", help="of this machine (1); with --coordinator all of each process")
+    add("--coordinator", metavar="HOST:PORT", help="where process 0 is; 'auto' under SLURM, Open MPI or on a TPU slice")
+    add("--processes", type=_positive, metavar="N", help="how many there are")
+    add("--process-id", type=int, metavar="I", help="which this is, from 0; 0 prints and writes")
     private = train.add_argument_group(
         "differential privacy", "what is protected, and what is not: jaxbackprop/privacy.py"
     )

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,12 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxbackprop import __version__, check, checkpoint, data, network, privacy, runs, train
+from jaxbackprop import __version__, blocks, check, checkpoint, data, network, privacy, runs, sharding, stored, train
 from jaxbackprop._names import unknown
 from jaxbackprop.checking.report import Report
+from jaxbackprop.cli import DEVICES, LOST, SAID_ANEW
 from jaxbackprop.grade import grade
 from jaxbackprop.gradient import plain_loss, value_and_grad
 from jaxbackprop.trace import trace
@@ -35,7 +38,7 @@ from jaxbackprop.trace import trace
 class _Training(NamedTuple):
     """What the arguments come to, once everything that can be refused has been."""
 
-    dataset: data.Dataset
+    dataset: data.Dataset | stored.Stored
     network: network.Network
     loss: str
     quoted: str
@@ -48,47 +51,60 @@ class _Training(NamedTuple):
 
 def train_command(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
+    with _joined(arguments):
+        return _train(arguments)
+
+
+def _train(arguments: Namespace) -> int:
     began = time.perf_counter()
-    say = _silent if arguments.json else _say
+    first = jax.process_index() == 0  # the others compute, and say nothing
+    say = _say if first and not arguments.json else _silent
     if arguments.resume:
         arguments = _as_started(arguments)
-    training = _plan(arguments)
-    if not arguments.json:
-        device = jax.devices()[0]
+    mesh = _mesh(arguments)
+    training = _plan(arguments, mesh)
+    if first and not arguments.json:
+        used = [jax.devices()[0]] if mesh is None else mesh.devices.ravel().tolist()
+        processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
         print(
-            f"jaxbackprop {__version__} on {len(jax.devices())} {device.platform} device(s), {os.cpu_count()} processors"
+            f"jaxbackprop {__version__} on {len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{processes}"
         )
     dataset, net = training.dataset, training.network
-    examples = f"{len(dataset.x_train):,} training and {len(dataset.x_test):,} test examples"
+    examples = f"{_examples(dataset.train):,} training and {_examples(dataset.test):,} test examples"
     say("data", f"{dataset.name}: {examples}, {net.inputs} features")
     say("", dataset.note)
     say("network", str(net))
-    report = _check(training, jax.random.key(arguments.seed))
-    say("gradient", f"derived by hand; check: {report.line}")
-    if not report.ok:
-        print(report, file=sys.stderr)
-        return 1
+    report = _check(training, jax.random.key(arguments.seed)) if first else None
+    if report:
+        say("gradient", f"derived by hand; check: {report.line}")
+        if not report.ok:
+            print(report, file=sys.stderr)
+            return 1
     used = "jax.grad" if training.method == "jax.grad" else "the hand-derived gradient"
     how = f"{arguments.optimizer} at {arguments.learning_rate:g} through {used}"
     say("training", f"{how}: {arguments.epochs} epochs of {training.steps} steps of {arguments.batch_size}")
     if training.spent:
         say("privacy", f"clipped at {arguments.max_norm:g}, noise multiplier {training.noise_multiplier:.3f}")
 
-    if not arguments.resume:
+    if first and not arguments.resume:
         runs.write_config(training.folder, _config(arguments, training))
     with _Stop() as stop:
-        state, history = _fit(arguments, training, stop)
-    last = history[-1]
-    if _diverged(last):
+        state, history = _fit(arguments, training, mesh, stop)
+    last = history[-1] if history else None
+    if last and _diverged(last):
         found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
         keeps = "the metrics" + (f" and a checkpoint of epoch {last['epoch'] - 1}" if len(history) > 1 else "")
         hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {keeps}"
         print(f"jaxbackprop: {found}: {hint}", file=sys.stderr)
         return 1
-    if stop.signal and last["epoch"] < arguments.epochs:
-        where = f"after epoch {last['epoch']} of {arguments.epochs}, saved"
-        print(f"jaxbackprop: stopped {where}: jaxbackprop train --resume {training.folder}", file=sys.stderr)
-        return 128 + stop.signal
+    if last is None or last["epoch"] < arguments.epochs:  # of several processes any may have been asked to stop
+        within = int(state.step) - len(history) * training.steps
+        where = f"after epoch {len(history)}{f' and {within} steps' if within else ''} of {arguments.epochs}, saved"
+        if first:
+            print(f"jaxbackprop: stopped {where}: jaxbackprop train --resume {training.folder}", file=sys.stderr)
+        return 128 + (stop.signal or signal.SIGTERM)
+    if report is None:
+        return 0
     runs.write_params(training.folder, state.params)
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
 
@@ -100,8 +116,8 @@ def train_command(arguments: Namespace) -> int:
     if training.spent:
         epsilon, delta = training.spent
         say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
-        if delta >= 1 / len(dataset.x_train):
-            say("", f"delta is not below 1/{len(dataset.x_train)}: it would allow publishing an example outright")
+        if delta >= 1 / _examples(dataset.train):
+            say("", f"delta is not below 1/{_examples(dataset.train)}: it would allow publishing an example outright")
     say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
     say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
     return 0
@@ -270,16 +286,34 @@ def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.E
     return encoding
 
 
-def _plan(arguments: Namespace) -> _Training:
+def _examples(part) -> int:
+    return part.examples if isinstance(part, blocks.Blocks) else len(part[0])
+
+
+def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"seed is {arguments.seed}, expected an integer of at least 0 and below 2**63")
-    dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed)
+    if stored.is_stored(arguments.data):
+        with _Reading(quiet=arguments.json or jax.process_index() > 0) as reading:
+            dataset = stored.load_stored(
+                arguments.data, arguments.target, arguments.task, seed=arguments.seed, progress=reading.advance
+            )
+    else:
+        dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed)
     classes = dataset.encoding.classes
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
-    widths = (dataset.x_train.shape[1], *arguments.hidden, len(classes) or 1)
+    widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
     net = build(widths, arguments.activation, bias=not arguments.no_bias)
-    examples = len(dataset.x_train)
+    examples = _examples(dataset.train)
     arguments.batch_size = min(arguments.batch_size, examples)
+    steps = -(-examples // arguments.batch_size)
+    if isinstance(dataset.train, blocks.Blocks):
+        if arguments.private:
+            raise ValueError("--private draws each batch from all examples: it needs them in memory, in a file")
+        devices = 1 if mesh is None else mesh.shape[sharding.DATA]
+        steps = blocks.steps_of(
+            blocks.shared(dataset.train, arguments.batch_size, jax.process_count(), devices), arguments.batch_size
+        )
     method, noise_multiplier, spent = arguments.gradient, None, None
     if arguments.private:
         if arguments.gradient != "hand":
@@ -289,17 +323,17 @@ def _plan(arguments: Namespace) -> _Training:
         spent = privacy.spent(plan, noise_multiplier, arguments.delta)
         method = privacy.private_gradient(arguments.max_norm, noise_multiplier)
     folder = arguments.resume or arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
-    if not arguments.resume:
+    if not arguments.resume and jax.process_index() == 0:
         runs.require_free(folder)
     loss, quoted = ("softmax_cross_entropy", "accuracy") if classes else ("half_squared_error", "rmse")
-    steps = -(-examples // arguments.batch_size)
     return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, steps, folder)
 
 
 def _check(training: _Training, key) -> Report:
     """The hand-derived gradient of this network, on some of this data, beside jax.grad and finite differences."""
-    few = slice(0, 32)
-    sample = jnp.asarray(training.dataset.x_train[few]), jnp.asarray(training.dataset.y_train[few])
+    part = training.dataset.train
+    few = stored.sample(part, 32) if isinstance(part, blocks.Blocks) else (part[0][:32], part[1][:32])
+    sample = tuple(map(jnp.asarray, few))
     hand = value_and_grad(training.network, training.loss)
     plain = plain_loss(training.network, training.loss)
     return check.check_gradient(plain, lambda *args: hand(*args)[1], network.init(training.network, key), *sample)
@@ -308,47 +342,120 @@ def _check(training: _Training, key) -> Report:
 def _as_started(arguments: Namespace) -> Namespace:
     """The arguments that the run was started with, and what was said anew."""
     started = runs.read_config(arguments.resume)["arguments"]
-    missing = vars(arguments).keys() - started.keys() - {"command", "resume", "out", "json"}
+    missing = vars(arguments).keys() - started.keys() - set(NOT_KEPT)
     if missing:
         raise ValueError(f"{arguments.resume / runs.CONFIG} does not say {sorted(missing)}: was it altered?")
     anew = {name: value for name, value in vars(arguments).items() if value is not None}
-    kept = ("epochs", "checkpoint_every", "checkpoint_minutes")
-    said = {name: anew[name] for name in ("command", "resume", "json", *kept) if name in anew}
+    said = {name: anew[name] for name in ("command", *SAID_ANEW) if name in anew}
     return Namespace(**{**vars(arguments), **started, **said})
 
 
-def _fit(arguments: Namespace, training: _Training, stop: "_Stop"):
+NOT_KEPT = ("command", "resume", "out", "json", *DEVICES)  # arguments that a resumed run does not take over
+
+
+@contextmanager
+def _joined(arguments: Namespace):
+    """Join the other processes, where there are any. A small watcher, of this one, says a last word should JAX abort it."""
+    _join(arguments)
+    if jax.process_count() == 1:
+        yield
+        return
+    said = f"jaxbackprop: process {jax.process_index()} of {jax.process_count()} ended before its run did: if another one was "
+    said += "lost, start the run again with --resume, with the processes that there are\n"
+    # it reads until this process closes the pipe, which its end does too, whatever that is; nothing read is no farewell
+    script = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
+    command = [sys.executable, "-c", script, said]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as watcher:
+        try:
+            yield
+        except sharding.LostProcessError as error:
+            print(f"jaxbackprop: {error}", file=sys.stderr, flush=True)
+            watcher.communicate(b"farewell")
+            os._exit(LOST)  # at once: what JAX does at exit waits for the others
+        finally:
+            watcher.communicate(b"farewell")
+
+
+def _join(arguments: Namespace) -> None:
+    if arguments.coordinator == "auto" and arguments.processes is None and arguments.process_id is None:
+        sharding.join()
+        with _stdout_to_stderr():
+            sharding.agree(0)
+    elif arguments.coordinator:
+        if arguments.processes is None or arguments.process_id is None:
+            raise ValueError("--coordinator HOST:PORT needs --processes and --process-id too")
+        sharding.join(arguments.coordinator, arguments.processes, arguments.process_id)
+        with _stdout_to_stderr():  # the first message between them makes their library print
+            sharding.agree(0)
+    elif arguments.processes is not None or arguments.process_id is not None:
+        raise ValueError("--processes and --process-id need --coordinator HOST:PORT, where process 0 is")
+
+
+@contextmanager
+def _stdout_to_stderr():
+    """What is printed below Python goes to stderr: stdout stays what was asked for."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def _mesh(arguments: Namespace) -> Mesh | None:
+    """The devices that each batch is laid over; None for one."""
+    if jax.process_count() > 1:
+        if arguments.devices:
+            raise ValueError("with --coordinator all devices of each process are used: leave out --devices")
+        return sharding.data_mesh()
+    wanted, there = arguments.devices or 1, jax.devices()
+    if wanted > len(there):
+        raise ValueError(f"--devices {wanted}: this machine has {len(there)}")
+    return None if wanted == 1 else sharding.data_mesh(there[:wanted])
+
+
+def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_Stop"):
     dataset = training.dataset
     every = {"every_epochs": arguments.checkpoint_every, "every_minutes": arguments.checkpoint_minutes or 1.0}
     made_for = {"optimizer": f"{arguments.optimizer} at {arguments.learning_rate:g}"}
     if training.spent:
         made_for["privacy"] = f"noise multiplier {training.noise_multiplier}, clipped at {arguments.max_norm:g}"
     folder = training.folder / runs.CHECKPOINTS
-    with _Bar(arguments.epochs, training.quoted, quiet=arguments.json) as bar, _said_in_lines():
+    first = jax.process_index() == 0
+    with _Bar(arguments.epochs, training.quoted, quiet=arguments.json or not first) as bar, _said_in_lines():
 
         def goes_on_from(history) -> None:
-            if arguments.resume:
+            if arguments.resume and first:
                 runs.write_whole(training.folder / runs.CONFIG, runs.config_bytes(_config(arguments, training)))
                 runs.write_metrics(training.folder, history)
             if history:
                 bar.start_at(history[-1])
 
         def after_epoch(_state, row) -> bool:
-            runs.append_metrics(training.folder, row)
+            if first:
+                runs.append_metrics(training.folder, row)
             bar.advance(row)
             return _diverged(row) or stop.signal is not None
+
+        def within_epoch(_epoch, step, steps) -> bool:
+            bar.within(step / steps)
+            return stop.signal is not None
 
         return train.fit(
             training.network,
             training.loss,
             _optimizer(arguments),
-            (jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)),
+            dataset.train,
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
             key=jax.random.key(arguments.seed),
             gradient=training.method,
-            validation=(jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)),
+            validation=dataset.test,
             callbacks=[after_epoch],
+            monitor=within_epoch,
+            mesh=mesh,
             checkpoints=checkpoint.Checkpoints(folder, **every, made_for=made_for, on_start=goes_on_from),
         )
 
@@ -363,7 +470,7 @@ def _said_in_lines():
 
 
 class _Stop:
-    """Ctrl-C and SIGTERM as a wish, granted after the epoch; a second one ends the process at once."""
+    """Ctrl-C and SIGTERM as a wish, granted after the epoch, or in the middle of a long one; a second one ends at once."""
 
     def __init__(self):
         self.signal: int | None = None
@@ -383,7 +490,7 @@ class _Stop:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
-        os.write(2, b"\njaxbackprop: stopping after this epoch; once more to stop at once\n")
+        os.write(2, b"\njaxbackprop: stopping as soon as it is saved; once more to stop at once\n")
 
 
 def _diverged(row: dict[str, Any]) -> bool:
@@ -410,10 +517,9 @@ def _config(arguments: Namespace, training: _Training) -> dict[str, Any]:
         "network": runs.network_to_dict(training.network),
         "loss": training.loss,
         **{name: getattr(arguments, name) for name in asked},
-        "arguments": {
-            name: value for name, value in vars(arguments).items() if name not in ("command", "resume", "out", "json")
-        },
+        "arguments": {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT},
         "device": f"{device.platform}: {device.device_kind}",
+        "processes": jax.process_count(),
         "versions": {"jaxbackprop": __version__, "jax": jax.__version__, "optax": optax.__version__},
     }
     if training.spent:
@@ -442,10 +548,11 @@ def _result(training, report, state, history, seconds, rate) -> dict[str, Any]:
 
 
 def _test_line(training, last) -> str:
-    encoding, y, figure = training.dataset.encoding, training.dataset.y_test, last[f"validation_{training.quoted}"]
+    dataset, encoding, figure = training.dataset, training.dataset.encoding, last[f"validation_{training.quoted}"]
     if encoding.classes:
-        return f"accuracy {figure:.1%} ({round(figure * len(y))} of {len(y)} right), loss {last['validation_loss']:.3g}"
-    better = 1 - figure**2 / float(np.mean(np.square(y)))
+        many = _examples(dataset.test)
+        return f"accuracy {figure:.1%} ({round(figure * many):,} of {many:,} right), loss {last['validation_loss']:.3g}"
+    better = 1 - figure**2 / dataset.baseline
     than = f"{abs(better):.0%} {'better' if better >= 0 else 'WORSE'} than the training mean in squared error"
     return f"root mean squared error {figure * encoding.target_scale[0]:.4g} in units of {encoding.target}, {than}"
 
@@ -454,6 +561,26 @@ def _steps_per_second(history, steps) -> float | None:
     """Of all epochs but the first, whose time is compilation."""
     later = history[-1]["seconds"] - history[0]["seconds"]
     return steps * (len(history) - 1) / later if later > 0 else None
+
+
+class _Reading:
+    """A progress bar while data are read through, on a terminal."""
+
+    def __init__(self, quiet: bool):
+        console = Console()
+        columns = (TextColumn("            block"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+        self.task = self.bar.add_task("", total=None)
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error):
+        self.bar.stop()
+
+    def advance(self, done: int, of: int) -> None:
+        self.bar.update(self.task, completed=done, total=of)
 
 
 class _Bar:
@@ -480,11 +607,15 @@ class _Bar:
         if self.plain:
             print(f"            goes on after epoch {row['epoch']} of {self.epochs}", flush=True)
 
+    def within(self, share: float) -> None:
+        done = int(self.bar.tasks[0].completed)
+        self.bar.update(self.task, completed=done + min(share, 0.999))
+
     def advance(self, row: dict[str, Any]) -> None:
         figure = row[f"validation_{self.quoted}"]
         shown = f"{figure:.1%}" if self.quoted == "accuracy" else f"{figure:.4f}"
         shown = f"loss {row['loss']:.4f}  test {self.quoted} {shown}"
-        self.bar.update(self.task, advance=1, description=shown)
+        self.bar.update(self.task, completed=row["epoch"], description=shown)
         if self.plain and (row["epoch"] % max(1, self.epochs // 10) == 0 or row["epoch"] in (1, self.epochs)):
             print(f"            epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  {shown}", flush=True)
 

@@ -169,6 +169,7 @@ def test_the_config_says_all_that_a_run_was_asked_for_and_where_it_ran(houses):
         "seed": 0,
         "gradient": "hand",
         "device": f"{device.platform}: {device.device_kind}",
+        "processes": 1,
     }
 
 

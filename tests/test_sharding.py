@@ -1,0 +1,230 @@
+"""Four virtual devices, and two real processes, against one: the same numbers, one all-reduce, and what a loss does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxbackprop as jbp
+from jaxbackprop import sharding
+
+TESTS = Path(__file__).parent
+TOLERANCE = 2e-5  # sums over 203 rows and 1,024 units in another order, and 10 steps of Adam, in float32
+MESHES = ("1x1", "2x1", "4x1", "4x2")
+
+
+@pytest.fixture(scope="module")
+def found():
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, TESTS / "four_devices.py"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False, cwd=TESTS.parent)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_readout_is_that_of_one_device(found, mesh):
+    row = found["meshes"][mesh]
+    for name in ("value", "gradient", "clipped", "streamed", "norms", "gram", "inner"):
+        assert row[name] <= TOLERANCE, name
+    assert row["rows"] == {"1x1": 203, "2x1": 204, "4x1": 204, "4x2": 204}[mesh]
+    assert row["norms_stay"]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_training_is_that_of_one_device_from_memory_and_from_a_disk(found, mesh):
+    row = found["meshes"][mesh]
+    for name in ("fit", "fit_loss", "fit_read", "fit_resumed"):
+        assert row[name] <= TOLERANCE, name
+    assert row["orbax_resumed"] == 0  # on the same devices bit for bit
+
+
+def test_a_gradient_over_devices_takes_one_all_reduce(found):
+    for mesh in ("2x1", "4x1"):
+        one = {"all-reduce": 1, "all-gather": 0, "all-to-all": 0, "collective-permute": 0}
+        assert found["meshes"][mesh]["collectives"] == one
+        tiled = found["meshes"][mesh]["over_devices_collectives"]
+        assert tiled == one
+        assert found["meshes"][mesh]["fit_collectives"] == one  # in the loop of steps, for the loss and the gradient
+        assert found["meshes"][mesh]["over_devices"] <= TOLERANCE
+
+
+def test_wide_layers_and_what_the_optimizer_keeps_of_them_lie_over_the_model_axis(found):
+    for mesh in MESHES:
+        assert found["meshes"][mesh]["wide_layer"] == (mesh == "4x2")
+        assert found["meshes"][mesh]["fit_wide"] == [mesh == "4x2"] * 2
+        assert found["meshes"][mesh]["orbax_wide"] == (mesh == "4x2")
+
+
+def test_what_cannot_be_laid_out_is_refused(found):
+    assert found["model"] == "model is 3: expected a divisor of the 4 devices of a process"
+    assert found["rows"].startswith("x has shape (203, 3), y (5, 2), weight (203,): give")
+    assert found["batch"] == ""  # 48 rows over 3 devices
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", 2, 0), "coordinator is 'nowhere': expected HOST:PORT"),
+        (("host:0", 2, 0), "expected HOST:PORT"),
+        (("host:99999", 2, 0), "expected HOST:PORT"),
+        (("host:1", 2, 2), "process_id is 2, processes 2: expected 0 to processes − 1"),
+        (("host:1", None, 0), "process_id is 0, processes None"),
+    ],
+)
+def test_an_address_or_an_id_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.join(*arguments)
+
+
+# ---- two processes
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(folder, process, port, *more, processes=2):
+    command = [
+        sys.executable,
+        "-m",
+        "jaxbackprop.cli",
+        "train",
+        "digits",
+        "--hidden",
+        "16",
+        "--batch-size",
+        "64",
+        *more,
+    ]
+    where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process-id", str(process)]
+    return subprocess.Popen(
+        [*command, *where] if processes > 1 else command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+    )
+
+
+def both(folder, *more):
+    port = free_port()
+    return [start(folder, i, port, *more) for i in range(2)]
+
+
+def ended(processes, seconds=240):
+    """Exit status and both outputs of each; whatever happens none is left."""
+    try:
+        outputs = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, outputs, strict=True)]
+
+
+def params(folder):
+    with np.load(folder / "params.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def rows(folder):
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    ((status, _, errors),) = ended([start(folder, 0, 0, "--epochs", "4", "--out", "run", processes=1)])
+    assert status == 0, errors
+    return folder / "run"
+
+
+def test_two_processes_train_as_one(alone, tmp_path):
+    (first, second) = ended(both(tmp_path, "--epochs", "4", "--out", "run"))
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert "2 processes" in first[1]
+    assert second[1] == ""  # the first speaks for both
+    expected = params(alone)
+    for name, weight in params(tmp_path / "run").items():
+        np.testing.assert_allclose(weight, expected[name], atol=1e-5)
+    losses = [[row["loss"] for row in rows(folder)] for folder in (alone, tmp_path / "run")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(victim, alone, tmp_path):
+    processes = both(tmp_path, "--epochs", "100000", "--checkpoint-every", "1", "--out", "run")
+    try:
+        deadline = time.monotonic() + 240
+        while len(rows(tmp_path / "run")) < 2:
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.05)
+        processes[victim].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        other = processes[1 - victim]
+        _, errors = other.communicate(timeout=30)
+        assert time.monotonic() - began < 30
+        # the message that fails says so at once, if JAX's own watch, which ends the process, is not faster
+        assert other.returncode in (75, -signal.SIGABRT), errors
+        said = [line for line in errors.splitlines() if line.startswith(f"jaxbackprop: process {1 - victim} of 2 ")]
+        assert "has lost another one" in said[0] or "ended before its run did: if another one was lost" in said[0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    done = len(rows(tmp_path / "run"))
+    command = [sys.executable, "-m", "jaxbackprop.cli", "train", "--resume", "run", "--epochs", str(done + 2)]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stderr
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, done + 3))
+    np.testing.assert_allclose(rows(tmp_path / "run")[1]["loss"], rows(alone)[1]["loss"], rtol=1e-5)
+
+
+def test_a_signal_to_either_stops_both_saved(tmp_path):
+    processes = both(tmp_path, "--epochs", "100000", "--out", "run")
+    try:
+        deadline = time.monotonic() + 240
+        while len(rows(tmp_path / "run")) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        processes[1].terminate()
+        (first, second) = ended(processes, 60)
+    finally:
+        for process in processes:
+            process.kill()
+    assert first[0] == second[0] == 143
+    done = len(rows(tmp_path / "run"))
+    assert f"stopped after epoch {done} of 100000, saved: jaxbackprop train --resume run" in first[2]
+    assert (tmp_path / "run" / "checkpoints" / f"checkpoint-{done:06d}-000000000.npz").exists()
+
+
+def test_arguments_that_do_not_go_together_are_refused(tmp_path):
+    for given, message in (
+        (["--processes", "2"], "--processes and --process-id need --coordinator"),
+        (["--coordinator", "127.0.0.1:1"], "--coordinator HOST:PORT needs --processes and --process-id too"),
+        (["--devices", "64"], "--devices 64: this machine has"),
+    ):
+        command = [sys.executable, "-m", "jaxbackprop.cli", "train", *given]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert run.returncode == 2
+        assert message in run.stderr
+        assert run.stderr.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_agrees_with_itself():
+    assert sharding.agree(True, 5) == (True, 5)
+    assert sharding.from_first(b"\0 bytes") == b"\0 bytes"
+    assert jbp.data_mesh().shape["data"] >= 1
