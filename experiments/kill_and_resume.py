@@ -43,7 +43,10 @@ def epochs_reported(folder: Path) -> int:
 def epochs_saved(folder: Path) -> int:
     """The epoch of the newest checkpoint, which must be whole."""
     newest = checkpoint._newest_first(folder / runs.CHECKPOINTS)
-    return checkpoint._unpacked(newest[0])[0]["history"][-1]["epoch"] if newest else 0
+    if not newest:
+        return 0
+    history = checkpoint._unpacked(newest[0], newest[0].read_bytes())[0]["history"]
+    return history[-1]["epoch"] if history else 0
 
 
 def outcome(folder: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
