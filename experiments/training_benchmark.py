@@ -79,7 +79,7 @@ def fit_epoch(at: Setting, gradient: str) -> Callable[[], Any]:
 
     def epoch():
         nonlocal state
-        state, _ = train._epoch(problem, state, x, y)
+        state, *_ = train._epoch(problem, state, x, y)
         return state.params
 
     return epoch

@@ -132,7 +132,7 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> B
     paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
     if not paths or not paths[0].is_file():
         raise ValueError(f"{folder} holds no .parquet files")
-    groups: list[tuple[Path, int, int]] = []
+    groups: list[tuple[Path, Any, int, int]] = []  # file, its footer, the group's number and rows
     columns: list[str] = []
     for path in paths:
         found = parquet.ParquetFile(path)
@@ -140,23 +140,23 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> B
         if found.schema_arrow.names != columns:
             raise ValueError(f"{path} has the columns {found.schema_arrow.names}, {paths[0]} {columns}")
         counts = (found.metadata.row_group(g).num_rows for g in range(found.metadata.num_row_groups))
-        groups += [(path, g, rows) for g, rows in enumerate(counts) if rows]
+        groups += [(path, found.metadata, g, rows) for g, rows in enumerate(counts) if rows]
     target = columns[-1] if target is None else target
     if target not in columns or len(columns) < 2:
         raise ValueError(f"{folder} has the columns {columns}: expected features and the target {target!r}")
     features = [name for name in columns if name != target]
 
     def read(i: int) -> Rows:
-        path, group, rows = groups[i]
-        table = parquet.ParquetFile(path).read_row_group(group, columns=columns)
-        x = np.empty((rows, len(features)), np.float32)
+        path, footer, group, rows = groups[i]
+        table = parquet.ParquetFile(path, metadata=footer).read_row_group(group)
+        by_column = np.empty((len(features), rows), np.float32)
         for j, name in enumerate(features):
-            x[:, j] = _column(table, name, path, group)
-        return x, _as_target(_column(table, target, path, group))
+            by_column[j] = _column(table, name, path, group)
+        return np.ascontiguousarray(by_column.T), _as_target(_column(table, target, path, group))
 
     lengths = tuple(rows for *_, rows in groups)
     size = 4 * max(lengths) * len(columns)
-    names = hashlib.sha256("".join(f"{p.name} {g} {r}\n" for p, g, r in groups).encode()).hexdigest()[:16]
+    names = hashlib.sha256("".join(f"{p.name} {g} {r}\n" for p, _, g, r in groups).encode()).hexdigest()[:16]
     fingerprint = f"{len(groups)} row groups {names}, target {target}"
     return _laned(Blocks(lengths, read, fingerprint, size, features=tuple(features), target=target))
 

@@ -156,6 +156,18 @@ def test_a_damaged_checkpoint_of_orbax_is_named_and_the_one_before_is_used(damag
         fit(tmp_path, epochs=3, **orbax)
 
 
+def test_arrays_that_are_not_those_of_the_fingerprints_are_refused(tmp_path, monkeypatch):
+    """Orbax reads some alterations without a word, such as one array's file in the place of another's."""
+    state = {"w": jnp.arange(3.0)}
+    for epoch in (1, 2):
+        orbax_store.save(tmp_path, state, [{"epoch": epoch, "loss": 0.0}], MADE_FOR)
+    others = iter([jnp.uint32([7]), orbax_store._fingerprints([state["w"]])])
+    monkeypatch.setattr(orbax_store, "_fingerprints", lambda _leaves: next(others))
+    found = orbax_store.load(tmp_path, state, MADE_FOR)
+    assert found.path.name == "1000000000"
+    assert "2000000000 is damaged: its fingerprints" in found.refused[0]
+
+
 def test_a_fingerprint_sees_every_byte():
     for dtype in ("float32", "bfloat16", "int32", "bool"):
         array = np.arange(24).reshape(4, 6).astype(jnp.dtype(dtype))

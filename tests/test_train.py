@@ -299,6 +299,18 @@ def test_divergence_within_a_long_epoch_ends_it_with_the_last_good_part(monkeypa
     assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-000000-{int(state.step):09d}.npz"]
 
 
+def test_parameters_that_overflow_in_the_last_step_are_not_good_though_every_loss_was():
+    x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
+    last = 10 + 9  # of the second epoch's ten steps
+    optimizer = optax.sgd(lambda count: jnp.where(count == last, jnp.inf, 0.01))
+    with pytest.warns(RuntimeWarning, match="the loss is nan after epoch 2: training stopped"):
+        state, history = jbp.fit(
+            jbp.mlp((1, 4, 1), "tanh"), "huber", optimizer, (x, x), epochs=4, batch_size=2, key=jax.random.key(0)
+        )
+    assert (int(state.step), len(history)) == (10, 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
