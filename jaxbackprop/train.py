@@ -28,8 +28,19 @@ from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
 from jaxbackprop.gradient import plain_loss, value_and_grad
 from jaxbackprop.losses import LOSSES, Loss, as_loss
-from jaxbackprop.network import Network, Params, count_parameters, init, predict, require_input, require_params, wide
-from jaxbackprop.sharding import DATA, agree, copied, noticing_loss, params_shardings, place_params, placed
+from jaxbackprop.network import (
+    Network,
+    Params,
+    count_parameters,
+    init,
+    predict,
+    require_input,
+    require_key,
+    require_network,
+    require_params,
+    wide,
+)
+from jaxbackprop.sharding import DATA, MODEL, agree, copied, noticing_loss, params_shardings, place_params, placed
 
 if TYPE_CHECKING:
     import optax  # imported where it is used: it costs as much again as this package
@@ -394,6 +405,7 @@ def fit(
     Raises:
         ValueError: data, parameters or settings that do not fit, or a checkpoint of another training; the message says
             which and what fits.
+        TypeError: something else than an optimizer, a key, `Checkpoints`, a mesh or a function where one is needed.
         OSError: a checkpoint cannot be written; those that were there still are.
 
     >>> import optax
@@ -405,6 +417,7 @@ def fit(
     True
     """
     _require_positive("epochs", epochs)
+    _require_settings(network, optimizer, key, callbacks, checkpoints, monitor, mesh)
     if params is not None:
         _require_finite_params(network, params)
     data = _require_data("data", network, loss, data)
@@ -687,6 +700,23 @@ METRICS: dict[object, tuple[str, Callable]] = {
 }
 
 
+def _require_settings(network, optimizer, key, callbacks, checkpoints, monitor, mesh) -> None:
+    require_network(network)
+    require_key(key)
+    if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
+        raise TypeError(f"optimizer is a {type(optimizer).__name__}: expected one of optax's, such as optax.adam(1e-3)")
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks is {callbacks!r}: expected a list of functions of (state, row)")
+    if monitor is not None and not callable(monitor):
+        raise TypeError(f"monitor is {monitor!r}: expected a function of (epoch, steps done, steps of the epoch)")
+    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+        raise TypeError(
+            f"checkpoints is {checkpoints!r}: expected Checkpoints, such as jaxbackprop.Checkpoints('folder')"
+        )
+    if mesh is not None and (not isinstance(mesh, Mesh) or mesh.axis_names != (DATA, MODEL)):
+        raise TypeError(f"mesh is {mesh!r}: expected what jaxbackprop.data_mesh makes")
+
+
 def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
     if not isinstance(data, Blocks):
         return _require_arrays(name, network, loss, data)
@@ -701,10 +731,23 @@ def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
 
 def _require_arrays(name, network, loss, data) -> tuple[Array, Array]:
     if not isinstance(data, tuple | list) or len(data) != 2:
-        raise ValueError(f"{name} is a {type(data).__name__}: expected a pair (x, y), or Blocks")
-    x, y = map(jnp.asarray, data)
+        what = f"holds {len(data)} things" if isinstance(data, tuple | list) else f"is a {type(data).__name__}"
+        raise ValueError(f"{name} {what}: expected a pair (x, y), or Blocks")
+    x, y = (jnp.asarray(_numbers(f"{name}: {what}", a)) for what, a in zip("xy", data, strict=True))
     _require_rows(name, network, loss, x, y)
     return x, y
+
+
+def _numbers(name, given):
+    if isinstance(given, jax.Array):
+        return given
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, jnp.bool_)):
+        raise ValueError(f"{name} is a {type(given).__name__} that makes no array of numbers: expected numbers")
+    return array
 
 
 def _require_rows(name, network, loss, x, y) -> None:

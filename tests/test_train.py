@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -10,6 +11,7 @@ from jaxbackprop import network, train
 from jaxbackprop.losses import as_loss
 
 NETWORK = jbp.skip_mlp((3, 8, 6, 4), "tanh", bias=True)
+X_OF_ONE = np.ones((4, 1), "float32")
 ADAM = optax.adam(0.01)  # one object: what is compiled for it serves every test
 
 
@@ -194,6 +196,14 @@ def test_keys_and_rates_must_pair_up():
         )  # fmt: skip
 
 
+@pytest.fixture
+def as_users_call():
+    """Without the checks of annotations that the tests run under: the messages are ours."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def in_parts(monkeypatch, seconds=1e-9):
     monkeypatch.setattr(train, "ONE_CALL_FLOPS", 0)
     monkeypatch.setattr(train, "PART_SECONDS", seconds)
@@ -338,3 +348,55 @@ def test_parameters_that_are_not_finite_are_refused_by_name():
     x = np.ones((4, 1), "float32")
     with pytest.raises(ValueError, match=r"params\['yhat'\]\['h0'\] holds NaN"):
         jbp.fit(network, "huber", optax.sgd(0.1), (x, x), epochs=1, batch_size=1, key=jax.random.key(0), params=params)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": 0}, "key is a int: expected one key, such as jax.random.key"),
+        ({"key": jax.random.split(jax.random.key(0), 2)}, r"key has shape \(2,\)"),
+        ({"optimizer": None}, "optimizer is a NoneType: expected one of optax's"),
+        ({"optimizer": optax.sgd}, "optimizer is a function: expected one of optax's"),
+        (
+            {"checkpoints": "runs/mine"},
+            r"checkpoints is 'runs/mine': expected Checkpoints, such as jaxbackprop.Checkpoints",
+        ),
+        ({"mesh": "x"}, "mesh is 'x': expected what jaxbackprop.data_mesh makes"),
+        ({"mesh": jax.make_mesh((1,), ("batch",))}, "expected what jaxbackprop.data_mesh makes"),
+        ({"monitor": 3}, "monitor is 3: expected a function"),
+        ({"callbacks": [3]}, r"callbacks is \[3\]: expected a list of functions"),
+        ({"network": None}, "network is a NoneType"),
+        ({"data": (np.ones((4, 1), "float32"),)}, "data holds 1 things: expected a pair"),
+        ({"data": (np.ones((4, 1), "float32"), None)}, "data: y is a NoneType that makes no array of numbers"),
+        ({"data": ([[1.0], [2.0, 3.0]], [1.0, 2.0])}, "data: x is a list that makes no array of numbers"),
+        ({"data": (np.array([["a"]]), np.ones(1))}, "data: x is a ndarray that makes no array of numbers"),
+        ({"data": (np.ones((4, 1), int), np.ones((4, 1)))}, "x has dtype int32, the network needs floating point"),
+        ({"validation": (np.ones((4, 2), "float32"), np.ones((4, 1)))}, r"x has shape \(4, 2\), the network needs"),
+    ],
+)
+def test_what_is_no_training_is_refused_by_name(change, message, tmp_path, monkeypatch, as_users_call):
+    monkeypatch.chdir(tmp_path)
+    x = np.ones((4, 1), "float32")
+    settings = {
+        "network": jbp.mlp((1, 2, 1)),
+        "loss": "huber",
+        "optimizer": ADAM,
+        "data": (x, x),
+        "epochs": 1,
+        "batch_size": 2,
+        "key": jax.random.key(0),
+    }
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        jbp.fit(**settings | change)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+PAIRS = [(X_OF_ONE,), None, (X_OF_ONE, X_OF_ONE[:2]), (X_OF_ONE[0], X_OF_ONE), (X_OF_ONE[:0], X_OF_ONE[:0])]
+
+
+@pytest.mark.parametrize("given", PAIRS)
+def test_figures_of_data_that_does_not_fit_are_refused(given, as_users_call):
+    network = jbp.mlp((1, 2, 1))
+    with pytest.raises(ValueError, match=r"data|x has shape"):
+        jbp.evaluate(network, "huber", jbp.init(network, jax.random.key(0)), given)
