@@ -319,16 +319,28 @@ class _Lane:
 
 
 def _windows(blocks: Blocks, seed: int, lane: int, skip: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """A lane's windows, each x and y as they were read and the order in which their rows are taken."""
+    """A lane's windows, each x and y as they were read and the order in which their rows are taken.
+
+    All are read into the same memory: each is used up before the next is asked for.
+    """
+    room = min(_window_rows(blocks) + max(blocks.lengths), -(-blocks.examples // blocks.lanes))
+    window = [np.empty((room, *a.shape[1:]), a.dtype) for a in blocks.like]
     for number, pieces in enumerate(_grouped(blocks, seed, lane)):
         rows = sum(stop - start for _, start, stop in pieces)
         if skip >= rows:  # without reading it
             skip -= rows
             continue
-        read = [tuple(a[start:stop] for a in blocks.read(i)) for i, start, stop in pieces]
-        x, y = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
-        yield x, y, np.random.default_rng((seed, lane, number)).permutation(rows)[skip:]
+        filled = 0
+        for i, start, stop in pieces:
+            for into, read in zip(window, blocks.read(i), strict=True):
+                into[filled : filled + stop - start] = read[start:stop]
+            filled += stop - start
+        yield window[0], window[1], np.random.default_rng((seed, lane, number)).permutation(rows)[skip:]
         skip = 0
+
+
+def _window_rows(blocks: Blocks) -> int:
+    return max(1, int(WINDOW_BYTES / blocks.lanes * max(blocks.lengths) / blocks.block_bytes))
 
 
 Piece = tuple[int, int, int]  # a block, and the rows of it from start to stop
@@ -336,8 +348,7 @@ Piece = tuple[int, int, int]  # a block, and the rows of it from start to stop
 
 def _grouped(blocks: Blocks, seed: int, lane: int) -> Iterator[list[Piece]]:
     """Cut a lane's stretch of the line into windows. The first is shorter, so that the lanes do not all read at once."""
-    lengths = np.asarray(blocks.lengths)
-    fill = max(1, int(WINDOW_BYTES / blocks.lanes * max(lengths) / blocks.block_bytes))  # rows
+    lengths, fill = np.asarray(blocks.lengths), _window_rows(blocks)
     order = np.random.default_rng(seed).permutation(len(lengths))
     begins = np.cumsum(lengths[order]) - lengths[order]
     low, high = (blocks.examples * i // blocks.lanes for i in (lane, lane + 1))

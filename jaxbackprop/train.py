@@ -724,6 +724,8 @@ def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
     def read(i: int) -> reading.Rows:
         rows = data.read(i)
         _require_rows(f"block {i} of {name}", network, loss, *rows)
+        if len(rows[0]) != data.lengths[i]:
+            raise ValueError(f"block {i} of {name} has {len(rows[0])} rows, its length is said to be {data.lengths[i]}")
         return rows
 
     return replace(data, read=read)

@@ -312,6 +312,11 @@ def test_a_checkpoint_of_other_data_on_a_disk_is_refused(pair, tmp_path):
         fit(dataclasses.replace(pair, fingerprint="others"), checkpoints=folder)
 
 
+def test_blocks_of_another_length_than_they_say_are_refused(pair):
+    with pytest.raises(ValueError, match=r"block \d+ of data has 2 rows, its length is said to be 3"):
+        fit(jbp.mapped(pair, lambda x, y: (x[:2], y[:2])))
+
+
 def test_data_without_rows_is_refused():
     for lengths in ((), (3, 0)):
         with pytest.raises(ValueError, match="holds no rows"):
