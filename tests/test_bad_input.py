@@ -796,7 +796,7 @@ def test_a_class_that_does_not_exist_gives_nan_and_in_a_trace_one_line(bad):
         value, grads = make(NETWORK, SOFTMAX)(PARAMS, X, y)
         assert np.isnan(value)
         assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert np.isnan(jbp.evaluate(NETWORK, SOFTMAX, PARAMS, (X, y))["loss"])
+    refused(lambda: jbp.evaluate(NETWORK, SOFTMAX, PARAMS, (X, y)), ValueError, "y holds classes .* 2 outputs: 0 to 1")
     refused(
         lambda: jbp.trace(NETWORK, SOFTMAX, PARAMS, X[0], bad),
         ValueError,
