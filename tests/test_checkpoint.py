@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_of_orbax_is_named_and_the_one_before_is_used(damag
 
 
 def test_arrays_that_are_not_those_of_the_fingerprints_are_refused(tmp_path, monkeypatch):
-    """Orbax reads some alterations without a word, such as one array's file in the place of another's."""
+    """Whatever Orbax itself sees or does not."""
     state = {"w": jnp.arange(3.0)}
     for epoch in (1, 2):
         orbax_store.save(tmp_path, state, [{"epoch": epoch, "loss": 0.0}], MADE_FOR)
