@@ -1,7 +1,9 @@
 """One rule for everything that is given as a name from a table or as a pair of functions of one's own."""
 
 import difflib
+import importlib
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=tuple)
@@ -24,6 +26,27 @@ def look_up(kind: str, table: Mapping[str, T], name_or_pair: str | tuple) -> T |
     raise TypeError(
         f"{kind} is {name_or_pair!r}: expected a name ({', '.join(table)}) or a pair of functions (value, derivative)"
     )
+
+
+def extra(module: str, package: str, what: str, name: str = "cli") -> Any:
+    """Import what an extra of this package installs; where it is missing, say which.
+
+    >>> extra("json", "the standard library", "an example").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}: pip install 'jaxbackprop[{name}]'") from error
+
+
+def require_positive(name: str, number: Any) -> None:
+    """Refuse what is not an integer of at least 1.
+
+    >>> require_positive("epochs", 3)
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"{name} is {number!r}: expected an integer of at least 1")
 
 
 def require_hashable(what: str, functions: Any) -> None:

@@ -18,6 +18,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
+
+from jaxbackprop._names import extra
 
 BLOCK_BYTES = 2**20  # of a .npy file, which has no blocks of its own; but at least FEWEST_BLOCKS of them
 FEWEST_BLOCKS = 64
@@ -79,6 +82,15 @@ class Blocks:
         return x[:0], y[:0]
 
 
+def examples_of(data: Blocks | tuple[Any, Any]) -> int:
+    """Rows in all of `Blocks`, or of a pair of arrays in memory.
+
+    >>> examples_of((np.ones((5, 2)), np.ones(5)))
+    5
+    """
+    return data.examples if isinstance(data, Blocks) else len(data[0])
+
+
 def open_npy(x: str | os.PathLike[str], y: str | os.PathLike[str]) -> Blocks:
     """Map a pair of .npy files, x (n, d) and y (n, …), without reading them.
 
@@ -122,11 +134,9 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> B
         target: the column to learn, the last by default: whole numbers stay, as classes; others become (n, 1).
 
     Raises:
-        ValueError: no such files, or columns that differ or hold no numbers; when read: missing values.
+        ValueError: no such files, damaged ones, or columns that differ or hold no numbers; when read: missing values.
         ImportError: pyarrow is missing.
     """
-    from jaxbackprop.data import extra
-
     parquet = extra("pyarrow.parquet", "pyarrow", "reading .parquet files")
     folder = Path(folder)
     paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
@@ -135,7 +145,8 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> B
     groups: list[tuple[Path, Any, int, int]] = []  # file, its footer, the group's number and rows
     columns: list[str] = []
     for path in paths:
-        found = parquet.ParquetFile(path)
+        with _naming(path):
+            found = parquet.ParquetFile(path)
         columns = columns or found.schema_arrow.names
         if found.schema_arrow.names != columns:
             raise ValueError(f"{path} has the columns {found.schema_arrow.names}, {paths[0]} {columns}")
@@ -148,7 +159,8 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> B
 
     def read(i: int) -> Rows:
         path, footer, group, rows = groups[i]
-        table = parquet.ParquetFile(path, metadata=footer).read_row_group(group)
+        with _naming(path):
+            table = parquet.ParquetFile(path, metadata=footer).read_row_group(group)
         by_column = np.empty((len(features), rows), np.float32)
         for j, name in enumerate(features):
             by_column[j] = _column(table, name, path, group)
@@ -169,6 +181,15 @@ def mapped(blocks: Blocks, function: Callable[[np.ndarray, np.ndarray], Rows]) -
     [[0.5], [0.5]]
     """
     return replace(blocks, read=lambda i: function(*blocks.read(i)))
+
+
+@contextmanager
+def _naming(path: Path):
+    """What pyarrow raises of a damaged file, with the file's name and in one line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
 
 
 def _laned(blocks: Blocks) -> Blocks:

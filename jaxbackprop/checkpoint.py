@@ -18,7 +18,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxbackprop._names import unknown
+from jaxbackprop._names import require_positive, unknown
 from jaxbackprop.sharding import from_first
 
 FORMAT = 1
@@ -64,16 +63,40 @@ class Checkpoints:
         """Refuse what can never be kept."""
         if self.store not in STORES:
             raise ValueError(unknown("store", str(self.store), STORES))
-        if isinstance(self.keep, bool) or not isinstance(self.keep, Integral) or self.keep < 1:
-            raise ValueError(f"keep is {self.keep!r}: expected an integer of at least 1")
-        every = self.every_epochs
-        if every is not None and (isinstance(every, bool) or not isinstance(every, Integral) or every < 1):
-            raise ValueError(f"every_epochs is {every!r}: expected an integer of at least 1, or None")
+        require_positive("keep", self.keep)
+        if self.every_epochs is not None:
+            require_positive("every_epochs", self.every_epochs)
         if self.every_minutes is not None and not self.every_minutes > 0:
             raise ValueError(f"every_minutes is {self.every_minutes!r}: expected a positive number, or None")
 
 
 STORES = ("npz", "orbax")
+
+
+class Kept(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        state: a pytree of arrays and `jax.random` keys.
+        history: a row for each epoch so far.
+        made_for: what must be the same for training to go on, by name.
+        position: steps taken since the last of these epochs.
+    """
+
+    state: Any
+    history: Sequence[dict[str, Any]]
+    made_for: dict[str, str]
+    position: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs so far."""
+        return self.history[-1]["epoch"] if self.history else 0
+
+    @property
+    def is_best(self) -> bool:
+        """Whether an epoch has just ended, and it is the best so far: by its validation loss, or its loss."""
+        return self.position == 0 and self.epochs > 0 and _score(self.history[-1]) <= min(map(_score, self.history))
 
 
 class Restored(NamedTuple):
@@ -89,34 +112,24 @@ class DamagedError(ValueError):
     """A file that is not, or no longer, the checkpoint that was written."""
 
 
-def save(
-    folder: Path,
-    state: Any,
-    history: Sequence[dict[str, Any]],
-    made_for: dict[str, str],
-    keep: int = 3,
-    position: int = 0,
-) -> Path:
+def save(folder: Path, kept: Kept, keep: int = 3) -> Path:
     """Write a checkpoint, and then delete those that are neither among the latest nor the best.
 
     Args:
         folder: where; made if it is missing.
-        state: a pytree of arrays and `jax.random` keys.
-        history: a row for each epoch so far; the last one's "epoch" names the file.
-        made_for: what must be the same for training to go on, by name.
+        kept: what it shall hold.
         keep: how many of the latest are kept.
-        position: steps taken since that epoch; 0 at its end, when it may be the best.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; the checkpoints that were there still are.
     """
-    path = folder / LATEST.format(epochs=history[-1]["epoch"] if history else 0, position=position)
-    content = _packed(state, history, made_for)  # in every process, where each holds a part
+    path = folder / LATEST.format(epochs=kept.epochs, position=kept.position)
+    content = _packed(kept)  # in every process, where each holds a part
     if jax.process_index() > 0:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
-    if position == 0 and is_best(history):
+    if kept.is_best:
         write_whole(folder / BEST, content)
     for old in _newest_first(folder)[keep:]:
         old.unlink(missing_ok=True)
@@ -128,7 +141,7 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
 
     Args:
         folder: where they are.
-        like: a state of the same structure, shapes and dtypes; `jax.eval_shape` of what makes one will do.
+        like: a state of the same structure, shapes and dtypes.
         made_for: as they were saved with.
 
     Raises:
@@ -143,8 +156,7 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
         return None
     path = folder / name
     about, arrays = _unpacked(path, content)
-    require_made_for(path, about["made_for"], made_for)
-    require_like(path, about["leaves"], as_plain(like))
+    require_same(path, about, made_for, as_plain(like))
     state = jax.tree.unflatten(jax.tree.structure(like), arrays)
     return Restored(from_plain(state, like), about["history"], path, refused)
 
@@ -195,12 +207,16 @@ def digest_of(*arrays: ArrayLike) -> str:
     return sha.hexdigest()
 
 
-def _packed(state, history, made_for) -> bytes:
-    plain = as_plain(state)
-    about = {"format": FORMAT, "made_for": made_for, "history": list(history), "leaves": described(plain)}
-    content = io.BytesIO()
+def about_of(kept: Kept) -> dict[str, Any]:
+    """What stands beside the arrays, as plain JSON."""
+    leaves = described(as_plain(kept.state))
+    return {"format": FORMAT, "made_for": kept.made_for, "history": list(kept.history), "leaves": leaves}
+
+
+def _packed(kept: Kept) -> bytes:
+    about, content = about_of(kept), io.BytesIO()
     # as bytes with their dtype beside them: NumPy's own format does not know bfloat16
-    leaves = enumerate(map(_gathered, jax.tree.leaves(plain)))
+    leaves = enumerate(map(_gathered, jax.tree.leaves(as_plain(kept.state))))
     arrays: dict[str, Any] = {f"{i}": np.frombuffer(leaf.tobytes(), np.uint8) for i, leaf in leaves}
     np.savez(content, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
     # an archive ends in a comment: the digest of every byte before it
@@ -219,8 +235,6 @@ def _unpacked(path: Path, content: bytes) -> tuple[dict[str, Any], list[np.ndarr
         raise DamagedError(f"{path} is damaged: its digest is not that of its {len(content):,} bytes")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         about = json.loads(arrays["about"].tobytes())
-        if about["format"] != FORMAT:
-            raise ValueError(f"{path} has format {about['format']}, this version reads {FORMAT}")
         leaves = enumerate(about["leaves"].values())
         return about, [arrays[f"{i}"].view(jnp.dtype(dtype)).reshape(shape) for i, (dtype, shape) in leaves]
 
@@ -231,9 +245,17 @@ def described(plain: Any) -> dict[str, list]:
     return {jax.tree_util.keystr(path): [str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves}
 
 
-def require_like(path: Path, given: dict[str, list], plain: Any) -> None:
-    """Refuse a checkpoint whose arrays are not those of this training."""
-    wanted = described(plain)
+def require_same(path: Path, about: dict[str, Any], made_for: dict[str, str], plain: Any) -> None:
+    """Refuse a checkpoint of another version, one made for something else, and one whose arrays are not this training's."""
+    if about["format"] != FORMAT:
+        raise ValueError(f"{path} has format {about['format']}, this version reads {FORMAT}")
+    for name, saved in about["made_for"].items():
+        if name in made_for and saved != made_for[name]:
+            raise ValueError(
+                f"{path} was made for another {name}, {saved}, and this is {made_for[name]}: give another folder, or go on "
+                "with what it was made for"
+            )
+    given, wanted = about["leaves"], described(plain)
     for name in [*wanted, *given]:
         if name not in wanted or name not in given:
             where = "only the checkpoint" if name in given else "only this training"
@@ -241,16 +263,6 @@ def require_like(path: Path, given: dict[str, list], plain: Any) -> None:
         if given[name] != wanted[name]:
             found = " here ".join(f"{dtype}{shape}," for dtype, shape in (given[name], wanted[name])).rstrip(",")
             raise ValueError(f"{path} is of another network or optimizer: {name} is {found}")
-
-
-def require_made_for(path: Path, saved: dict[str, str], made_for: dict[str, str]) -> None:
-    """Refuse a checkpoint that was made for something else, and say what."""
-    for name in made_for:
-        if name in saved and saved[name] != made_for[name]:
-            raise ValueError(
-                f"{path} was made for another {name}, {saved[name]}, and this is {made_for[name]}: give another folder, or "
-                "go on with what it was made for"
-            )
 
 
 def as_plain(state: Any) -> Any:
@@ -283,11 +295,6 @@ def _gathered(leaf) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def is_best(history: Sequence[dict[str, Any]]) -> bool:
-    """Whether the last epoch is the best so far: by its validation loss, or its loss."""
-    return bool(history) and _score(history[-1]) <= min(map(_score, history))
-
-
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob(LATEST.split("{", 1)[0] + "*.npz"), reverse=True)
 
@@ -308,7 +315,7 @@ class Keeper:
         """The newest checkpoint that is whole; what could not be used is warned of."""
         restored = self._store().load(self.folder, like, self.made_for)
         if restored:
-            self.saved = _moment(restored.history, int(restored.state.position))
+            self.saved = len(restored.history), int(restored.state.position)
             for line in restored.refused:
                 warnings.warn(f"{line}: going on from {restored.path.name}", RuntimeWarning, stacklevel=3)
         if self.checkpoints.on_start:
@@ -329,15 +336,12 @@ class Keeper:
         """Write a checkpoint now."""
         position = int(progress.position)
         state = progress._replace(position=np.asarray(position, np.int32))
-        self._store().save(self.folder, state, history, self.made_for, self.checkpoints.keep, position)
-        self.saved_at, self.saved = time.monotonic(), _moment(history, position)
+        kept = Kept(state, history, self.made_for, position)
+        self._store().save(self.folder, kept, self.checkpoints.keep)
+        self.saved_at, self.saved = time.monotonic(), (kept.epochs, position)
 
     def save_last(self, progress: Any, history: Sequence[dict[str, Any]]) -> None:
         """Write a checkpoint of where training is, unless there is one; a last row that is not finite is left out."""
         good = [row for row in history if math.isfinite(_score(row)) and math.isfinite(row["loss"])]
-        if _moment(good, int(progress.position)) > self.saved:
+        if (len(good), int(progress.position)) > self.saved:
             self.save(progress, good)
-
-
-def _moment(history, position: int) -> tuple[int, int]:
-    return (history[-1]["epoch"] if history else 0), position

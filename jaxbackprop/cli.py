@@ -201,7 +201,8 @@ def _add_train(commands) -> None:
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/DATA-1, or the next number)")
     add("--json", action="store_true", help="print one JSON object instead of text")
     keep = train.add_argument_group(
-        "checkpoints", "Ctrl-C and SIGTERM stop after the epoch, saved; a kill loses what came after the last one"
+        "checkpoints",
+        "Ctrl-C and SIGTERM stop, saved, after the epoch or within a long one; a kill loses what came after the last one",
     )
     add = keep.add_argument
     add("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, perhaps to more --epochs")

@@ -70,7 +70,7 @@ def _train(arguments: Namespace) -> int:
             f"jaxbackprop {__version__} on {len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{processes}"
         )
     dataset, net = training.dataset, training.network
-    examples = f"{_examples(dataset.train):,} training and {_examples(dataset.test):,} test examples"
+    examples = f"{blocks.examples_of(dataset.train):,} training and {blocks.examples_of(dataset.test):,} test examples"
     say("data", f"{dataset.name}: {examples}, {net.inputs} features")
     say("", dataset.note)
     say("network", str(net))
@@ -91,11 +91,12 @@ def _train(arguments: Namespace) -> int:
     with _Stop() as stop:
         state, history = _fit(arguments, training, mesh, stop)
     last = history[-1] if history else None
-    if last and _diverged(last):
+    if last and not train.is_finite(last):
         found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
-        keeps = "the metrics" + (f" and a checkpoint of epoch {last['epoch'] - 1}" if len(history) > 1 else "")
-        hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {keeps}"
-        print(f"jaxbackprop: {found}: {hint}", file=sys.stderr)
+        kept = "the metrics" + (" and a checkpoint of the last good state" if int(state.step) else "")
+        hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {kept}"
+        if first:
+            print(f"jaxbackprop: {found}: {hint}", file=sys.stderr)
         return 1
     if last is None or last["epoch"] < arguments.epochs:  # of several processes any may have been asked to stop
         within = int(state.step) - len(history) * training.steps
@@ -116,8 +117,11 @@ def _train(arguments: Namespace) -> int:
     if training.spent:
         epsilon, delta = training.spent
         say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
-        if delta >= 1 / _examples(dataset.train):
-            say("", f"delta is not below 1/{_examples(dataset.train)}: it would allow publishing an example outright")
+        if delta >= 1 / blocks.examples_of(dataset.train):
+            say(
+                "",
+                f"delta is not below 1/{blocks.examples_of(dataset.train)}: it would allow publishing an example outright",
+            )
     say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
     say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
     return 0
@@ -286,17 +290,13 @@ def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.E
     return encoding
 
 
-def _examples(part) -> int:
-    return part.examples if isinstance(part, blocks.Blocks) else len(part[0])
-
-
 def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"seed is {arguments.seed}, expected an integer of at least 0 and below 2**63")
     if stored.is_stored(arguments.data):
-        with _Reading(quiet=arguments.json or jax.process_index() > 0) as reading:
+        with _reading(quiet=arguments.json or jax.process_index() > 0) as advance:
             dataset = stored.load_stored(
-                arguments.data, arguments.target, arguments.task, seed=arguments.seed, progress=reading.advance
+                arguments.data, arguments.target, arguments.task, seed=arguments.seed, progress=advance
             )
     else:
         dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed)
@@ -304,7 +304,7 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
     widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
     net = build(widths, arguments.activation, bias=not arguments.no_bias)
-    examples = _examples(dataset.train)
+    examples = blocks.examples_of(dataset.train)
     arguments.batch_size = min(arguments.batch_size, examples)
     steps = -(-examples // arguments.batch_size)
     if isinstance(dataset.train, blocks.Blocks):
@@ -356,17 +356,26 @@ NOT_KEPT = ("command", "resume", "out", "json", *DEVICES)  # arguments that a re
 @contextmanager
 def _joined(arguments: Namespace):
     """Join the other processes, where there are any. A small watcher, of this one, says a last word should JAX abort it."""
-    _join(arguments)
-    if jax.process_count() == 1:
+    address, processes, process_id = arguments.coordinator, arguments.processes, arguments.process_id
+    numbered = processes is not None and process_id is not None
+    if not address and (processes is not None or process_id is not None):
+        raise ValueError("--processes and --process-id need --coordinator HOST:PORT, where process 0 is")
+    if address and address != "auto" and not numbered:
+        raise ValueError("--coordinator HOST:PORT needs --processes and --process-id too")
+    if not address:
         yield
         return
-    said = f"jaxbackprop: process {jax.process_index()} of {jax.process_count()} ended before its run did: if another one was "
-    said += "lost, start the run again with --resume, with the processes that there are\n"
+    said = f"jaxbackprop: process {process_id} of {processes} ended" if numbered else "jaxbackprop: a process ended"
+    said += " before its run did: if another one was lost, or did not come, start the run again, with --resume where it has a "
+    said += "checkpoint, with the processes that there are\n"
     # it reads until this process closes the pipe, which its end does too, whatever that is; nothing read is no farewell
     script = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
     command = [sys.executable, "-c", script, said]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as watcher:
         try:
+            sharding.join(None if address == "auto" else address, processes, process_id)
+            with _stdout_to_stderr():  # the first message between them makes their library print
+                sharding.agree(0)
             yield
         except sharding.LostProcessError as error:
             print(f"jaxbackprop: {error}", file=sys.stderr, flush=True)
@@ -374,21 +383,6 @@ def _joined(arguments: Namespace):
             os._exit(LOST)  # at once: what JAX does at exit waits for the others
         finally:
             watcher.communicate(b"farewell")
-
-
-def _join(arguments: Namespace) -> None:
-    if arguments.coordinator == "auto" and arguments.processes is None and arguments.process_id is None:
-        sharding.join()
-        with _stdout_to_stderr():
-            sharding.agree(0)
-    elif arguments.coordinator:
-        if arguments.processes is None or arguments.process_id is None:
-            raise ValueError("--coordinator HOST:PORT needs --processes and --process-id too")
-        sharding.join(arguments.coordinator, arguments.processes, arguments.process_id)
-        with _stdout_to_stderr():  # the first message between them makes their library print
-            sharding.agree(0)
-    elif arguments.processes is not None or arguments.process_id is not None:
-        raise ValueError("--processes and --process-id need --coordinator HOST:PORT, where process 0 is")
 
 
 @contextmanager
@@ -437,7 +431,7 @@ def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_S
             if first:
                 runs.append_metrics(training.folder, row)
             bar.advance(row)
-            return _diverged(row) or stop.signal is not None
+            return stop.signal is not None
 
         def within_epoch(_epoch, step, steps) -> bool:
             bar.within(step / steps)
@@ -493,11 +487,6 @@ class _Stop:
         os.write(2, b"\njaxbackprop: stopping as soon as it is saved; once more to stop at once\n")
 
 
-def _diverged(row: dict[str, Any]) -> bool:
-    # `not … <` rather than `… >=`: NaN diverged too
-    return not (row["loss"] < float("inf") and row["validation_loss"] < float("inf"))
-
-
 def _optimizer(arguments: Namespace) -> optax.GradientTransformation:
     options = {
         "adamw": {"weight_decay": arguments.weight_decay},
@@ -550,7 +539,7 @@ def _result(training, report, state, history, seconds, rate) -> dict[str, Any]:
 def _test_line(training, last) -> str:
     dataset, encoding, figure = training.dataset, training.dataset.encoding, last[f"validation_{training.quoted}"]
     if encoding.classes:
-        many = _examples(dataset.test)
+        many = blocks.examples_of(dataset.test)
         return f"accuracy {figure:.1%} ({round(figure * many):,} of {many:,} right), loss {last['validation_loss']:.3g}"
     better = 1 - figure**2 / dataset.baseline
     than = f"{abs(better):.0%} {'better' if better >= 0 else 'WORSE'} than the training mean in squared error"
@@ -563,24 +552,14 @@ def _steps_per_second(history, steps) -> float | None:
     return steps * (len(history) - 1) / later if later > 0 else None
 
 
-class _Reading:
-    """A progress bar while data are read through, on a terminal."""
-
-    def __init__(self, quiet: bool):
-        console = Console()
-        columns = (TextColumn("            block"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-        self.task = self.bar.add_task("", total=None)
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error):
-        self.bar.stop()
-
-    def advance(self, done: int, of: int) -> None:
-        self.bar.update(self.task, completed=done, total=of)
+@contextmanager
+def _reading(quiet: bool):
+    """A progress bar while data are read through, on a terminal; yields advance(done, of)."""
+    console = Console()
+    columns = (TextColumn("            block"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 class _Bar:

@@ -34,6 +34,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxbackprop._names import extra
+
 BUNDLED = {"digits": "digit", "breast_cancer": "diagnosis", "diabetes": "progression", "wine": "cultivar"}
 KINDS = ".csv, .npz or .parquet"
 MOST_CLASSES, ROWS_PER_CLASS = 20, 5  # whole numbers beyond either are quantities rather than labels
@@ -386,14 +388,6 @@ def _nearest(word: str, names: Collection[str]) -> str:
 
 
 # ---- sources
-
-
-def extra(module: str, package: str, what: str) -> Any:
-    """Import what an extra of this package installs; where it is missing, say which."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{what} needs {package}: pip install 'jaxbackprop[cli]'") from error
 
 
 def _bundled_table(name: str, target: str | None) -> _Table:

@@ -10,7 +10,6 @@ so that any one byte that changes changes the sum.
 """
 
 import json
-from collections.abc import Sequence
 from functools import reduce
 from operator import mul
 from pathlib import Path
@@ -20,42 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checkpoint import (
-    FORMAT,
-    Restored,
-    as_plain,
-    described,
-    from_plain,
-    is_best,
-    require_like,
-    require_made_for,
-)
+from jaxbackprop._names import extra
+from jaxbackprop.checkpoint import Kept, Restored, about_of, as_plain, from_plain, require_same
 
 EPOCH = 10**9  # Orbax numbers checkpoints: epochs done · EPOCH + steps of the next one
 
 
-def save(
-    folder: Path,
-    state: Any,
-    history: Sequence[dict[str, Any]],
-    made_for: dict[str, str],
-    keep: int = 3,
-    position: int = 0,
-) -> Path:
+def save(folder: Path, kept: Kept, keep: int = 3) -> Path:
     """Write a checkpoint, in every process; Orbax then deletes those that are not among the latest. See `checkpoint.save`."""
-    step = (history[-1]["epoch"] if history else 0) * EPOCH + position
-    plain = as_plain(state)
-    about = {
-        "format": FORMAT,
-        "made_for": made_for,
-        "history": list(history),
-        "leaves": described(plain),
-        "fingerprints": np.asarray(_fingerprints(jax.tree.leaves(plain))).tolist(),
-    }
-    with _manager(folder, keep) as manager:
-        manager.save(step, args=_args(plain, about))
-    if position == 0 and is_best(history):
-        with _manager(folder / "best", 1) as manager:
+    step, plain = kept.epochs * EPOCH + kept.position, as_plain(kept.state)
+    about = about_of(kept) | {"fingerprints": np.asarray(_fingerprints(jax.tree.leaves(plain))).tolist()}
+    for place, many in [(folder, keep), *([(folder / "best", 1)] if kept.is_best else [])]:
+        with _manager(place, many) as manager:
             manager.save(step, args=_args(plain, about))
     return folder.absolute() / str(step)
 
@@ -66,8 +41,7 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
     Raises:
         ValueError: as `checkpoint.load`.
     """
-    import orbax.checkpoint as ocp
-
+    ocp = _orbax()
     if not folder.is_dir():
         return None
     refused: list[str] = []
@@ -80,9 +54,8 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
             except Exception as error:  # whatever Orbax says of a file that is not what it wrote
                 refused.append(_damaged(path, error))
                 continue
-            require_made_for(path, about["made_for"], made_for)
             plain = as_plain(like)
-            require_like(path, about["leaves"], plain)
+            require_same(path, about, made_for, plain)
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, plain)
             try:
                 state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
@@ -100,26 +73,24 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
     return None
 
 
+def _orbax() -> Any:
+    return extra("orbax.checkpoint", "Orbax", "store='orbax'", "orbax")
+
+
 def _manager(folder: Path, keep: int | None):
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise ImportError("store='orbax' needs Orbax: pip install 'jaxbackprop[orbax]'") from error
+    ocp = _orbax()
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=True)
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
 def _args(plain, about):
-    import orbax.checkpoint as ocp
-
-    text = {"text": json.dumps(about)}  # one string: Orbax's own JSON knows neither NaN nor the order of names
+    ocp, text = _orbax(), {"text": json.dumps(about)}  # one string: Orbax's own JSON knows neither NaN nor names' order
     return ocp.args.Composite(state=ocp.args.StandardSave(plain), about=ocp.args.JsonSave(text))
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    return (
-        f"{path} is damaged: {type(error).__name__} {str(error).splitlines()[0][:200] if str(error) else ''}".rstrip()
-    )
+    said = str(error).splitlines()
+    return f"{path} is damaged: {' '.join([type(error).__name__, *said[:1]])[:200]}"
 
 
 @jax.jit

@@ -62,8 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is not a run, or its config was altered.
     """
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
+    _require_run(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config["arguments"], dict):
@@ -73,6 +72,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG} cannot be read ({type(error).__name__}: {error}): was it altered?"
         ) from None
     return config
+
+
+def _require_run(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
@@ -105,8 +109,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
     Raises:
         ValueError: the folder is not a run, or not a finished one, or its files do not fit together.
     """
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
+    _require_run(folder)
     if not (folder / PARAMS).is_file():
         hint = f"; `jaxbackprop train --resume {folder}` goes on with it" if (folder / CHECKPOINTS).is_dir() else ""
         raise ValueError(f"{folder} holds no {PARAMS}: that run did not finish{hint}")

@@ -21,6 +21,8 @@ Several processes (`join`) form one mesh of all their devices. Each runs the sam
 clock or a signal they must decide alike (`agree`), or they would wait for each other for ever.
 """
 
+import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +33,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike
 
+from jaxbackprop._names import require_positive
 from jaxbackprop.network import BIAS, Network, Params, require_params
 
 DATA, MODEL = "data", "model"
@@ -46,14 +49,15 @@ def data_mesh(devices: Sequence[Any] | None = None, model: int = 1) -> Mesh:
         model: devices that share the wide layers of one copy of the parameters, from one process.
 
     Raises:
-        ValueError: `model` does not divide the devices of a process.
+        ValueError: `model` is no positive integer, or does not divide the devices of a process.
 
     >>> dict(data_mesh(jax.devices()[:1]).shape)
     {'data': 1, 'model': 1}
     """
     devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
     own = [d for d in devices if d.process_index == devices[0].process_index]
-    if isinstance(model, bool) or not hasattr(model, "__index__") or model < 1 or len(own) % model:
+    require_positive("model", model)
+    if len(own) % model:
         raise ValueError(f"model is {model!r}: expected a divisor of the {len(own)} devices of a process")
     # Auto: XLA's partitioner lays out what lies between; under Explicit axes a product such as dz.T @ h is an error
     return Mesh(np.asarray(devices).reshape(-1, model), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
@@ -191,7 +195,8 @@ def join(
 ) -> None:
     """Join the other processes of a run: afterwards `jax.devices()` are those of all. Call it before any computation.
 
-    A process that ends, or is not heard of for `HEARTBEAT_SECONDS`, ends the others: JAX has no way to go on without it.
+    A process that ends, or is not heard of for `HEARTBEAT_SECONDS`, ends the others: JAX has no way to go on without it. So
+    does one that never comes: JAX then aborts those that wait.
 
     Args:
         coordinator: HOST:PORT at which process 0 can be reached by all; None where JAX knows the cluster (SLURM, Open MPI,
@@ -202,7 +207,7 @@ def join(
 
     Raises:
         ValueError: an address, number or id that cannot be; or None, and no cluster that JAX knows.
-        TimeoutError: the others did not come.
+        TimeoutError: nobody answers at the address.
     """
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
@@ -210,6 +215,8 @@ def join(
             raise ValueError(f"coordinator is {coordinator!r}: expected HOST:PORT, such as 10.0.0.1:8476")
         if processes is None or process_id is None or not 0 <= process_id < processes:
             raise ValueError(f"process_id is {process_id}, processes {processes}: expected 0 to processes − 1")
+        if process_id > 0:  # JAX itself would abort this process
+            _require_answer(host, int(port), initialization_seconds)
     # its handler would swallow SIGTERM; a signal is answered here, by saving and stopping
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -223,11 +230,21 @@ def join(
         )
     except ValueError as error:
         raise ValueError(f"no cluster that JAX knows: give coordinator, processes and process_id ({error})") from None
-    except jax.errors.JaxRuntimeError as error:
-        raise TimeoutError(
-            f"process {process_id} of {processes} waited {initialization_seconds} s at {coordinator} for the others: start "
-            f"all of them, with one address that all can reach ({str(error).splitlines()[0]})"
-        ) from None
+
+
+def _require_answer(host: str, port: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"nobody answers at {host}:{port} for {seconds} s ({error}): start process 0 there, and give all processes "
+                    "an address of it that they can reach"
+                ) from None
+            time.sleep(0.2)
 
 
 @contextmanager

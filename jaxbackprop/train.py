@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from jaxbackprop import blocks as reading
-from jaxbackprop._names import unknown
+from jaxbackprop._names import require_positive, unknown
 from jaxbackprop.backprop import LossLike
 from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
@@ -416,7 +416,7 @@ def fit(
     >>> history[-1]["loss"] < 0.1 * history[0]["loss"]
     True
     """
-    _require_positive("epochs", epochs)
+    require_positive("epochs", epochs)
     _require_settings(network, optimizer, key, callbacks, checkpoints, monitor, mesh)
     if params is not None:
         _require_finite_params(network, params)
@@ -447,7 +447,7 @@ def fit(
     try:
         with noticing_loss():
             for reached, row in _reached_in_turn(feed, steps, started, measured):
-                good = row is None or _is_finite(row)
+                good = row is None or is_finite(row)
                 (due,) = agree(
                     keeper is not None and good and keeper.due(None if row is None else len(reached.history))
                 )
@@ -459,7 +459,8 @@ def fit(
                     wishes = [callback(reached.progress.state, row) for callback in callbacks]
                 if row and not good:
                     _warn_of_divergence(row)
-                (stop,) = agree(not good or True in wishes)
+                # `is`: 1, or an array, that a callback happens to return is no wish
+                (stop,) = agree(not good or any(wish is True for wish in wishes))
                 if stop or len(reached.history) == epochs:
                     break
     finally:
@@ -482,11 +483,16 @@ def _reached_in_turn(
             yield reached, None
         row = {"epoch": len(reached.history) + 1, **measured(progress, good), "seconds": time.perf_counter() - began}
         ended = Progress(progress.state, jnp.zeros_like(progress.sums), 0)
-        reached = _Reached(ended if _is_finite(row) else reached.progress, [*reached.history, row])
+        reached = _Reached(ended if is_finite(row) else reached.progress, [*reached.history, row])
         yield reached, row
 
 
-def _is_finite(row: Row) -> bool:
+def is_finite(row: Row) -> bool:
+    """Whether training has not diverged in this epoch.
+
+    >>> is_finite({"epoch": 1, "loss": math.nan})
+    False
+    """
     return math.isfinite(row["loss"]) and math.isfinite(row.get("validation_loss", 0))
 
 
@@ -543,7 +549,7 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
         "loss": next((name for name, known in LOSSES.items() if known == problem.loss), "own loss"),
         "gradient": method,
         "batch size": str(problem.batch_size),
-        "data set": f"{_examples(data)} examples, {fingerprint}",
+        "data set": f"{reading.examples_of(data)} examples, {fingerprint}",
         "key": np.asarray(jax.random.key_data(key)).tobytes().hex(),
         f"optimizer (its update in jax {jax.__version__})": optimizer,
     }
@@ -597,7 +603,7 @@ def fit_many(
     >>> losses.shape
     (4, 3)
     """
-    _require_positive("epochs", epochs)
+    require_positive("epochs", epochs)
     x, y = _require_arrays("data", network, loss, data)
     learning_rates = jnp.asarray(learning_rates)
     if keys.ndim != 1 or learning_rates.shape != keys.shape:
@@ -781,10 +787,6 @@ def _require_finite_params(network, params) -> None:
                 raise ValueError(f"params[{t!r}][{s!r}] holds NaN or infinity: there is nothing to go on from")
 
 
-def _examples(data) -> int:
-    return data.examples if isinstance(data, Blocks) else len(data[0])
-
-
 def _method(gradient) -> GradientMethod:
     if isinstance(gradient, GradientMethod):
         return gradient
@@ -794,10 +796,5 @@ def _method(gradient) -> GradientMethod:
 
 
 def _batch_size(batch_size, data) -> int:
-    _require_positive("batch_size", batch_size)
-    return min(int(batch_size), _examples(data))
-
-
-def _require_positive(name, number) -> None:
-    if isinstance(number, bool) or not hasattr(number, "__index__") or number < 1:
-        raise ValueError(f"{name} is {number!r}: expected an integer of at least 1")
+    require_positive("batch_size", batch_size)
+    return min(int(batch_size), reading.examples_of(data))

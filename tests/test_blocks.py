@@ -215,6 +215,16 @@ def test_parquet_that_cannot_be_used_is_refused_with_its_place(tables, target, m
         _ = jbp.open_parquet(folder, target).like
 
 
+@pytest.mark.parametrize("spoil", [lambda c: b"", lambda c: c[: len(c) // 2], lambda c: c[:60] + b"\0" * 40 + c[100:]])
+def test_a_damaged_parquet_file_is_refused_by_name(spoil, tmp_path):
+    folder = parquet_folder(tmp_path / "folder", [{"a": np.arange(100.0), "y": np.arange(100.0)}])
+    path = folder / "part-0.parquet"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"part-0.parquet cannot be read as Parquet") as error:
+        jbp.open_parquet(folder).read(0)
+    assert "\n" not in str(error.value)
+
+
 def fit(data, epochs=3, batch_size=16, optimizer=None, loss="huber", network=NETWORK, **more):
     optimizer = optimizer or optax.adam(0.01)
     return jbp.fit(network, loss, optimizer, data, epochs=epochs, batch_size=batch_size, key=jax.random.key(0), **more)

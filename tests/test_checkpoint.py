@@ -12,6 +12,7 @@ import pytest
 
 import jaxbackprop as jbp
 from jaxbackprop import checkpoint, orbax_store
+from jaxbackprop.checkpoint import Kept
 
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
 MADE_FOR = {"data set": "one"}
@@ -77,7 +78,7 @@ def test_the_latest_are_kept_and_the_best(tmp_path):
     history = []
     for epoch in range(1, 6):
         history.append({"epoch": epoch, "loss": 0.0, "validation_loss": next(figure)})
-        checkpoint.save(tmp_path, {"w": jnp.full(2, epoch)}, history, MADE_FOR, keep=2)
+        checkpoint.save(tmp_path, Kept({"w": jnp.full(2, epoch)}, history, MADE_FOR), keep=2)
     assert names(tmp_path) == ["best.npz", "checkpoint-000004-000000000.npz", "checkpoint-000005-000000000.npz"]
     about, (w,) = unpacked(tmp_path / "best.npz")
     assert (about["history"][-1]["epoch"], w.tolist()) == (2, [2, 2])
@@ -101,7 +102,7 @@ def test_every_dtype_and_a_key_come_back_bit_for_bit(dtype, store, tmp_path):
             del state["empty"]
         state["key"] = jax.random.key(7, impl="rbg")
         state["keys"] = jax.random.split(jax.random.key(7), 3)
-        store.save(tmp_path, state, [{"epoch": 1, "loss": float("nan")}], MADE_FOR)
+        store.save(tmp_path, Kept(state, [{"epoch": 1, "loss": float("nan")}], MADE_FOR))
         found = store.load(tmp_path, state, MADE_FOR)
         assert bits(found.state) == bits(state)
         assert found.state["key"].dtype == state["key"].dtype
@@ -160,7 +161,7 @@ def test_arrays_that_are_not_those_of_the_fingerprints_are_refused(tmp_path, mon
     """Whatever Orbax itself sees or does not."""
     state = {"w": jnp.arange(3.0)}
     for epoch in (1, 2):
-        orbax_store.save(tmp_path, state, [{"epoch": epoch, "loss": 0.0}], MADE_FOR)
+        orbax_store.save(tmp_path, Kept(state, [{"epoch": epoch, "loss": 0.0}], MADE_FOR))
     others = iter([jnp.uint32([7]), orbax_store._fingerprints([state["w"]])])
     monkeypatch.setattr(orbax_store, "_fingerprints", lambda _leaves: next(others))
     found = orbax_store.load(tmp_path, state, MADE_FOR)
@@ -182,7 +183,7 @@ def test_a_fingerprint_sees_every_byte():
 
 
 def test_no_byte_of_a_checkpoint_can_be_changed_unseen(tmp_path):
-    path = checkpoint.save(tmp_path, {"w": jnp.arange(4.0)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR)
+    path = checkpoint.save(tmp_path, Kept({"w": jnp.arange(4.0)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
     content = path.read_bytes()
     with np.load(path) as arrays:  # and it is an ordinary archive
         assert arrays["0"].view("float32").tolist() == [0, 1, 2, 3]
@@ -217,7 +218,7 @@ def test_a_checkpoint_of_orbax_of_another_training_is_refused_too(tmp_path):
     with pytest.raises(ValueError, match="another batch size, 8, and this is 10"):
         fit(tmp_path, batch_size=10, checkpoints={"store": "orbax"})
     state = {"w": jnp.zeros(3)}
-    orbax_store.save(tmp_path / "other", state, [{"epoch": 1, "loss": 0.0}], MADE_FOR)
+    orbax_store.save(tmp_path / "other", Kept(state, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
     with pytest.raises(ValueError, match=r"\['w'\] is float32\[3\], here float32\[4\]"):
         orbax_store.load(tmp_path / "other", {"w": jnp.zeros(4)}, MADE_FOR)
     assert orbax_store.load(tmp_path / "nothing", state, MADE_FOR) is None
@@ -238,8 +239,17 @@ def test_settings_that_cannot_be_are_refused(settings, message, tmp_path):
         jbp.Checkpoints(tmp_path, **settings)
 
 
+@pytest.mark.parametrize("store", [checkpoint, orbax_store])
+def test_a_checkpoint_of_another_version_is_refused(store, tmp_path, monkeypatch):
+    state = {"w": jnp.zeros(3)}
+    store.save(tmp_path, Kept(state, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    with pytest.raises(ValueError, match="has format 1, this version reads 2"):
+        store.load(tmp_path, state, MADE_FOR)
+
+
 def test_a_state_of_another_shape_is_refused(tmp_path):
-    checkpoint.save(tmp_path, {"w": jnp.zeros(3)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR)
+    checkpoint.save(tmp_path, Kept({"w": jnp.zeros(3)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
     for like, message in (
         ({"w": jnp.zeros(4)}, r"\['w'\] is float32\[3\], here float32\[4\]"),
         ({"w": jnp.zeros(3, int)}, r"\['w'\] is float32\[3\], here int32\[3\]"),

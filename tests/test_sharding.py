@@ -84,6 +84,11 @@ def test_an_address_or_an_id_that_cannot_be_is_refused(arguments, message):
         sharding.join(*arguments)
 
 
+def test_nobody_at_the_address_is_said_and_no_process_is_aborted():
+    with pytest.raises(TimeoutError, match=r"nobody answers at 127.0.0.1:\d+ for 1 s .*: start process 0 there"):
+        sharding.join(f"127.0.0.1:{free_port()}", 2, 1, initialization_seconds=1)
+
+
 # ---- two processes
 
 
@@ -179,7 +184,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(victim, al
         # the message that fails says so at once, if JAX's own watch, which ends the process, is not faster
         assert other.returncode in (75, -signal.SIGABRT), errors
         said = [line for line in errors.splitlines() if line.startswith(f"jaxbackprop: process {1 - victim} of 2 ")]
-        assert "has lost another one" in said[0] or "ended before its run did: if another one was lost" in said[0]
+        assert "has lost another one" in said[0] or "ended before its run did: if another" in said[0]
     finally:
         for process in processes:
             process.kill()

@@ -392,6 +392,11 @@ def test_what_is_no_training_is_refused_by_name(change, message, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("answer", "epochs"), [(True, 1), (1, 3), (np.ones(2), 3), (None, 3)])
+def test_only_true_itself_stops_training(answer, epochs):
+    assert len(fit(callbacks=[lambda *_: answer])[1]) == epochs
+
+
 PAIRS = [(X_OF_ONE,), None, (X_OF_ONE, X_OF_ONE[:2]), (X_OF_ONE[0], X_OF_ONE), (X_OF_ONE[:0], X_OF_ONE[:0])]
 
 
