@@ -232,7 +232,7 @@ def join(
         raise ValueError(f"no cluster that JAX knows: give coordinator, processes and process_id ({error})") from None
 
 
-def _require_answer(host: str, port: int, seconds: float) -> None:
+def _require_answer(host: str, port: int, seconds: int) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
