@@ -8,7 +8,7 @@ train, privacy.
 from jaxbackprop import exercise
 from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.backprop import Backward, FactoredGradient, backward, per_example, sweep, total
-from jaxbackprop.blocks import Blocks, mapped, open_npy, open_parquet
+from jaxbackprop.blocks import Blocks, mapped, open_npy, open_parquet, spilled
 from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
 from jaxbackprop.checkpoint import Checkpoints
@@ -109,6 +109,7 @@ __all__ = [
     "predict",
     "private_gradient",
     "skip_mlp",
+    "spilled",
     "squared_norms",
     "stream",
     "sweep",

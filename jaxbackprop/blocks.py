@@ -15,10 +15,11 @@ mid-epoch with the very batches that it would have made.
 import hashlib
 import math
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +29,14 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from jaxbackprop._names import extra
+from jaxbackprop.data import PANDAS_INDEX
 
 BLOCK_BYTES = 2**20  # of a .npy file, which has no blocks of its own; but at least FEWEST_BLOCKS of them
 FEWEST_BLOCKS = 64
 WINDOW_BYTES = 64 * 2**20  # over which rows are shuffled, all lanes together
 LANES = 8  # where windows of so many lanes fit
 SPAN_BYTES, SPAN_STEPS = 4 * 2**20, 256  # batches that go to the device at a time: up to either, and at least one
+SAMPLED = 1024  # rows of a .npy file by which a checkpoint knows it
 AHEAD = 2  # such spans that are ready before they are asked for
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -45,7 +48,8 @@ class Blocks:
 
     Attributes:
         lengths: rows of each block.
-        read: number of a block → its x (rows, d) and y (rows, …), called on a thread of its own, and again each epoch.
+        read: number of a block → its x (rows, d) and y (rows, …), called on a thread of its own, and again each epoch;
+            what it returns is copied.
         fingerprint: what tells these data from others, for a checkpoint; such as names and sizes.
         block_bytes: of the largest block, as `read` returns it.
         lanes: see above; a batch takes as many rows from each, so that they divide the batch size.
@@ -70,16 +74,16 @@ class Blocks:
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError("lengths holds no rows, or a block without any: give each block's number of rows")
 
-    @property
+    @cached_property
     def examples(self) -> int:
         """Rows in all."""
         return sum(self.lengths)
 
     @cached_property
     def like(self) -> Rows:
-        """No rows of x and y, in their shapes and dtypes."""
+        """The first row of x and of y: their shapes and dtypes, and what stands where a batch has no row."""
         x, y = self.read(0)
-        return x[:0], y[:0]
+        return x[:1].copy(), y[:1].copy()
 
 
 def examples_of(data: Blocks | tuple[Any, Any]) -> int:
@@ -94,7 +98,9 @@ def examples_of(data: Blocks | tuple[Any, Any]) -> int:
 def open_npy(x: str | os.PathLike[str], y: str | os.PathLike[str]) -> Blocks:
     """Map a pair of .npy files, x (n, d) and y (n, …), without reading them.
 
-    Whole numbers in x become float32; those in y stay, as classes. A y of shape (n,) of floats becomes (n, 1).
+    Whole numbers in x become floats, of 64 bits where they have 32 or more; those in y stay, as classes. A y of shape (n,) of
+    floats becomes (n, 1). Where 64-bit types are off `fit` takes float64 as float32, as JAX does with arrays. A checkpoint
+    knows these data by their shapes and by 1,024 of their rows.
 
     Raises:
         ValueError: not .npy files of numbers, or not as many rows of each.
@@ -108,7 +114,7 @@ def open_npy(x: str | os.PathLike[str], y: str | os.PathLike[str]) -> Blocks:
     ...     data.examples, data.read(0)[0].shape
     (1000, (15, 4))
     """
-    arrays = [_mapped(Path(path), name) for path, name in ((x, "x"), (y, "y"))]
+    arrays = [_memory_map(Path(path), name) for path, name in ((x, "x"), (y, "y"))]
     xs, ys = arrays
     if xs.ndim != 2 or ys.ndim < 1 or len(xs) != len(ys) or not len(xs):
         raise ValueError(f"{x} has shape {xs.shape}, {y} {ys.shape}: expected (n, d) and (n, …), n rows of each")
@@ -118,16 +124,21 @@ def open_npy(x: str | os.PathLike[str], y: str | os.PathLike[str]) -> Blocks:
 
     def read(i: int) -> Rows:
         part = slice(starts[i], starts[i] + rows)
-        return _as_floats(np.array(xs[part])), _as_target(np.array(ys[part]))
+        return _as_floats(xs[part]), _as_target(ys[part])
 
     lengths = tuple(min(rows, len(xs) - start) for start in starts)
-    fingerprint = f"{xs.shape} {xs.dtype}, {ys.shape} {ys.dtype}"
+    some = np.unique(np.linspace(0, len(xs) - 1, SAMPLED).astype(int))
+    sample = hashlib.sha256(xs[some].tobytes() + ys[some].tobytes()).hexdigest()[:16]
+    fingerprint = f"{xs.shape} {xs.dtype}, {ys.shape} {ys.dtype}, {len(some)} of the rows {sample}"
     features = tuple(f"x{j}" for j in range(xs.shape[1]))
     return _laned(Blocks(lengths, read, fingerprint, rows * row_bytes, features=features))
 
 
 def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> Blocks:
-    """Open a folder of .parquet files (or one file), a row group a block: y is the target column, x all others, in float32.
+    """Open a folder of .parquet files (or one file), a row group a block: y is the target column, x all others.
+
+    x is float32, or float64 where a column needs it: large whole numbers keep their differences. What pandas kept of its row
+    numbers is left out. A checkpoint knows these data by the files' names and footers, which hold each column's extremes.
 
     Args:
         folder: its files in the order of their names; all with the same columns.
@@ -144,32 +155,38 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> B
         raise ValueError(f"{folder} holds no .parquet files")
     groups: list[tuple[Path, Any, int, int]] = []  # file, its footer, the group's number and rows
     columns: list[str] = []
+    types: dict[str, set[Any]] = {}
+    content = hashlib.sha256()
     for path in paths:
         with _naming(path):
             found = parquet.ParquetFile(path)
-        columns = columns or found.schema_arrow.names
-        if found.schema_arrow.names != columns:
-            raise ValueError(f"{path} has the columns {found.schema_arrow.names}, {paths[0]} {columns}")
+            names = [name for name in found.schema_arrow.names if name not in PANDAS_INDEX]
+            for name in names:
+                types.setdefault(name, set()).add(found.schema_arrow.field(name).type)
+            content.update(path.name.encode() + _footer(path))
+        columns = columns or names
+        if names != columns:
+            raise ValueError(f"{path} has the columns {names}, {paths[0]} {columns}")
         counts = (found.metadata.row_group(g).num_rows for g in range(found.metadata.num_row_groups))
         groups += [(path, found.metadata, g, rows) for g, rows in enumerate(counts) if rows]
     target = columns[-1] if target is None else target
     if target not in columns or len(columns) < 2:
         raise ValueError(f"{folder} has the columns {columns}: expected features and the target {target!r}")
     features = [name for name in columns if name != target]
+    dtype = _float_for({kind for name in features for kind in types[name]})
 
     def read(i: int) -> Rows:
         path, footer, group, rows = groups[i]
         with _naming(path):
             table = parquet.ParquetFile(path, metadata=footer).read_row_group(group)
-        by_column = np.empty((len(features), rows), np.float32)
+        by_column = np.empty((len(features), rows), dtype)
         for j, name in enumerate(features):
             by_column[j] = _column(table, name, path, group)
         return np.ascontiguousarray(by_column.T), _as_target(_column(table, target, path, group))
 
     lengths = tuple(rows for *_, rows in groups)
-    size = 4 * max(lengths) * len(columns)
-    names = hashlib.sha256("".join(f"{p.name} {g} {r}\n" for p, _, g, r in groups).encode()).hexdigest()[:16]
-    fingerprint = f"{len(groups)} row groups {names}, target {target}"
+    size = dtype.itemsize * max(lengths) * len(columns)
+    fingerprint = f"{len(groups)} row groups {content.hexdigest()[:16]}, target {target}"
     return _laned(Blocks(lengths, read, fingerprint, size, features=tuple(features), target=target))
 
 
@@ -181,6 +198,59 @@ def mapped(blocks: Blocks, function: Callable[[np.ndarray, np.ndarray], Rows]) -
     [[0.5], [0.5]]
     """
     return replace(blocks, read=lambda i: function(*blocks.read(i)))
+
+
+def spilled(blocks: Blocks, folder: str | os.PathLike[str]) -> Blocks:
+    """The same rows, each block decoded once: written to a file in `folder` when it is first read, from then on mapped there.
+
+    The file has no name there and belongs to this process: the system takes its space back when the process ends, however it
+    ends. Worth it where a block takes long to read, as of Parquet, and is read for several epochs.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        OSError: no room for all rows.
+
+    >>> import tempfile
+    >>> once = iter([(np.ones((2, 1)), np.zeros((2, 1)))] * 2)  # its shapes are looked at before
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kept = spilled(Blocks((2,), lambda i: next(once), "ones", 32), folder)
+    ...     [kept.read(0)[0].tolist() for _ in range(3)]
+    [[[1.0], [1.0]], [[1.0], [1.0]], [[1.0], [1.0]]]
+    """
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder: name one with room for the rows")
+    starts = np.concatenate([[0], np.cumsum(blocks.lengths)])
+    shapes = [(blocks.examples, *a.shape[1:]) for a in blocks.like]
+    sizes = [a.dtype.itemsize * math.prod(shape) for a, shape in zip(blocks.like, shapes, strict=True)]
+    begin = -(-sizes[0] // 64) * 64  # of y
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # all of it now: a mapped file that finds the disk full kills its process
+            _reserve(file.fileno(), begin + sizes[1])
+            kept = [
+                np.asarray(np.memmap(file, a.dtype, "r+", offset, shape))
+                for a, shape, offset in zip(blocks.like, shapes, (0, begin), strict=True)
+            ]
+    except OSError as error:
+        rows = f"{blocks.examples:,} rows, {sum(sizes) / 2**20:,.0f} MB"
+        raise OSError(error.errno, f"{error.strerror}: {rows} do not go into {folder}") from None
+    written = np.zeros(len(blocks.lengths), bool)
+
+    def read(i: int) -> Rows:
+        x, y = (a[starts[i] : starts[i + 1]] for a in kept)
+        if not written[i]:
+            x[...], y[...] = blocks.read(i)
+            written[i] = True
+        return x, y
+
+    return replace(blocks, read=read)
+
+
+def _reserve(file: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS: the file is as long, its room is taken as it is written
+        os.truncate(file, size)
 
 
 @contextmanager
@@ -198,7 +268,7 @@ def _laned(blocks: Blocks) -> Blocks:
     return replace(blocks, lanes=min(LANES, 2 ** int(math.log2(fit))))
 
 
-def _mapped(path: Path, name: str) -> np.ndarray:
+def _memory_map(path: Path, name: str) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -207,17 +277,36 @@ def _mapped(path: Path, name: str) -> np.ndarray:
         raise ValueError(f"{path} cannot be mapped as a .npy file: {error}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path} holds {array.dtype}: expected numbers for {name}")
-    return array
+    return np.asarray(array)  # still mapped, but a plain array
+
+
+def _float_for(types: set[Any]) -> np.dtype:
+    """The narrowest float of at least 32 bits that holds Arrow's numbers exactly; what is no number is refused when read."""
+    found = []
+    for kind in types:
+        with suppress(NotImplementedError):  # NumPy knows nothing like it
+            found.append(np.dtype(kind.to_pandas_dtype()))
+    return np.result_type(np.float32, *(dtype for dtype in found if dtype.kind in "biuf"))
+
+
+def _footer(path: Path) -> bytes:
+    """The end of a .parquet file, which says where everything is, and its length (the format's specification)."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, os.SEEK_END)
+        return file.read(length)
 
 
 def _as_floats(x: np.ndarray) -> np.ndarray:
-    return x if x.dtype.kind == "f" else x.astype(np.float32)
+    native = x.dtype.newbyteorder("=")
+    return x.astype(native if native.kind == "f" else np.result_type(np.float32, native), copy=False)
 
 
 def _as_target(y: np.ndarray) -> np.ndarray:
-    if y.dtype.kind != "f":
-        return y.astype(np.int32)
-    return y[:, None].astype(np.float32) if y.ndim == 1 else y
+    if y.dtype.kind == "f":
+        return _as_floats(y[:, None] if y.ndim == 1 else y)
+    return y.astype(np.int32 if np.can_cast(y.dtype, np.int32) else np.int64, copy=False)
 
 
 def _column(table: Any, name: str, path: Path, group: int) -> np.ndarray:
@@ -267,8 +356,10 @@ def shared(blocks: Blocks, batch_size: int, processes: int = 1, devices: int = 1
     lanes = math.gcd(blocks.lanes, batch_size)
     if lanes % processes:
         raise ValueError(
-            f"{processes} processes cannot share {lanes} lanes of data at batch size {batch_size}: take processes that divide "
-            f"{blocks.lanes}, and a batch size that they divide"
+            f"{processes} processes cannot share {lanes} lanes of data at batch size {batch_size}. These data have "
+            f"{blocks.lanes} (at most {LANES}, by their largest block, {blocks.block_bytes / 2**20:,.0f} MB of which all lanes' "
+            f"fit in {WINDOW_BYTES >> 20}; of .parquet files a row group): take processes that divide them, and a batch size "
+            "that they divide"
         )
     if batch_size % devices:
         raise ValueError(f"batch_size is {batch_size}: expected a multiple of the {devices} devices")
@@ -285,7 +376,9 @@ def steps_of(blocks: Blocks, batch_size: int) -> int:
     return -(-longest // (batch_size // blocks.lanes))
 
 
-def spans(blocks: Blocks, batch_size: int, seed: int, first: int = 0, part: Part | None = None) -> Iterator[Span]:
+def spans(
+    blocks: Blocks, batch_size: int, seed: int, first: int = 0, part: Part | None = None, most: int = SPAN_STEPS
+) -> Iterator[Span]:
     """Read an epoch's batches from number `first` on, some at a time; of each batch the rows of this part's lanes.
 
     Args:
@@ -294,26 +387,33 @@ def spans(blocks: Blocks, batch_size: int, seed: int, first: int = 0, part: Part
         seed: draws the epoch's order.
         first: batches to leave out, those already done; their blocks are not read.
         part: which lanes; all by default.
+        most: batches at a time.
     """
     part = part or Part()
     count, each, steps = blocks.lanes // part.of, batch_size // blocks.lanes, steps_of(blocks, batch_size)
     lanes = [_Lane(blocks, seed, part.share * count + i, first * each) for i in range(count)]
     row_bytes = sum(a.dtype.itemsize * math.prod(a.shape[1:]) for a in blocks.like)
-    many = max(1, min(SPAN_STEPS, SPAN_BYTES // (count * each * row_bytes), steps))
-    for start in range(first, steps, many):
-        x, y = (np.zeros((many, count, each, *a.shape[1:]), a.dtype) for a in blocks.like)
-        for i, lane in enumerate(lanes):
-            lane.take(x[:, i], y[:, i])
-        x, y = (a.reshape(many, count * each, *a.shape[3:]) for a in (x, y))
-        yield Span(x, y, _weight(blocks, start, many, each), start, min(many, steps - start))
-
-
-def _weight(blocks: Blocks, first: int, many: int, each: int) -> np.ndarray:
-    """1 where a lane has a row for that place of the batch, (many, lanes · each)."""
+    many = max(1, min(most, SPAN_STEPS, SPAN_BYTES // (count * each * row_bytes), steps))
+    rows = [np.repeat(a, many * each, axis=0) for a in blocks.like]  # of one lane
     bounds = [blocks.examples * i // blocks.lanes for i in range(blocks.lanes + 1)]
     lengths = np.diff(bounds)[None, :, None]
-    row = np.arange(first * each, (first + many) * each).reshape(many, 1, each)
-    return (row < lengths).astype(np.float32).reshape(many, -1)
+    for start in range(first, steps, many):
+        x, y = (_aligned((many, count, each, *a.shape[1:]), a.dtype) for a in blocks.like)
+        for i, lane in enumerate(lanes):
+            lane.take(*rows)
+            x[:, i], y[:, i] = (a.reshape(many, each, *a.shape[1:]) for a in rows)
+        x, y = (a.reshape(many, count * each, *a.shape[3:]) for a in (x, y))
+        row = np.arange(start * each, (start + many) * each).reshape(many, 1, each)
+        weight = (row < lengths).astype(np.float32).reshape(many, -1)  # 1 where a lane has a row for that place
+        yield Span(x, y, weight, start, min(many, steps - start))
+
+
+def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Memory which JAX on a CPU takes over as it is, without a copy: that begins at a multiple of 64 bytes."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 class _Lane:
@@ -321,21 +421,21 @@ class _Lane:
 
     def __init__(self, blocks: Blocks, seed: int, lane: int, skip: int):
         self.windows = _windows(blocks, seed, lane, skip)
-        self.x, self.y, self.order = *blocks.like, np.zeros(0, int)
+        self.x, self.y, self.order = *blocks.like, np.arange(0)
 
     def take(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Fill arrays (steps, each, …) row by row; where the lane ends the rest stays as it is, zeros."""
-        each = x.shape[1]
-        filled, wanted = 0, len(x) * each
-        while filled < wanted:
+        """Fill arrays (rows, …) row by row. Where the lane ends what was there stays, rows too: a loss of them is finite."""
+        filled = 0
+        while filled < len(x):
             if not len(self.order):
                 window = next(self.windows, None)
                 if window is None:
                     return
                 self.x, self.y, self.order = window
-            rows, self.order = self.order[: wanted - filled], self.order[wanted - filled :]
-            step, place = np.divmod(np.arange(filled, filled + len(rows)), each)
-            x[step, place], y[step, place] = self.x[rows], self.y[rows]
+            rows, self.order = self.order[: len(x) - filled], self.order[len(x) - filled :]
+            for window, into in ((self.x, x), (self.y, y)):
+                # several times as fast as an index; no row is outside, so that nothing is clipped
+                window.take(rows, axis=0, out=into[filled : filled + len(rows)], mode="clip")
             filled += len(rows)
 
 
@@ -369,14 +469,15 @@ Piece = tuple[int, int, int]  # a block, and the rows of it from start to stop
 
 def _grouped(blocks: Blocks, seed: int, lane: int) -> Iterator[list[Piece]]:
     """Cut a lane's stretch of the line into windows. The first is shorter, so that the lanes do not all read at once."""
-    lengths, fill = np.asarray(blocks.lengths), _window_rows(blocks)
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    begins = np.cumsum(lengths[order]) - lengths[order]
+    fill, order = _window_rows(blocks), np.random.default_rng(seed).permutation(len(blocks.lengths))
+    ends = np.cumsum(np.asarray(blocks.lengths)[order])
     low, high = (blocks.examples * i // blocks.lanes for i in (lane, lane + 1))
+    own = slice(np.searchsorted(ends, low, "right"), np.searchsorted(ends, high, "left") + 1)
     window, rows, wanted = [], 0, fill * (lane + 1) // blocks.lanes
-    for i, begin in zip(order.tolist(), begins.tolist(), strict=True):
-        start, stop = max(low - begin, 0), min(high - begin, blocks.lengths[i])
-        if start >= stop:
+    for i, end in zip(order[own].tolist(), ends[own].tolist(), strict=True):
+        begin = end - blocks.lengths[i]
+        start, stop = max(low - begin, 0), min(high, end) - begin
+        if start >= stop:  # a lane without a row
             continue
         window.append((i, start, stop))
         rows += stop - start

@@ -41,7 +41,8 @@ class Checkpoints:
         folder: made if it is missing.
         every_epochs: a checkpoint after so many epochs,
         every_minutes: and after so many minutes, in the middle of a long epoch too; None for never.
-        keep: how many of the latest are kept, besides the best: that with the lowest validation loss, or loss.
+        keep: how many of the latest are kept, besides the best: of the epoch with the lowest validation loss, or loss. It is
+            held in memory until the next save, and is what training goes on from where every other one is damaged.
         store: "npz", one file a checkpoint, written by one process; or "orbax" (extra `orbax`), a folder a checkpoint, to
             which each process writes the parts that it holds of parameters that are shared out.
         made_for: what must be the same for training to go on, by name, beside what `fit` knows itself.
@@ -112,26 +113,29 @@ class DamagedError(ValueError):
     """A file that is not, or no longer, the checkpoint that was written."""
 
 
-def save(folder: Path, kept: Kept, keep: int = 3) -> Path:
-    """Write a checkpoint, and then delete those that are neither among the latest nor the best.
+def save(folder: Path, kept: Kept, keep: int = 3, best: Kept | None = None) -> Path:
+    """Write a checkpoint, and then delete those before it that are neither among the latest nor the best.
 
     Args:
         folder: where; made if it is missing.
         kept: what it shall hold.
         keep: how many of the latest are kept.
+        best: what is the best so far, if it is not in the folder.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; the checkpoints that were there still are.
     """
     path = folder / LATEST.format(epochs=kept.epochs, position=kept.position)
     content = _packed(kept)  # in every process, where each holds a part
+    best_content = content if best is kept else best and _packed(best)
     if jax.process_index() > 0:
         return path
     folder.mkdir(parents=True, exist_ok=True)
+    if best_content:
+        write_whole(folder / BEST, best_content)
     write_whole(path, content)
-    if kept.is_best:
-        write_whole(folder / BEST, content)
-    for old in _newest_first(folder)[keep:]:
+    # a newer one is damaged, or training would not be here: it must not push a whole one out
+    for old in [old for old in _newest_first(folder) if old.name <= path.name][keep:]:
         old.unlink(missing_ok=True)
     return path
 
@@ -162,12 +166,14 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
 
 
 def _newest_whole(folder: Path) -> bytes:
+    for part in folder.glob("*.npz.part"):  # of a save that was killed
+        part.unlink(missing_ok=True)
     refused: list[str] = []
-    for path in _newest_first(folder):
-        content = path.read_bytes()
+    for path in [*_newest_first(folder), *folder.glob(BEST)]:
         try:
+            content = path.read_bytes()
             _unpacked(path, content)
-        except DamagedError as error:
+        except (DamagedError, OSError) as error:
             refused.append(str(error))
             continue
         return json.dumps([path.name, refused]).encode() + b"\n" + content
@@ -310,11 +316,17 @@ class Keeper:
     def __init__(self, checkpoints: Checkpoints, made_for: dict[str, str]):
         self.checkpoints, self.made_for = checkpoints, made_for
         self.folder, self.saved_at, self.saved = Path(checkpoints.folder), time.monotonic(), (0, 0)
+        self.best: Kept | None = None  # not on disk yet
 
-    def load(self, like: Any) -> Restored | None:
-        """The newest checkpoint that is whole; what could not be used is warned of."""
+    def load(self, like: Any, epochs: int) -> Restored | None:
+        """The newest checkpoint that is whole, of at most so many epochs; what could not be used is warned of."""
         restored = self._store().load(self.folder, like, self.made_for)
         if restored:
+            done = len(restored.history) + (1 if restored.state.position else 0)
+            if done > epochs:
+                raise ValueError(
+                    f"{restored.path} is of epoch {done}: expected epochs of at least {done}, not {epochs}"
+                )
             self.saved = len(restored.history), int(restored.state.position)
             for line in restored.refused:
                 warnings.warn(f"{line}: going on from {restored.path.name}", RuntimeWarning, stacklevel=3)
@@ -332,13 +344,23 @@ class Keeper:
         waited = time.monotonic() - self.saved_at
         return bool(every and epoch and epoch % every == 0) or (minutes is not None and waited >= 60 * minutes)
 
-    def save(self, progress: Any, history: Sequence[dict[str, Any]]) -> None:
-        """Write a checkpoint now."""
+    def note(self, progress: Any, history: Sequence[dict[str, Any]]) -> None:
+        """Hold what the best epoch so far has left until the next save: every one is seen, whether it is saved or not."""
+        kept = self._kept(progress, history)
+        self.best = kept if kept.is_best else self.best
+
+    def _kept(self, progress: Any, history: Sequence[dict[str, Any]]) -> Kept:
         position = int(progress.position)
         state = progress._replace(position=np.asarray(position, np.int32))
-        kept = Kept(state, history, self.made_for, position)
-        self._store().save(self.folder, kept, self.checkpoints.keep)
-        self.saved_at, self.saved = time.monotonic(), (kept.epochs, position)
+        return Kept(state, list(history), self.made_for, position)
+
+    def save(self, progress: Any, history: Sequence[dict[str, Any]]) -> None:
+        """Write a checkpoint now."""
+        kept, best = self._kept(progress, history), self.best
+        if best and (best.epochs, best.position) == (kept.epochs, kept.position):
+            best = kept  # written once
+        self._store().save(self.folder, kept, self.checkpoints.keep, best)
+        self.saved_at, self.saved, self.best = time.monotonic(), (kept.epochs, kept.position), None
 
     def save_last(self, progress: Any, history: Sequence[dict[str, Any]]) -> None:
         """Write a checkpoint of where training is, unless there is one; a last row that is not finite is left out."""

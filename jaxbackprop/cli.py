@@ -21,8 +21,8 @@ LOST = 75  # "try again", as sysexits.h has it
 FORMATS = ("text", "markdown", "latex", "json")
 BUNDLED = ("digits", "breast_cancer", "diabetes", "wine")
 DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.3, "epochs": 60, "batch_size": 32}
-DEVICES = ("devices", "coordinator", "processes", "process_id")
-SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", *DEVICES)  # beside --resume
+WHERE = ("devices", "coordinator", "processes", "process_id", "scratch")  # what a run may have otherwise each time
+SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", *WHERE)  # beside --resume
 PRIVATE_DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.0, "epochs": 60, "batch_size": 256}
 
 TRAIN_EXAMPLES = """examples:
@@ -60,26 +60,27 @@ TRACE_EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parse(argv)
     if getattr(arguments, "resume", None):
-        return _run(_resumed(arguments))
+        _require_resumable(argv)
+        return _run(arguments)
     for name, value in (PRIVATE_DEFAULTS if getattr(arguments, "private", False) else DEFAULTS).items():
         if getattr(arguments, name, 0) is None:
             setattr(arguments, name, value)
     return _run(arguments)
 
 
-def _resumed(arguments: argparse.Namespace) -> argparse.Namespace:
-    """A run goes on with what it was started with: only these may be said anew."""
-    usual = vars(_parse(["train"]))
-    said = [name for name, value in vars(arguments).items() if value != usual[name]]
-    for name in said:
-        if name not in SAID_ANEW:
+def _require_resumable(argv: list[str]) -> None:
+    """A run goes on with what it was started with: only a few things may be said anew."""
+    parser, commands = _parser()
+    train = commands.choices["train"]
+    for action in train._actions:
+        action.default = argparse.SUPPRESS  # so that only what is said is found
+    for name in vars(parser.parse_args(argv)):
+        if name not in ("command", *SAID_ANEW):
             given = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
-            _parser()[1].choices["train"].error(
-                f"--resume goes on with what the run was started with: leave out {given}"
-            )
-    return arguments
+            train.error(f"--resume goes on with what the run was started with: leave out {given}")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -179,6 +180,12 @@ def _add_train(commands) -> None:
         metavar="DATA",
         help=f"{', '.join(BUNDLED)}; a .csv, .npz, .parquet file; or, read as it is needed, a folder of x.npy and y.npy, or "
         "of .parquet files (digits)",
+    )
+    add(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="keep a folder's rows there, decoded, for the next epochs, until the run ends: worth it for .parquet files",
     )
     add("--target", metavar="COLUMN", help="the column to predict (the last)")
     add("--task", **_choice("task", ("classification", "regression"), "recognised"))

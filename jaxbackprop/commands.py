@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jaxbackprop import __version__, blocks, check, checkpoint, data, network, privacy, runs, sharding, stored, train
 from jaxbackprop._names import unknown
 from jaxbackprop.checking.report import Report
-from jaxbackprop.cli import DEVICES, LOST, SAID_ANEW
+from jaxbackprop.cli import LOST, SAID_ANEW, WHERE
 from jaxbackprop.grade import grade
 from jaxbackprop.gradient import plain_loss, value_and_grad
 from jaxbackprop.trace import trace
@@ -59,10 +59,7 @@ def _train(arguments: Namespace) -> int:
     began = time.perf_counter()
     first = jax.process_index() == 0  # the others compute, and say nothing
     say = _say if first and not arguments.json else _silent
-    if arguments.resume:
-        arguments = _as_started(arguments)
-    mesh = _mesh(arguments)
-    training = _plan(arguments, mesh)
+    arguments, mesh, training = _planned(arguments)
     if first and not arguments.json:
         used = [jax.devices()[0]] if mesh is None else mesh.devices.ravel().tolist()
         processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -298,6 +295,11 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
             dataset = stored.load_stored(
                 arguments.data, arguments.target, arguments.task, seed=arguments.seed, progress=advance
             )
+        if arguments.scratch:
+            train_rows, test_rows = (blocks.spilled(rows, arguments.scratch) for rows in (dataset.train, dataset.test))
+            dataset = dataset._replace(train=train_rows, test=test_rows)
+    elif arguments.scratch:
+        raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
     else:
         dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed)
     classes = dataset.encoding.classes
@@ -339,6 +341,36 @@ def _check(training: _Training, key) -> Report:
     return check.check_gradient(plain, lambda *args: hand(*args)[1], network.init(training.network, key), *sample)
 
 
+def _planned(arguments: Namespace) -> tuple[Namespace, Mesh | None, _Training]:
+    """The plan, once every process has one: what one of them refuses ends all, before anything is written."""
+    refusal, found = None, None
+    try:
+        arguments = _as_started(arguments) if arguments.resume else arguments
+        mesh = _mesh(arguments)
+        found = arguments, mesh, _plan(arguments, mesh)
+    except (ValueError, OSError, ImportError) as error:
+        refusal = error
+    (refused,) = sharding.agree(refusal is not None)
+    if refusal:
+        raise refusal
+    assert found is not None
+    if refused:
+        raise ValueError("another process has refused what it was given, and says what: nothing was written")
+    dataset = found[2].dataset
+    parts = (dataset.train, dataset.test)
+    sharding.require_alike(
+        data=" ".join(
+            part.fingerprint if isinstance(part, blocks.Blocks) else checkpoint.digest_of(*part) for part in parts
+        ),
+        **{
+            name: str(value)
+            for name, value in vars(arguments).items()
+            if name not in NOT_KEPT and name not in ("data", "resume")
+        },
+    )
+    return found
+
+
 def _as_started(arguments: Namespace) -> Namespace:
     """The arguments that the run was started with, and what was said anew."""
     started = runs.read_config(arguments.resume)["arguments"]
@@ -350,7 +382,7 @@ def _as_started(arguments: Namespace) -> Namespace:
     return Namespace(**{**vars(arguments), **started, **said})
 
 
-NOT_KEPT = ("command", "resume", "out", "json", *DEVICES)  # arguments that a resumed run does not take over
+NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resumed run does not take over
 
 
 @contextmanager
@@ -374,9 +406,10 @@ def _joined(arguments: Namespace):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as watcher:
         try:
             sharding.join(None if address == "auto" else address, processes, process_id)
-            with _stdout_to_stderr():  # the first message between them makes their library print
-                sharding.agree(0)
-            yield
+            with sharding.noticing_loss():
+                with _stdout_to_stderr():  # the first message between them makes their library print
+                    sharding.agree(0)
+                yield
         except sharding.LostProcessError as error:
             print(f"jaxbackprop: {error}", file=sys.stderr, flush=True)
             watcher.communicate(b"farewell")
@@ -400,7 +433,7 @@ def _stdout_to_stderr():
 
 def _mesh(arguments: Namespace) -> Mesh | None:
     """The devices that each batch is laid over; None for one."""
-    if jax.process_count() > 1:
+    if arguments.coordinator:
         if arguments.devices:
             raise ValueError("with --coordinator all devices of each process are used: leave out --devices")
         return sharding.data_mesh()

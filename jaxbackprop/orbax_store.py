@@ -25,14 +25,17 @@ from jaxbackprop.checkpoint import Kept, Restored, about_of, as_plain, from_plai
 EPOCH = 10**9  # Orbax numbers checkpoints: epochs done · EPOCH + steps of the next one
 
 
-def save(folder: Path, kept: Kept, keep: int = 3) -> Path:
+def save(folder: Path, kept: Kept, keep: int = 3, best: Kept | None = None) -> Path:
     """Write a checkpoint, in every process; Orbax then deletes those that are not among the latest. See `checkpoint.save`."""
-    step, plain = kept.epochs * EPOCH + kept.position, as_plain(kept.state)
-    about = about_of(kept) | {"fingerprints": np.asarray(_fingerprints(jax.tree.leaves(plain))).tolist()}
-    for place, many in [(folder, keep), *([(folder / "best", 1)] if kept.is_best else [])]:
+    for place, one, many in [*([(folder / "best", best, 1)] if best else []), (folder, kept, keep)]:
+        step, plain = one.epochs * EPOCH + one.position, as_plain(one.state)
+        about = about_of(one) | {"fingerprints": np.asarray(_fingerprints(jax.tree.leaves(plain))).tolist()}
         with _manager(place, many) as manager:
-            manager.save(step, args=_args(plain, about))
-    return folder.absolute() / str(step)
+            for later in [later for later in manager.all_steps() if later >= step]:
+                manager.delete(later)  # it is damaged, or training would not be here; Orbax saves nothing before it
+            if not manager.save(step, args=_args(plain, about)):
+                raise OSError(f"Orbax has not saved {place / str(step)}")
+    return folder.absolute() / str(kept.epochs * EPOCH + kept.position)
 
 
 def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:

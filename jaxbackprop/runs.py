@@ -80,7 +80,7 @@ def _require_run(folder: Path) -> None:
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add one line of JSON, on disk before training goes on."""
+    """Add one line of JSON. A kill does not lose it; what a power cut may lose, `write_metrics` writes again on resuming."""
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(_line(row))
 

@@ -23,6 +23,7 @@ clock or a signal they must decide alike (`agree`), or they would wait for each 
 
 import socket
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,7 @@ from jaxbackprop._names import require_positive
 from jaxbackprop.network import BIAS, Network, Params, require_params
 
 DATA, MODEL = "data", "model"
+PIECE = 2**26  # bytes that go from one process to the others at a time
 WIDE = 1024  # layers of at least this width are shared out over the second axis
 HEARTBEAT_SECONDS = 10  # a process that is not heard of for so long is lost
 
@@ -208,6 +210,7 @@ def join(
     Raises:
         ValueError: an address, number or id that cannot be; or None, and no cluster that JAX knows.
         TimeoutError: nobody answers at the address.
+        OSError: process 0 cannot listen there: another program does.
     """
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
@@ -230,6 +233,10 @@ def join(
         )
     except ValueError as error:
         raise ValueError(f"no cluster that JAX knows: give coordinator, processes and process_id ({error})") from None
+    except jax.errors.JaxRuntimeError as error:
+        raise OSError(
+            f"{coordinator} cannot be used as the coordinator's address: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _require_answer(host: str, port: int, seconds: int) -> None:
@@ -253,7 +260,7 @@ def noticing_loss():
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         found = str(error).splitlines()[0]
         raise LostProcessError(
@@ -276,6 +283,18 @@ def agree(*numbers: int) -> tuple[int, ...]:
     return tuple(gathered.max(axis=0).tolist())
 
 
+def require_alike(**told: str) -> None:
+    """Refuse to go on where the processes were told different things; each is given as text, or a digest of what it is.
+
+    >>> require_alike(seed="0")
+    """
+    numbers = [zlib.crc32(text.encode()) >> 1 for text in told.values()]
+    most = agree(*numbers, *(-number for number in numbers))
+    apart = [name for name, high, low in zip(told, most, most[len(told) :], strict=False) if high != -low]
+    if apart:
+        raise ValueError(f"the processes were not told the same: {', '.join(apart)} differ; start all of them alike")
+
+
 def from_first(content: bytes) -> bytes:
     """Process 0's bytes, in every process.
 
@@ -286,6 +305,10 @@ def from_first(content: bytes) -> bytes:
         return content
     from jax.experimental import multihost_utils
 
-    (length,) = agree(len(content) if jax.process_index() == 0 else 0)
-    own = np.frombuffer(content.ljust(length, b"\0")[:length], np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(own)).astype(np.uint8).tobytes()
+    pieces, rest = agree(*divmod(len(content), PIECE)) if jax.process_index() == 0 else agree(0, 0)
+    found = bytearray()
+    for start in range(0, pieces * PIECE + rest, PIECE):  # each goes through a device
+        length = min(PIECE, pieces * PIECE + rest - start)
+        own = np.frombuffer(content[start : start + length].ljust(length, b"\0")[:length], np.uint8)
+        found += np.asarray(multihost_utils.broadcast_one_to_all(own)).astype(np.uint8).tobytes()
+    return bytes(found)

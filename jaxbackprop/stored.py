@@ -7,6 +7,7 @@ What `data.load` does to a table in memory is done here block by block, by the s
 drawn from the seed, is held out; means and scales are those of the others. Memory holds a block.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.blocks import Blocks, Rows, open_npy, open_parquet
-from jaxbackprop.data import MOST_CLASSES, ROWS_PER_CLASS, Encoding, standardise
+from jaxbackprop.data import BUNDLED, MOST_CLASSES, ROWS_PER_CLASS, Encoding, standardise
 
 
 class Stored(NamedTuple):
@@ -34,12 +35,12 @@ class Stored(NamedTuple):
 
 
 def is_stored(source: str | os.PathLike[str]) -> bool:
-    """Whether a source is a folder, whose rows are read as they are needed.
+    """Whether a source is a folder, whose rows are read as they are needed. A bundled name wins, as over a file.
 
     >>> is_stored("digits")
     False
     """
-    return Path(source).is_dir()
+    return str(source) not in BUNDLED and Path(source).is_dir()
 
 
 def load_stored(
@@ -86,8 +87,10 @@ def load_stored(
     )
     how = f", {len(classes)} classes" if classes else ""
     note = f"{task}{how} (target {blocks.target!r} {found}); read as it is needed, in {len(blocks.lengths):,} blocks"
+    # every byte was read: a checkpoint of other rows, or of the same in another split, is known as such
+    blocks = replace(blocks, fingerprint=f"{seen.content.hexdigest()[:16]}, seed {seed}, held out {test_fraction:g}")
     train, test = (_part(blocks, held_out, held, encoding, classes) for held in (False, True))
-    return Stored(Path(source).name, encoding, train, test, note, seen.baseline(target_mean, target_scale))
+    return Stored(Path(source).resolve().name, encoding, train, test, note, seen.baseline(target_mean, target_scale))
 
 
 def _opened(folder: Path, target: str | None) -> Blocks:
@@ -131,8 +134,11 @@ class _Seen:
         self.y_mean, self.y_deviations = {False: 0.0, True: 0.0}, {False: 0.0, True: 0.0}
         self.values: set[float] = set()
         self.whole, self.many = True, False
+        self.content = hashlib.sha256()
 
     def add(self, block: int, x: np.ndarray, y: np.ndarray, held_out: slice) -> None:
+        for array in (x, y):
+            self.content.update(np.ascontiguousarray(array).view(np.uint8).data)
         y = y.reshape(len(y)).astype(np.float64)
         self._require_finite(block, x, y)
         self.whole = self.whole and bool((y == np.floor(y)).all())

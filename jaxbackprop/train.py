@@ -49,6 +49,7 @@ Data = tuple[ArrayLike, ArrayLike]
 Row = dict[str, int | float]
 
 ONE_CALL_FLOPS = 2e10  # an epoch of so many is run in one call, of which a CPU core makes about as many a second
+ONE_CALL_STEPS = 200_000  # nor more than so many: each takes some microseconds, however small
 PART_SECONDS = 1.5
 
 
@@ -298,31 +299,45 @@ def _in_memory(problem: Problem, x: Array, y: Array) -> tuple[Feed, int]:
     def in_parts(progress):
         state, sums, position = progress
         drawn = _draw(problem, state.key, len(x))
-        ahead = 32  # steps; from then on as many as take PART_SECONDS
+        ahead = 1  # step; from then on as many as take PART_SECONDS
         while position < steps:
             stop, began = min(position + ahead, steps), time.perf_counter()
             state, sums, good = _drawn_part(problem, state, sums, x, y, *drawn, position, stop)
             good = bool(good)
             taken = time.perf_counter() - began
-            (ahead,) = agree(max(1, min(int((stop - position) * PART_SECONDS / taken), steps)))
+            ahead = _agreed(problem.mesh, max(1, min(int((stop - position) * PART_SECONDS / taken), steps)))
             position = stop
             state = state._replace(key=_key_after(state.key)) if position == steps else state
             yield Progress(state, sums, position), good
 
-    short = 6.0 * count_parameters(problem.network) * batch * steps <= ONE_CALL_FLOPS
-    return (in_one_call if short else in_parts), steps
+    return (in_one_call if steps <= _steps_a_call(problem, batch) else in_parts), steps
+
+
+def _steps_a_call(problem: Problem, batch: int) -> int:
+    """Steps that take about a second on a CPU core, so that a wish to stop is soon granted."""
+    return max(1, min(int(ONE_CALL_FLOPS / (6 * count_parameters(problem.network) * batch)), ONE_CALL_STEPS))
+
+
+def _agreed(mesh: Mesh | None, number: int) -> int:
+    """The largest over the processes that train together; one whose devices are all its own decides alone."""
+    return number if mesh is None else agree(number)[0]
 
 
 def _from_blocks(problem: Problem, blocks: Blocks) -> tuple[Feed, int]:
     """An epoch of data read from a disk, and how many steps it has."""
     steps = reading.steps_of(blocks, problem.batch_size)
-    part = reading.Part(jax.process_index(), jax.process_count())
+    part = reading.Part() if problem.mesh is None else reading.Part(jax.process_index(), jax.process_count())
+    most, x64 = _steps_a_call(problem, problem.batch_size), jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+    def put(span):  # on the reading thread, for which 64-bit types would be off
+        with jax.enable_x64(x64):
+            return _put(problem.mesh, span)
 
     def as_read(progress):
         state, sums, position = progress
         seed = _seed(state.key)
-        spans = reading.spans(blocks, problem.batch_size, seed, position, part)
-        for x, y, weight, first, count in reading.read_ahead(_put(problem.mesh, span) for span in spans):
+        spans = reading.spans(blocks, problem.batch_size, seed, position, part, most)
+        for x, y, weight, first, count in reading.read_ahead(map(put, spans)):
             state, sums, good = _read_part(problem, state, sums, x, y, weight, first, first + count)
             position = first + count
             state = state._replace(key=_key_after(state.key)) if position == steps else state
@@ -334,7 +349,7 @@ def _from_blocks(problem: Problem, blocks: Blocks) -> tuple[Feed, int]:
 def _put(mesh: Mesh | None, span: reading.Span):
     """A span on its device; over a mesh each process puts the rows that it has read."""
     if mesh is None:
-        return (*map(jnp.asarray, (span.x, span.y, span.weight)), span.first, span.steps)
+        return *jax.device_put((span.x, span.y, span.weight)), span.first, span.steps
     rows = NamedSharding(mesh, PartitionSpec(None, DATA))
     x, y = (jax.make_array_from_process_local_data(rows, a) for a in (span.x, span.y))
     return x, y, copied(mesh, span.weight), span.first, span.steps
@@ -427,17 +442,14 @@ def fit(
     # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
     state = _start(problem._replace(mesh=None), key, drawn(network, key, dtype) if params is None else params)
     feed, steps = _feed(problem, data)
-    reached = _Reached(Progress(state, np.zeros((steps, 2), wide(dtype)), 0), [])
-    if mesh is not None:
-        reached = reached._replace(progress=_over_mesh(problem, reached.progress))
-    keeper = None
+    progress = _over_mesh(problem, Progress(state, np.zeros((steps, 2), wide(dtype)), 0))
+    reached, keeper = _Reached(progress, []), None
     if checkpoints is not None:
         keeper = Keeper(checkpoints, _made_for(problem, data, key, state) | dict(checkpoints.made_for))
-        if restored := keeper.load(reached.progress._replace(position=np.zeros((), np.int32))):
-            reached = _Reached(restored.state._replace(position=int(restored.state.position)), restored.history)
-            if mesh is not None:
-                reached = reached._replace(progress=_over_mesh(problem, reached.progress))
-    if len(reached.history) >= epochs:
+        if restored := keeper.load(progress._replace(position=np.zeros((), np.int32)), epochs):
+            progress = restored.state._replace(position=int(restored.state.position))
+            reached = _Reached(_over_mesh(problem, progress), restored.history)
+    if len(reached.history) == epochs:
         return reached.progress.state, reached.history
 
     def measured(progress: Progress, good: bool) -> Row:
@@ -448,10 +460,9 @@ def fit(
         with noticing_loss():
             for reached, row in _reached_in_turn(feed, steps, started, measured):
                 good = row is None or is_finite(row)
-                (due,) = agree(
-                    keeper is not None and good and keeper.due(None if row is None else len(reached.history))
-                )
-                if keeper and due:
+                if keeper and row and good:
+                    keeper.note(*reached)
+                if keeper and _agreed(mesh, good and keeper.due(None if row is None else len(reached.history))):
                     keeper.save(*reached)
                 if row is None:
                     wishes = [monitor and monitor(len(reached.history) + 1, reached.progress.position, steps)]
@@ -460,7 +471,7 @@ def fit(
                 if row and not good:
                     _warn_of_divergence(row)
                 # `is`: 1, or an array, that a callback happens to return is no wish
-                (stop,) = agree(not good or any(wish is True for wish in wishes))
+                stop = _agreed(mesh, not good or any(wish is True for wish in wishes))
                 if stop or len(reached.history) == epochs:
                     break
     finally:
@@ -506,22 +517,24 @@ def _feed(problem: Problem, data: tuple[Array, Array] | Blocks) -> tuple[Feed, i
         return _in_memory(problem, *(data if problem.mesh is None else copied(problem.mesh, data)))
     if problem.gradient.batches is not shuffled_batches:
         raise ValueError("this gradient draws each batch from all examples: give data in memory, arrays x and y")
-    devices = 1 if problem.mesh is None else problem.mesh.shape[DATA]
-    return _from_blocks(problem, reading.shared(data, problem.batch_size, jax.process_count(), devices))
+    devices, processes = (1, 1) if problem.mesh is None else (problem.mesh.shape[DATA], jax.process_count())
+    return _from_blocks(problem, reading.shared(data, problem.batch_size, processes, devices))
 
 
 def _over_mesh(problem: Problem, progress: Progress) -> Progress:
-    """Lay the state over the mesh: copied, and wide layers, with what the optimizer keeps of them, shared out."""
+    """Lay the state over the mesh, if any: copied, and wide layers, with what the optimizer keeps of them, shared out."""
     import optax
 
     mesh, state = problem.mesh, progress.state
-    assert mesh is not None
+    if mesh is None:
+        return progress
     params = place_params(mesh, problem.network, state.params)
     opt_state = optax.tree_utils.tree_map_params(
         problem.optimizer,
         placed,
-        copied(mesh, state.opt_state),
+        state.opt_state,
         params_shardings(mesh, problem.network),
+        transform_non_params=lambda leaf: copied(mesh, leaf),
     )
     return Progress(
         TrainState(params, opt_state, copied(mesh, state.key), copied(mesh, state.step)),
@@ -538,11 +551,14 @@ def _mean(sums, good: bool) -> float:
 
 def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     """What has to be the same for training to go on, as far as it can be said in words."""
-    update = jax.make_jaxpr(problem.optimizer.update)(state.params, state.opt_state, state.params)
-    # its constants, such as the learning rate, are in the text; addresses differ from process to process
-    text = re.sub("0x[0-9a-f]+", "", str(update))
-    optimizer = digest_of(np.frombuffer(text.encode(), np.uint8))[:16]
-    method = next((name for name, known in GRADIENTS.items() if known == problem.gradient), "own method")
+    params, problem = state.params, problem._replace(mesh=None)  # the same over other devices
+    x, y = (a[:1] for a in (data.like if isinstance(data, Blocks) else data))
+    update = _program(problem.optimizer.update, params, state.opt_state, params)
+    loss = _program(plain_loss(problem.network, problem.loss), params, x, y)
+    method = next((name for name, known in GRADIENTS.items() if known == problem.gradient), None)
+    if method is None:
+        run = problem.gradient.value_and_grad(problem)
+        method = f"own method {_program(run, params, x, y, jnp.ones(1, x.dtype), state.key)}"
     fingerprint = data.fingerprint if isinstance(data, Blocks) else digest_of(*data)[:16]
     return {
         "network": str(problem.network),
@@ -551,8 +567,16 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
         "batch size": str(problem.batch_size),
         "data set": f"{reading.examples_of(data)} examples, {fingerprint}",
         "key": np.asarray(jax.random.key_data(key)).tobytes().hex(),
-        f"optimizer (its update in jax {jax.__version__})": optimizer,
+        f"optimizer (its update in jax {jax.__version__})": update,
+        f"activation or loss (in jax {jax.__version__})": loss,
     }
+
+
+def _program(function: Callable, *args) -> str:
+    """A digest of what a function computes of such arguments, and with which constants, such as a learning rate."""
+    made = jax.make_jaxpr(function)(*args)
+    text = re.sub("0x[0-9a-f]+", "", str(made))  # addresses differ from process to process
+    return digest_of(np.frombuffer(text.encode(), np.uint8), *made.consts)[:16]
 
 
 def _warn_of_divergence(row: Row) -> None:
@@ -727,12 +751,15 @@ def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
     if not isinstance(data, Blocks):
         return _require_arrays(name, network, loss, data)
 
+    dtypes = [jax.dtypes.canonicalize_dtype(a.dtype) for a in data.like]  # here: 64-bit types are on or off by thread
+
     def read(i: int) -> reading.Rows:
-        rows = data.read(i)
-        _require_rows(f"block {i} of {name}", network, loss, *rows)
-        if len(rows[0]) != data.lengths[i]:
-            raise ValueError(f"block {i} of {name} has {len(rows[0])} rows, its length is said to be {data.lengths[i]}")
-        return rows
+        where, found = f"block {i} of {name}", zip("xy", data.read(i), dtypes, strict=True)
+        x, y = (_as_dtype(f"{where}: {what}", np.asarray(a), dtype) for what, a, dtype in found)
+        _require_rows(where, network, loss, x, y)
+        if len(x) != data.lengths[i]:
+            raise ValueError(f"{where} has {len(x)} rows, its length is said to be {data.lengths[i]}")
+        return x, y
 
     return replace(data, read=read)
 
@@ -755,7 +782,23 @@ def _numbers(name, given):
         array = np.asarray(None)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, jnp.bool_)):
         raise ValueError(f"{name} is a {type(given).__name__} that makes no array of numbers: expected numbers")
-    return array
+    return _as_dtype(name, array, jax.dtypes.canonicalize_dtype(array.dtype.newbyteorder("=")))
+
+
+def _as_dtype(name: str, given: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A dtype that JAX has here, 32 bits where 64 are off; what is too large for it becomes infinity, or is refused."""
+    if given.dtype == dtype:
+        return given
+    if jnp.issubdtype(dtype, jnp.integer):
+        if not np.can_cast(given.dtype, dtype, "same_kind"):
+            raise ValueError(f"{name} holds {given.dtype}, where block 0 holds whole numbers: store one kind")
+        most = np.iinfo(dtype)
+        if given.size and (given.min() < most.min or given.max() > most.max):
+            raise ValueError(
+                f"{name} holds {given.min():,} to {given.max():,}, beyond {dtype}: give floats, or classes from 0"
+            )
+    with np.errstate(over="ignore"):
+        return given.astype(dtype)
 
 
 def _require_rows(name, network, loss, x, y) -> None:

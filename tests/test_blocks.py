@@ -1,7 +1,9 @@
 """Data on a disk: every row once an epoch in a drawn order, the same for any number of readers, and resumable anywhere."""
 
 import dataclasses
+import errno
 import itertools
+import os
 import threading
 
 import jax
@@ -151,9 +153,106 @@ def test_a_pair_of_npy_files_is_mapped(pair, tmp_path):
     np.save(tmp_path / "ints.npy", np.arange(609).reshape(203, 3).astype(np.uint8))
     np.save(tmp_path / "labels.npy", np.arange(203) % 3)
     x, y = jbp.open_npy(tmp_path / "ints.npy", tmp_path / "labels.npy").read(1)
-    assert (x.dtype, y.dtype, x[0].tolist(), y.tolist()) == ("float32", "int32", [9, 10, 11], [0, 1, 2])
+    assert (x.dtype, y.dtype, x[0].tolist(), y.tolist()) == ("float32", "int64", [9, 10, 11], [0, 1, 2])
     np.save(tmp_path / "flat.npy", Y[:, 0].astype("float64"))
-    assert jbp.open_npy(tmp_path / "ints.npy", tmp_path / "flat.npy").like[1].shape == (0, 1)
+    assert jbp.open_npy(tmp_path / "ints.npy", tmp_path / "flat.npy").like[1].shape == (1, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_training_is_the_same_from_numbers_stored_otherwise(dtype, order, pair, tmp_path):
+    paths = tmp_path / "other x.npy", tmp_path / "other y.npy"
+    for path, array in zip(paths, (X, Y), strict=True):
+        np.save(path, np.asarray(array, dtype, order=order))
+    found, expected = fit(jbp.open_npy(*paths)), fit(pair)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found[0].params, expected[0].params))
+
+
+def test_64_bit_rows_stay_so_where_they_are_on(tmp_path):
+    paths = tmp_path / "x.npy", tmp_path / "y.npy"
+    for path, array in zip(paths, (X, Y + 1e-12 * X[:, :2].astype("float64")), strict=True):
+        np.save(path, array.astype("float64"))
+    data = jbp.open_npy(*paths)
+    with jax.enable_x64(True):
+        _, history = fit(data, epochs=1, batch_size=203, optimizer=optax.sgd(0.0))
+        params = train.drawn(NETWORK, jax.random.key(0), "float64")
+        loss = jbp.plain_loss(NETWORK, "huber")(params, *map(jnp.asarray, map(np.load, paths)))
+    assert history[0]["loss"] == pytest.approx(float(loss), rel=1e-14)
+
+
+def test_whole_numbers_that_do_not_fit_are_refused_and_not_cut(pair):
+    for data in ((X, np.arange(203) + 2**32), jbp.mapped(pair, lambda x, y: (x, np.full(len(y), -(2**31) - 1)))):
+        with pytest.raises(ValueError, match=r"data: y holds [-0-9,]+ to [-0-9,]+, beyond int32: give floats"):
+            fit(data, loss="softmax_cross_entropy")
+    kinds = [np.ones((3, 2), int), np.full((3, 2), 1.5)]
+    mixed = jbp.Blocks((3, 3), lambda i: (X[:3], kinds[i]), "mixed", 99)
+    with pytest.raises(ValueError, match="block 1 of data: y holds float64, where block 0 holds whole numbers"):
+        fit(mixed, batch_size=2)
+
+
+def test_batches_that_are_handed_over_are_aligned_and_share_no_memory(pair, small_windows):
+    # JAX takes aligned memory as it is: were a batch's written to again, training would see it
+    found = list(blocks.spans(pair, 16, 0))
+    assert len(found) > 3
+    assert all(a.ctypes.data % 64 == 0 for span in found for a in (span.x, span.y))
+    for one, other in itertools.combinations(found, 2):
+        assert not np.shares_memory(one.x, other.x)
+        assert not np.shares_memory(one.y, other.y)
+
+
+def test_spilled_rows_are_read_once_and_leave_no_file(pair, tmp_path):
+    reads = []
+    counted = dataclasses.replace(pair, read=lambda i: (reads.append(i), pair.read(i))[1])
+    kept = jbp.spilled(counted, tmp_path)
+    reads.clear()  # the first block was looked at
+    before = sorted(tmp_path.iterdir())
+    found, expected = fit(kept, epochs=3), fit(pair, epochs=3)
+    assert sorted(reads) == list(range(len(pair.lengths)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found[0].params, expected[0].params))
+    assert kept.fingerprint == pair.fingerprint
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_spilling_where_there_is_no_room_is_refused(pair, tmp_path, monkeypatch):
+    def full(_file, _begin, _size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(NotADirectoryError, match="nowhere is not a folder"):
+        jbp.spilled(pair, tmp_path / "nowhere")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: 203 rows, 0 MB do not go into"):
+        jbp.spilled(pair, tmp_path)
+
+
+def test_what_fills_a_batch_has_a_finite_loss_too(tmp_path):
+    """0 · ∞ is not 0: a loss of one's own need not be finite at zeros."""
+    x, y = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(x, 1 + X[:21, :1] ** 2)
+    np.save(y, 1 + Y[:21, :1] ** 2)
+    relative = (lambda yhat, y: jnp.sum((yhat / y - 1) ** 2), lambda yhat, y: 2 * (yhat / y - 1) / y)
+    network, data = jbp.mlp((1, 3, 1), "tanh"), jbp.open_npy(x, y)
+    _, history = fit(data, network=network, loss=relative, batch_size=16, validation=data)
+    assert np.isfinite([history[-1]["loss"], history[-1]["validation_loss"]]).all()
+
+
+def test_large_whole_numbers_keep_their_differences_and_row_numbers_of_pandas_are_left_out(tmp_path):
+    time = 1_700_000_000 + np.arange(40)
+    table = {
+        "time": time,
+        "small": np.arange(40, dtype="int8"),
+        "price": 3_000_000_000 + time,
+        "__index_level_0__": time,
+    }
+    data = jbp.open_parquet(parquet_folder(tmp_path / "p", [table]))
+    x, y = data.read(0)
+    assert (data.features, data.target) == (("time", "small"), "price")
+    assert (x.dtype, x[:, 0].tolist(), y.tolist()) == ("float64", time.tolist(), table["price"].tolist())
+    only_small = {name: table[name] for name in ("small", "price")}
+    assert jbp.open_parquet(parquet_folder(tmp_path / "s", [only_small])).like[0].dtype == "float32"
+    np.save(tmp_path / "x.npy", time[:, None])
+    np.save(tmp_path / "y.npy", time)
+    x, y = jbp.open_npy(tmp_path / "x.npy", tmp_path / "y.npy").read(0)
+    assert (x[0], y[0]) == (time[0], time[0])
 
 
 def test_files_that_are_no_such_pair_are_refused_in_one_line(pair, tmp_path):
@@ -196,7 +295,7 @@ def test_a_folder_of_parquet_files_is_read_by_row_groups(tmp_path):
     np.testing.assert_array_equal(np.concatenate([x for x, _ in rows]), X[:, :2])
     np.testing.assert_array_equal(np.concatenate([y for _, y in rows]), Y[:, :1])
     assert sorted(np.concatenate([s.x[s.weight > 0] for s in blocks.spans(data, 16, 0)])[:, 0]) == sorted(X[:, 0])
-    assert jbp.open_parquet(folder).like[0].shape == (0, 2)  # the last column is the target
+    assert jbp.open_parquet(folder).like[0].shape == (1, 2)  # the last column is the target
 
 
 @pytest.mark.parametrize(
@@ -315,11 +414,24 @@ def test_what_draws_each_batch_from_all_examples_needs_them_in_memory(pair):
         fit(pair, gradient=jbp.private_gradient(1.0, 1.0))
 
 
-def test_a_checkpoint_of_other_data_on_a_disk_is_refused(pair, tmp_path):
-    folder = jbp.Checkpoints(tmp_path / "kept")
-    fit(pair, epochs=1, checkpoints=folder)
-    with pytest.raises(ValueError, match="made for another data set"):
-        fit(dataclasses.replace(pair, fingerprint="others"), checkpoints=folder)
+def test_a_checkpoint_of_other_data_on_a_disk_is_refused(tmp_path):
+    folders = tmp_path / "one", tmp_path / "other"
+    tables = [{"a": X[:, 0] + change, "y": Y[:, 0]} for change in (0, 1)]
+    for folder, change, table in zip(folders, (0, 1), tables, strict=True):
+        folder.mkdir()
+        np.save(folder / "x.npy", X + change)
+        np.save(folder / "y.npy", Y[:, 0])
+        parquet_folder(folder / "parquet", [table])
+    opened = (
+        lambda folder: jbp.open_npy(folder / "x.npy", folder / "y.npy"),
+        lambda folder: jbp.open_parquet(folder / "parquet"),
+    )
+    for i, (open_data, width) in enumerate(zip(opened, (3, 1), strict=True)):
+        kept, network = jbp.Checkpoints(tmp_path / f"kept {i}"), jbp.mlp((width, 1))
+        fit(open_data(folders[0]), epochs=1, network=network, checkpoints=kept)
+        fit(open_data(folders[0]), epochs=1, network=network, checkpoints=kept)
+        with pytest.raises(ValueError, match="made for another data set"):
+            fit(open_data(folders[1]), epochs=1, network=network, checkpoints=kept)
 
 
 def test_blocks_of_another_length_than_they_say_are_refused(pair):

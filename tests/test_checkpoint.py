@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -74,14 +73,40 @@ def test_an_interruption_saves_the_last_whole_epoch_whatever_was_due(tmp_path):
 
 
 def test_the_latest_are_kept_and_the_best(tmp_path):
-    figure = iter([3.0, 1.0, 2.0, 2.5, 2.25])
-    history = []
-    for epoch in range(1, 6):
-        history.append({"epoch": epoch, "loss": 0.0, "validation_loss": next(figure)})
-        checkpoint.save(tmp_path, Kept({"w": jnp.full(2, epoch)}, history, MADE_FOR), keep=2)
+    history, saved = [], (1, 3, 4, 5)  # not the best one
+    keeper = checkpoint.Keeper(jbp.Checkpoints(tmp_path, keep=2), MADE_FOR)
+    for epoch, loss in enumerate([3.0, 1.0, 2.0, 2.5, 2.25], 1):
+        history.append({"epoch": epoch, "loss": 0.0, "validation_loss": loss})
+        progress = jbp.train.Progress({"w": jnp.full(2, epoch)}, jnp.zeros((3, 2)), 0)
+        keeper.note(progress, history)
+        if epoch in saved:
+            keeper.save(progress, history)
     assert names(tmp_path) == ["best.npz", "checkpoint-000004-000000000.npz", "checkpoint-000005-000000000.npz"]
-    about, (w,) = unpacked(tmp_path / "best.npz")
+    about, (w, _, _) = unpacked(tmp_path / "best.npz")
     assert (about["history"][-1]["epoch"], w.tolist()) == (2, [2, 2])
+
+
+def test_training_goes_on_from_the_best_where_every_other_one_is_damaged(tmp_path):
+    _, history = fit(tmp_path, epochs=4)
+    best = min(history, key=lambda row: row["loss"])["epoch"]
+    for path in tmp_path.glob("checkpoint-*"):
+        path.write_bytes(b"")
+    with pytest.warns(RuntimeWarning, match="is damaged.*: going on from best.npz"):
+        state, again = fit(tmp_path)
+    assert best > 1
+    assert again[: best - 1] == history[: best - 1]
+    assert bits(state) == bits(fit(None)[0])
+
+
+def test_a_damaged_one_that_is_newer_does_not_push_a_whole_one_out(tmp_path):
+    fit(tmp_path, epochs=3)
+    (tmp_path / "checkpoint-000002-000000000.npz.part").write_bytes(b"of a save that was killed")
+    damaged = tmp_path / "checkpoint-000006-000000000.npz"
+    damaged.mkdir()  # which cannot be read at all
+    for epochs in (4, 5):
+        with pytest.warns(RuntimeWarning, match=rf"Is a directory.*going on from checkpoint-00000{epochs - 1}"):
+            fit(tmp_path, epochs=epochs, checkpoints={"keep": 1})
+        assert names(tmp_path) == ["best.npz", f"checkpoint-00000{epochs}-000000000.npz", damaged.name]
 
 
 DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "bool")
@@ -132,27 +157,27 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, tmp_pa
     ):
         state, _ = fit(tmp_path)
     assert bits(state) == bits(fit(None)[0])
-    for path in tmp_path.glob("checkpoint-*"):
+    for path in tmp_path.iterdir():
         path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*000006-000000000.npz is damaged"):
+    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*000006-000000000.npz is damaged.*best.npz is"):
         fit(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_empty])
 def test_a_damaged_checkpoint_of_orbax_is_named_and_the_one_before_is_used(damage, tmp_path):
     orbax = {"checkpoints": {"store": "orbax"}}
-    fit(tmp_path, epochs=3, **orbax)
-    for steps, before in (("3000000000", "2000000000"), ("2000000000", "1000000000")):
-        # the arrays' own file, whichever it is: the largest
-        largest = max(
-            (path for path in (tmp_path / steps).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-        )
-        largest.write_bytes(damage(largest.read_bytes()))
-        with pytest.warns(RuntimeWarning, match=rf"{steps} is damaged.*going on from {before}"):
-            fit(tmp_path, epochs=3, checkpoints={"store": "orbax", "every_epochs": None})
-        shutil.rmtree(tmp_path / steps)
-        shutil.rmtree(tmp_path / "3000000000", ignore_errors=True)
-    (tmp_path / "1000000000" / "about" / "metadata").write_text("nothing")
+    state, _ = fit(tmp_path, epochs=3, **orbax)
+    for steps in (["3000000000"], ["3000000000", "2000000000"]):
+        for step in steps:  # the arrays' own file, whichever it is: the largest
+            files = [path for path in (tmp_path / step).rglob("*") if path.is_file()]
+            largest = max(files, key=lambda path: path.stat().st_size)
+            largest.write_bytes(damage(largest.read_bytes()))
+        with pytest.warns(RuntimeWarning, match=rf"0+ is damaged.*going on from {3 - len(steps)}0+$"):
+            again, _ = fit(tmp_path, epochs=3, checkpoints={"store": "orbax", "every_epochs": None})
+        assert bits(again) == bits(state)
+        assert bits(fit(tmp_path, epochs=3, **orbax)[0]) == bits(state)  # which was saved, and warns of nothing
+    for path in tmp_path.glob("*000000000/about/metadata"):
+        path.write_text("nothing")
     with pytest.raises(ValueError, match=r"no checkpoint can be used: .*1000000000 is damaged"):
         fit(tmp_path, epochs=3, **orbax)
 
@@ -199,6 +224,8 @@ def test_no_byte_of_a_checkpoint_can_be_changed_unseen(tmp_path):
         ({"network": jbp.skip_mlp((3, 5, 4, 2), "relu", bias=True)}, "another network, .*tanh.*and this is .*relu"),
         ({"data": (X + 1, Y)}, "another data set, 50 examples"),
         ({"rate": 0.02}, "another optimizer"),
+        ({"rate": jnp.asarray(0.02)}, "another optimizer"),
+        ({"epochs": 1}, "is of epoch 2: expected epochs of at least 2, not 1"),
         ({"key": 1}, "another key"),
         ({"batch_size": 10}, "another batch size, 8, and this is 10"),
         ({"gradient": "jax.grad"}, "another gradient, hand, and this is jax.grad"),
@@ -206,11 +233,33 @@ def test_no_byte_of_a_checkpoint_can_be_changed_unseen(tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_with_the_difference(change, message, tmp_path):
-    fit(tmp_path, epochs=1, checkpoints={"made_for": {"scaling": "one"}})
+    fit(tmp_path, epochs=2, rate=jnp.asarray(0.01), checkpoints={"made_for": {"scaling": "one"}})
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match=message):
-        fit(tmp_path, **({"checkpoints": {"made_for": {"scaling": "one"}}} | change))
+        fit(tmp_path, **({"rate": jnp.asarray(0.01), "checkpoints": {"made_for": {"scaling": "one"}}} | change))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (
+            {"gradient": jbp.private_gradient(1.0, 1.0)},
+            {"gradient": jbp.private_gradient(1.0, 0.1)},
+            "another gradient",
+        ),
+        (
+            {"network": jbp.mlp((3, 4, 2), (jnp.sin, jnp.cos))},
+            {"network": jbp.mlp((3, 4, 2), (jnp.sinh, jnp.cosh))},
+            "another activation or loss",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_functions_of_ones_own_is_refused(one, other, message, tmp_path):
+    fit(tmp_path, epochs=1, **one)
+    fit(tmp_path, epochs=1, **one)
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, epochs=1, **other)
 
 
 def test_a_checkpoint_of_orbax_of_another_training_is_refused_too(tmp_path):

@@ -436,6 +436,7 @@ UNUSABLE = {
         ("broken.npz", "not an NPZ archive"),
         ("shapes.npz", r"'y' has shape \(4,\).*expected \(5,\)"),
         (".", "holds neither x.npy and y.npy nor .parquet files"),
+        ("houses.csv --scratch .", "--scratch is for the rows of a folder"),
         ("houses.csv --hidden 0", "layer 'h0' has width 0: expected at least 1"),
         ("houses.csv --hidden 4 0", "layer 'h1' has width 0: expected at least 1"),
         ("houses.csv --hidden -3", "layer 'h0' has width -3: expected at least 1"),

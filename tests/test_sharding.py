@@ -215,6 +215,24 @@ def test_a_signal_to_either_stops_both_saved(tmp_path):
     assert (tmp_path / "run" / "checkpoints" / f"checkpoint-{done:06d}-000000000.npz").exists()
 
 
+def test_processes_that_were_told_different_things_are_all_refused(tmp_path):
+    port = free_port()
+    found = ended([start(tmp_path, i, port, "--seed", str(i), "--out", "run") for i in range(2)])
+    for status, said, errors in found:
+        assert (status, said) == (2, "")
+        assert "the processes were not told the same: data, seed differ; start all of them alike" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_process_refuses_ends_all_before_anything_is_written(tmp_path):
+    port = free_port()
+    found = ended([start(tmp_path, i, port, "--out", "run", "--hidden", *"80"[i]) for i in range(2)])
+    assert [status for status, *_ in found] == [2, 2]
+    assert "another process has refused what it was given" in found[0][2]
+    assert "layer 'h0' has width 0: expected at least 1" in found[1][2]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_arguments_that_do_not_go_together_are_refused(tmp_path):
     for given, message in (
         (["--processes", "2"], "--processes and --process-id need --coordinator"),

@@ -118,6 +118,30 @@ def test_what_cannot_be_used_is_refused_in_one_line(x, y, options, message, fold
     assert "\n" not in str(error.value)
 
 
+def test_large_whole_numbers_are_standardised_by_their_differences(folder):
+    time = 1_700_000_000 + np.arange(1003)
+    found = stored.load_stored(folder(np.stack([time, X[:, 0]], axis=1), 3_000_000_000 + time))
+    x, y = rows_of(found.train)
+    assert len(np.unique(x[:, 0])) == len(np.unique(y)) == len(x)
+    assert found.encoding.target_mean[0] == pytest.approx(3_000_000_000 + time.mean(), abs=30)
+
+
+def test_other_rows_have_another_fingerprint(folder):
+    other = X.copy()
+    other[517, 2] += 1
+    found = [
+        stored.load_stored(path).train.fingerprint for path in (folder(), folder(other, name="b"), folder(name="c"))
+    ]
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_bundled_name_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert not stored.is_stored("digits")
+    assert stored.is_stored("./digits")
+
+
 def test_progress_is_told(folder):
     seen = []
     stored.load_stored(folder(), progress=lambda done, of: seen.append((done, of)))
@@ -148,9 +172,10 @@ def test_the_command_trains_on_a_folder_predicts_and_goes_on(folder, tmp_path):
     assert "802 training and 201 test examples, 2 features" in run.stdout
     assert "regression (target 'price' holds numbers); read as it is needed, in 11 blocks" in run.stdout
     assert "% better than the training mean" in run.stdout
-    again = command(tmp_path, "train", "--resume", "run", "--epochs", "5", "--json")
+    again = command(tmp_path, "train", "--resume", "run", "--epochs", "5", "--json", "--scratch", ".")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["epochs"] == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["häuser", "run"]
     answers = command(tmp_path, "predict", "run", "häuser/part.parquet")
     assert answers.returncode == 0, answers.stderr
     predicted = np.array(answers.stdout.split()[1:], float)
@@ -163,6 +188,7 @@ def test_the_command_refuses_a_folder_that_it_cannot_use(folder, tmp_path):
     for words, message in (
         (["empty"], "empty holds neither x.npy and y.npy nor .parquet files"),
         ([path.name, "--private"], "--private draws each batch from all examples"),
+        ([path.name, "--scratch", "nowhere"], "nowhere is not a folder"),
     ):
         run = command(tmp_path, "train", *words)
         assert (run.returncode, run.stderr.count("\n")) == (2, 1)
