@@ -356,17 +356,15 @@ def _planned(arguments: Namespace) -> tuple[Namespace, Mesh | None, _Training]:
     assert found is not None
     if refused:
         raise ValueError("another process has refused what it was given, and says what: nothing was written")
+    if jax.process_count() == 1:
+        return found
     dataset = found[2].dataset
     parts = (dataset.train, dataset.test)
     sharding.require_alike(
         data=" ".join(
             part.fingerprint if isinstance(part, blocks.Blocks) else checkpoint.digest_of(*part) for part in parts
         ),
-        **{
-            name: str(value)
-            for name, value in vars(arguments).items()
-            if name not in NOT_KEPT and name not in ("data", "resume")
-        },
+        **{name: str(value) for name, value in vars(arguments).items() if name not in NOT_KEPT and name != "data"},
     )
     return found
 

@@ -668,6 +668,9 @@ def test_what_cannot_be_resumed_is_refused_in_one_line_and_changes_nothing(kinds
         (["--resume", "run", "--hidden", "8"], "leave out --hidden"),
         (["kinds.csv", "--resume", "run"], "leave out DATA"),
         (["--resume", "run", "--learning-rate", "1"], "leave out --learning-rate"),
+        (["--resume", "run", "--seed", "0"], "leave out --seed"),  # what is the default is said nonetheless
+        (["digits", "--resume", "run"], "leave out DATA"),
+        (["--resume", "run", "--epochs", "1"], "is of epoch 3: expected epochs of at least 3, not 1"),
     ):
         refused(jaxbackprop("train", *words), message)
     config = Path("run/config.json")
