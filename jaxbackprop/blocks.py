@@ -239,7 +239,10 @@ def spilled(blocks: Blocks, folder: str | os.PathLike[str]) -> Blocks:
     def read(i: int) -> Rows:
         x, y = (a[starts[i] : starts[i + 1]] for a in kept)
         if not written[i]:
-            x[...], y[...] = blocks.read(i)
+            for into, rows in zip((x, y), blocks.read(i), strict=True):
+                if rows.shape != into.shape:
+                    raise ValueError(f"block {i} has rows of shape {rows.shape}: expected {into.shape}")
+                np.copyto(into, rows)  # refuses fractions where the first block has whole numbers
             written[i] = True
         return x, y
 
@@ -306,7 +309,7 @@ def _as_floats(x: np.ndarray) -> np.ndarray:
 def _as_target(y: np.ndarray) -> np.ndarray:
     if y.dtype.kind == "f":
         return _as_floats(y[:, None] if y.ndim == 1 else y)
-    return y.astype(np.int32 if np.can_cast(y.dtype, np.int32) else np.int64, copy=False)
+    return y.astype(np.int32 if np.can_cast(y.dtype, np.int32) else y.dtype.newbyteorder("="), copy=False)
 
 
 def _column(table: Any, name: str, path: Path, group: int) -> np.ndarray:

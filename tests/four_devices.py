@@ -18,7 +18,7 @@ from jaxbackprop.losses import as_loss
 NETWORK = jbp.skip_mlp((3, 8, 1024, 2), "tanh", bias=True)
 X = np.random.default_rng(0).normal(size=(203, 3)).astype("float32")
 Y = np.sin(X[:, :2])
-LOSS = "huber"
+LOSS, OPTIMIZER = "huber", optax.adam(0.001)  # one, so that its programs are compiled once a mesh
 READOUT = lambda fg: jbp.total(jbp.clip(fg, 0.1))  # noqa: E731
 
 
@@ -49,14 +49,14 @@ def readouts(params, x, y, weight) -> dict:
     }
 
 
-def fit(data=(X, Y), epochs=2, **more):
+def fit(data=(X, Y), epochs=2, batch_size=48, **more):
     return jbp.fit(
         NETWORK,
         LOSS,
-        optax.adam(0.001),
+        OPTIMIZER,
         data,
         epochs=epochs,
-        batch_size=48,
+        batch_size=batch_size,
         key=jax.random.key(0),
         validation=(X, Y),
         **more,
@@ -90,7 +90,7 @@ def main() -> None:
             row["over_devices"] = difference(summed(*placed)[1], alone["streamed"])
             row["over_devices_collectives"] = collectives(summed.lower(*placed).compile())
         trained, rows = fit(mesh=mesh)
-        problem = train.Problem(NETWORK, as_loss(LOSS), optax.adam(0.001), 48, train.GRADIENTS["hand"], mesh)
+        problem = train.Problem(NETWORK, as_loss(LOSS), OPTIMIZER, 48, train.GRADIENTS["hand"], mesh)
         begun = sharding.copied(mesh, train.start(problem, jax.random.key(0)))
         step = train._epoch.lower(problem, begun, *sharding.copied(mesh, (X, Y))).compile()
         row["fit_collectives"] = collectives(step)
@@ -114,7 +114,7 @@ def main() -> None:
     for name, wrong in (
         ("model", lambda: jbp.data_mesh(model=3)),
         ("rows", lambda: jbp.place_batch(sharding.data_mesh(), X, Y[:5])),
-        ("batch", lambda: fit(stored, mesh=jbp.data_mesh(jax.devices()[:3]), epochs=1) and None),
+        ("batch", lambda: fit(stored, mesh=jbp.data_mesh(jax.devices()[:3]), epochs=1, batch_size=50)),
     ):
         try:
             wrong()

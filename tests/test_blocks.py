@@ -213,6 +213,16 @@ def test_spilled_rows_are_read_once_and_leave_no_file(pair, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_blocks_that_do_not_fit_the_first_are_not_spilled(tmp_path):
+    targets = [np.ones(3, int), np.full(3, 1.5), np.ones(2, int)]
+    kept = jbp.spilled(jbp.Blocks((3, 3, 3), lambda i: (X[:3], targets[i]), "mixed", 99), tmp_path)
+    assert kept.read(0)[1].tolist() == [1, 1, 1]
+    with pytest.raises(TypeError, match="Cannot cast"):
+        kept.read(1)
+    with pytest.raises(ValueError, match=r"block 2 has rows of shape \(2,\): expected \(3,\)"):
+        kept.read(2)
+
+
 def test_spilling_where_there_is_no_room_is_refused(pair, tmp_path, monkeypatch):
     def full(_file, _begin, _size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

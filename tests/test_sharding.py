@@ -22,7 +22,10 @@ MESHES = ("1x1", "2x1", "4x1", "4x2")
 
 @pytest.fixture(scope="module")
 def found():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, TESTS / "four_devices.py"]
     run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False, cwd=TESTS.parent)
     assert run.returncode == 0, run.stderr
@@ -66,7 +69,7 @@ def test_wide_layers_and_what_the_optimizer_keeps_of_them_lie_over_the_model_axi
 def test_what_cannot_be_laid_out_is_refused(found):
     assert found["model"] == "model is 3: expected a divisor of the 4 devices of a process"
     assert found["rows"].startswith("x has shape (203, 3), y (5, 2), weight (203,): give")
-    assert found["batch"] == ""  # 48 rows over 3 devices
+    assert found["batch"] == "batch_size is 50: expected a multiple of the 3 devices"
 
 
 @pytest.mark.parametrize(
@@ -98,19 +101,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(folder, process, port, *more, processes=2):
-    command = [
-        sys.executable,
-        "-m",
-        "jaxbackprop.cli",
-        "train",
-        "digits",
-        "--hidden",
-        "16",
-        "--batch-size",
-        "64",
-        *more,
-    ]
+def start(folder, process, port, *more, processes=2, data="digits"):
+    train = [sys.executable, "-m", "jaxbackprop.cli", "train", str(data)]
+    command = [*train, "--hidden", "16", "--batch-size", "64", *more]
     where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process-id", str(process)]
     return subprocess.Popen(
         [*command, *where] if processes > 1 else command,
@@ -122,9 +115,9 @@ def start(folder, process, port, *more, processes=2):
     )
 
 
-def both(folder, *more):
+def both(folder, *more, **data):
     port = free_port()
-    return [start(folder, i, port, *more) for i in range(2)]
+    return [start(folder, i, port, *more, **data) for i in range(2)]
 
 
 def ended(processes, seconds=240):
@@ -165,6 +158,23 @@ def test_two_processes_train_as_one(alone, tmp_path):
         np.testing.assert_allclose(weight, expected[name], atol=1e-5)
     losses = [[row["loss"] for row in rows(folder)] for folder in (alone, tmp_path / "run")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_two_processes_train_as_one_on_a_folder_of_which_each_reads_its_part(tmp_path):
+    (tmp_path / "big").mkdir()
+    x = np.random.default_rng(0).normal(size=(2000, 3))
+    np.save(tmp_path / "big" / "x.npy", x)
+    np.save(tmp_path / "big" / "y.npy", np.sin(x.sum(axis=1)))
+    found = ended(
+        [
+            start(tmp_path, 0, 0, "--epochs", "2", "--out", "alone", processes=1, data="big"),
+            *both(tmp_path, "--epochs", "2", "--out", "run", data="big"),
+        ]
+    )
+    assert [status for status, *_ in found] == [0, 0, 0], found
+    expected = params(tmp_path / "alone")
+    for name, weight in params(tmp_path / "run").items():
+        np.testing.assert_allclose(weight, expected[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

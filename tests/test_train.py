@@ -284,7 +284,7 @@ def test_minutes_that_are_over_save_in_mid_epoch(monkeypatch, tmp_path):
             checkpoints=jbp.Checkpoints(tmp_path, every_epochs=None, every_minutes=1e-9, keep=2),
             monitor=killed,
         )
-    assert names[0] == ["checkpoint-000000-000000032.npz"]
+    assert names[0] == ["checkpoint-000000-000000001.npz"]
     assert len(names[-1]) == 2
 
 
