@@ -262,6 +262,25 @@ def test_a_long_epoch_can_be_stopped_and_goes_on_to_the_same_bits(monkeypatch, t
     assert [row["loss"] for row in again] == [row["loss"] for row in history]
 
 
+@pytest.mark.parametrize(("bound", "least"), [("ONE_CALL_STEPS", 5), ("ONE_CALL_FLOPS", 6 * 8 * 2 * 5)])  # 8 parameters
+def test_an_epoch_of_many_steps_or_of_much_work_is_run_in_parts(bound, least, monkeypatch):
+    x = np.linspace(-1, 1, 12, dtype="float32")[:, None]
+    for steps, expected in ((5, False), (6, True)):
+        monkeypatch.setattr(train, bound, least)
+        seen = []
+        jbp.fit(
+            jbp.mlp((1, 4, 1)),
+            "huber",
+            optax.sgd(0.01),
+            (x[: 2 * steps], x[: 2 * steps]),
+            epochs=1,
+            batch_size=2,
+            key=jax.random.key(0),
+            monitor=lambda *where: seen.append(where),
+        )
+        assert bool(seen) == expected
+
+
 def test_minutes_that_are_over_save_in_mid_epoch(monkeypatch, tmp_path):
     in_parts(monkeypatch)
     x = np.linspace(-1, 1, 200, dtype="float32")[:, None]
