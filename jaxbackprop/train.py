@@ -449,7 +449,7 @@ def fit(
         if restored := keeper.load(progress._replace(position=np.zeros((), np.int32)), epochs):
             progress = restored.state._replace(position=int(restored.state.position))
             reached = _Reached(_over_mesh(problem, progress), restored.history)
-    if len(reached.history) == epochs:
+    if len(reached.history) >= epochs:
         return reached.progress.state, reached.history
 
     def measured(progress: Progress, good: bool) -> Row:
