@@ -181,12 +181,6 @@ def _add_train(commands) -> None:
         help=f"{', '.join(BUNDLED)}; a .csv, .npz, .parquet file; or, read as it is needed, a folder of x.npy and y.npy, or "
         "of .parquet files (digits)",
     )
-    add(
-        "--scratch",
-        type=Path,
-        metavar="DIR",
-        help="keep a folder's rows there, decoded, for the next epochs, until the run ends: worth it for .parquet files",
-    )
     add("--target", metavar="COLUMN", help="the column to predict (the last)")
     add("--task", **_choice("task", ("classification", "regression"), "recognised"))
     add("--hidden", type=int, nargs="*", default=[64, 64], metavar="WIDTH", help="widths of the hidden layers (64 64)")
@@ -206,6 +200,12 @@ def _add_train(commands) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of the split, the first parameters and the shuffles (0)")
     add("--gradient", **_choice("gradient", GRADIENTS, "hand"))
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/DATA-1, or the next number)")
+    add(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="keep a folder's rows there, decoded, for the next epochs, until the run ends: worth it for .parquet files",
+    )
     add("--json", action="store_true", help="print one JSON object instead of text")
     keep = train.add_argument_group(
         "checkpoints",

@@ -76,7 +76,9 @@ def _train(arguments: Namespace) -> int:
         say("gradient", f"derived by hand; check: {report.line}")
         if not report.ok:
             print(report, file=sys.stderr)
-            return 1
+    (wrong,) = sharding.agree(report is not None and not report.ok)
+    if wrong:
+        return 1
     used = "jax.grad" if training.method == "jax.grad" else "the hand-derived gradient"
     how = f"{arguments.optimizer} at {arguments.learning_rate:g} through {used}"
     say("training", f"{how}: {arguments.epochs} epochs of {training.steps} steps of {arguments.batch_size}")
