@@ -21,6 +21,7 @@ Several processes (`join`) form one mesh of all their devices. Each runs the sam
 clock or a signal they must decide alike (`agree`), or they would wait for each other for ever.
 """
 
+import re
 import socket
 import time
 import zlib
@@ -259,8 +260,12 @@ def noticing_loss():
     """Turn what JAX raises where another process is gone into a `LostProcessError`."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # JAX raises either, with a status in front; our own refusals have none, and out of memory is no loss
+        status = re.match(
+            "(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION):", str(error)
+        )
+        if jax.process_count() == 1 or not status:
             raise
         found = str(error).splitlines()[0]
         raise LostProcessError(

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -257,6 +258,19 @@ def test_arguments_that_do_not_go_together_are_refused(tmp_path):
         assert message in run.stderr
         assert run.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_loss_is_not_called_one(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for error, expected in (
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed"), sharding.LostProcessError),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), sharding.LostProcessError),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), jax.errors.JaxRuntimeError),
+        (ValueError("batch_size is 0: expected an integer of at least 1"), ValueError),
+    ):
+        with pytest.raises(expected) as caught, sharding.noticing_loss():
+            raise error
+        assert type(caught.value) is expected
 
 
 def test_one_process_agrees_with_itself():
