@@ -1,8 +1,8 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, checkpoint,
-train, privacy.
+exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, sharding,
+checkpoint, blocks, train, privacy.
 """
 
 from jaxbackprop import exercise

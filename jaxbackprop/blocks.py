@@ -193,10 +193,16 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None) -> B
 def mapped(blocks: Blocks, function: Callable[[np.ndarray, np.ndarray], Rows]) -> Blocks:
     """The same rows through a function of (x, y), which is called on the reading thread.
 
+    Raises:
+        TypeError: no `Blocks`, or no function.
+
     >>> halves = mapped(Blocks((2,), lambda i: (np.ones((2, 1)), np.ones((2, 1))), "ones", 32), lambda x, y: (x / 2, y))
     >>> halves.read(0)[0].tolist()
     [[0.5], [0.5]]
     """
+    _require_blocks(blocks)
+    if not callable(function):
+        raise TypeError(f"function is a {type(function).__name__}: expected a function of (x, y)")
     return replace(blocks, read=lambda i: function(*blocks.read(i)))
 
 
@@ -207,6 +213,7 @@ def spilled(blocks: Blocks, folder: str | os.PathLike[str]) -> Blocks:
     ends. Worth it where a block takes long to read, as of Parquet, and is read for several epochs.
 
     Raises:
+        TypeError: no `Blocks`.
         NotADirectoryError: there is no such folder.
         OSError: no room for all rows.
 
@@ -217,6 +224,7 @@ def spilled(blocks: Blocks, folder: str | os.PathLike[str]) -> Blocks:
     ...     [kept.read(0)[0].tolist() for _ in range(3)]
     [[[1.0], [1.0]], [[1.0], [1.0]], [[1.0], [1.0]]]
     """
+    _require_blocks(blocks)
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder} is not a folder: name one with room for the rows")
     starts = np.concatenate([[0], np.cumsum(blocks.lengths)])
@@ -232,8 +240,8 @@ def spilled(blocks: Blocks, folder: str | os.PathLike[str]) -> Blocks:
                 for a, shape, offset in zip(blocks.like, shapes, (0, begin), strict=True)
             ]
     except OSError as error:
-        rows = f"{blocks.examples:,} rows, {sum(sizes) / 2**20:,.0f} MB"
-        raise OSError(error.errno, f"{error.strerror}: {rows} do not go into {folder}") from None
+        needed = f"{blocks.examples:,} rows, {sum(sizes) / 2**20:,.0f} MB"
+        raise OSError(error.errno, f"{error.strerror}: {needed} do not go into {folder}") from None
     written = np.zeros(len(blocks.lengths), bool)
 
     def read(i: int) -> Rows:
@@ -247,6 +255,11 @@ def spilled(blocks: Blocks, folder: str | os.PathLike[str]) -> Blocks:
         return x, y
 
     return replace(blocks, read=read)
+
+
+def _require_blocks(blocks: Any) -> None:
+    if not isinstance(blocks, Blocks):
+        raise TypeError(f"blocks is a {type(blocks).__name__}: expected Blocks, as open_npy and open_parquet make them")
 
 
 def _reserve(file: int, size: int) -> None:

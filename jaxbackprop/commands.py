@@ -361,11 +361,8 @@ def _planned(arguments: Namespace) -> tuple[Namespace, Mesh | None, _Training]:
     if jax.process_count() == 1:
         return found
     dataset = found[2].dataset
-    parts = (dataset.train, dataset.test)
     sharding.require_alike(
-        data=" ".join(
-            part.fingerprint if isinstance(part, blocks.Blocks) else checkpoint.digest_of(*part) for part in parts
-        ),
+        data=" ".join(map(train.fingerprint_of, (dataset.train, dataset.test))),
         **{name: str(value) for name, value in vars(arguments).items() if name not in NOT_KEPT and name != "data"},
     )
     return found

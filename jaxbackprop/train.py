@@ -418,8 +418,8 @@ def fit(
         the state is the last good one.
 
     Raises:
-        ValueError: data, parameters or settings that do not fit, or a checkpoint of another training; the message says
-            which and what fits.
+        ValueError: data, parameters or settings that do not fit, or a checkpoint of another training, or of more epochs; the
+            message says which and what fits.
         TypeError: something else than an optimizer, a key, `Checkpoints`, a mesh or a function where one is needed.
         OSError: a checkpoint cannot be written; those that were there still are.
 
@@ -559,17 +559,25 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     if method is None:
         run = problem.gradient.value_and_grad(problem)
         method = f"own method {_program(run, params, x, y, jnp.ones(1, x.dtype), state.key)}"
-    fingerprint = data.fingerprint if isinstance(data, Blocks) else digest_of(*data)[:16]
     return {
         "network": str(problem.network),
         "loss": next((name for name, known in LOSSES.items() if known == problem.loss), "own loss"),
         "gradient": method,
         "batch size": str(problem.batch_size),
-        "data set": f"{reading.examples_of(data)} examples, {fingerprint}",
+        "data set": f"{reading.examples_of(data)} examples, {fingerprint_of(data)}",
         "key": np.asarray(jax.random.key_data(key)).tobytes().hex(),
         f"optimizer (its update in jax {jax.__version__})": update,
         f"activation or loss (in jax {jax.__version__})": loss,
     }
+
+
+def fingerprint_of(data: tuple[ArrayLike, ArrayLike] | Blocks) -> str:
+    """What tells these data from others: what `Blocks` say of themselves, or a digest of the arrays.
+
+    >>> fingerprint_of((np.ones((3, 1)), np.ones(3))) == fingerprint_of((np.ones((3, 1)), np.zeros(3)))
+    False
+    """
+    return data.fingerprint if isinstance(data, Blocks) else digest_of(*data)[:16]
 
 
 def _program(function: Callable, *args) -> str:

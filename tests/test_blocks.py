@@ -8,6 +8,7 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -221,6 +222,20 @@ def test_blocks_that_do_not_fit_the_first_are_not_spilled(tmp_path):
         kept.read(1)
     with pytest.raises(ValueError, match=r"block 2 has rows of shape \(2,\): expected \(3,\)"):
         kept.read(2)
+
+
+def test_what_is_no_blocks_is_refused_by_name(pair, tmp_path):
+    for call, message in (
+        (lambda: jbp.mapped((X, Y), lambda x, y: (x, y)), "blocks is a tuple: expected Blocks"),
+        (lambda: jbp.mapped(pair, 2), "function is a int: expected a function of"),
+        (lambda: jbp.spilled((X, Y), tmp_path), "blocks is a tuple: expected Blocks"),
+    ):
+        jaxtyping.config.update("jaxtyping_disable", True)  # the message is ours
+        try:
+            with pytest.raises(TypeError, match=message):
+                call()
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_spilling_where_there_is_no_room_is_refused(pair, tmp_path, monkeypatch):
