@@ -12,12 +12,14 @@ Which task a target asks for, unless `task` says so:
     whole numbers, at most 20 different, 5 rows a class on average    classification (0.0, 1.0 are whole too)
     any other numbers                                                 regression
 
-Means and scales come from the training split alone, so nothing of the test split leaks into them. They are
-computed, and applied, in float64; only the standardised result is rounded to float32, so that a large integer
-(a Unix time, say) keeps its differences. Nothing is filled in: a value that can't be used is an error which
-names its column and its row. Rows are counted from 1 after the header, blank lines left out.
+Means and scales come from the training split alone, so nothing of the test split leaks into them; or they are given, as
+`bounds` of each column, so that nothing of any row does. They are computed, and applied, in float64; only the standardised
+result is rounded to float32, so that a large integer (a Unix time, say) keeps its differences. Nothing is filled in: a value
+that can't be used is an error which names its column and its row. Rows are counted from 1 after the header, blank lines left
+out.
 """
 
+import csv
 import difflib
 import importlib
 import os
@@ -26,15 +28,16 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop._names import extra
+from jaxbackprop._names import extra, unknown
 
 BUNDLED = {"digits": "digit", "breast_cancer": "diagnosis", "diabetes": "progression", "wine": "cultivar"}
 KINDS = ".csv, .npz or .parquet"
@@ -42,6 +45,9 @@ MOST_CLASSES, ROWS_PER_CLASS = 20, 5  # whole numbers beyond either are quantiti
 LEAST_ROWS = 5
 MOST_COLUMNS = 100_000  # pyarrow spends about 10 kB and 20 us on each: a million columns would look like a hang
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+SCALES = ("rows", "none")
+Bounds = Mapping[str, tuple[float, float]]  # least and most of each column
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # mean and scale of each column
 PANDAS_INDEX = ("", "__index_level_0__")  # what pandas calls its row numbers in CSV and in Parquet
 
 
@@ -93,7 +99,7 @@ class Dataset:
     @property
     def baseline(self) -> float:
         """The mean squared error of predicting the training mean, in the target's scale."""
-        return float(np.mean(np.square(self.y_test)))
+        return float(np.mean(np.square(self.y_test - np.mean(self.y_train, dtype=np.float64))))
 
 
 class _Table(NamedTuple):
@@ -111,6 +117,9 @@ def load(
     task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    scale: str | Bounds = "rows",
+    classes: Sequence[str] | None = None,
+    stratify: bool = True,
 ) -> Dataset:
     """Read a data set, recognise its task, split it and standardise it by its training split.
 
@@ -122,6 +131,11 @@ def load(
         test_fraction: share of rows kept for testing, in (0, 1). Classification takes it from every class: one
             of two examples or more is in both splits, one of a single example in the training split.
         seed: the same seed gives the same split.
+        scale: "rows", by the training rows' mean and deviation; "none"; or bounds, {column: (least, most)}, which
+            become −1 and 1, "*" for each column that has no line of its own. A regression's target is scaled likewise.
+        classes: the labels, in the order of the outputs; by default those that the rows hold.
+        stratify: whether a classification's rows are split class by class. Otherwise which rows are kept for testing
+            depends on the seed and their number alone, so that one row's label decides nothing about another row.
 
     Raises:
         ValueError: the source, an argument or a value in the file can't be used; one line says which and why.
@@ -147,26 +161,30 @@ def load(
         else:
             table = (_npz_table if path.suffix.lower() == ".npz" else _arrow_table)(path, target)
         _finite(table.x, table.features)
-        task, y, found = _recognise(table.y, table.target, task)
+        if classes is not None and task == "regression":
+            raise ValueError("classes are given, and task='regression': leave out one of them")
+        task, y, found = _recognise(table.y, table.target, "classification" if classes is not None else task)
         note = f"({table.subject} {found}){table.remark}"
-        classes, target_mean, target_scale = (), (), ()
+        labels, target_mean, target_scale = (), (), ()
         if task == "regression":
             train, test = _split(np.zeros(len(y), int), test_fraction, seed)
             y = y[:, None]
-            target_mean, target_scale = _moments(y[train])
+            target_mean, target_scale = scaling(scale, (table.target,), partial(_moments, y[train]))
             y = standardise(y, target_mean, target_scale, (table.target,))
             note = f"regression {note}"
         else:
-            classes, y = _classes(y)
-            alone = [label for label, count in zip(classes, np.bincount(y), strict=True) if count == 1]
-            train, test = _split(y, test_fraction, seed)
+            labels, y = _classes(y)
+            alone = [label for label, count in zip(labels, np.bincount(y), strict=True) if count == 1 and stratify]
+            train, test = _split(y if stratify else np.zeros(len(y), int), test_fraction, seed)
             if not len(test):
                 raise ValueError(f"target {_show(table.target)} has no value twice, so no class to test; name another")
-            note = f"classification, {len(classes)} classes {note}"
+            if classes is not None:
+                labels, y = _as_given(classes, labels, y, table.target)
+            note = f"classification, {len(labels)} classes {note}"
             note += f"; of a single example, so in the training split alone: {_listed(alone)}" if alone else ""
-        mean, scale = _moments(table.x[train])
-        x = standardise(table.x, mean, scale, table.features)
-    encoding = Encoding(task, table.features, mean, scale, table.target, classes, target_mean, target_scale)
+        mean, scales = scaling(scale, table.features, partial(_moments, table.x[train]))
+        x = standardise(table.x, mean, scales, table.features)
+    encoding = Encoding(task, table.features, mean, scales, table.target, labels, target_mean, target_scale)
     return Dataset(path.name if path else name, encoding, x[train], y[train], x[test], y[test], note)
 
 
@@ -294,6 +312,22 @@ def _classes(y: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(values[order]), np.argsort(order)[codes].astype(np.int32)
 
 
+def _as_given(
+    classes: Sequence[str], found: tuple[str, ...], y: np.ndarray, name: str
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The labels that were given, and (n,) int32 indices into them."""
+    twice = [label for label, count in Counter(classes).items() if count > 1]
+    if twice or len(classes) < 2:
+        raise ValueError(f"classes are {_listed(classes)}: give at least two, each once")
+    strange = [label for label in found if label not in classes]
+    if strange:
+        hint = _nearest(strange[0], classes)
+        raise ValueError(
+            f"target {_show(name)} holds {_listed(strange)}, not among the classes {_listed(classes)}{hint}"
+        )
+    return tuple(classes), np.asarray([classes.index(label) for label in found], np.int32)[y]
+
+
 def _split(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Shuffled row numbers (train, test): `fraction` of each group to the test, at least one, yet never all."""
     order = np.random.default_rng(seed).permutation(len(groups))
@@ -305,11 +339,63 @@ def _split(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, 
     return order[~in_test[order]], order[in_test[order]]
 
 
-def _moments(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(x: np.ndarray) -> Moments:
     """Mean and standard deviation of every column; scale 1 where the column is constant."""
     constant = x.max(0) == x.min(0)  # asked exactly: the std of a repeated 0.1 is not 0 but rounding
     mean, scale = np.where(constant, x[0], x.mean(0)), x.std(0)
     return tuple(mean.tolist()), tuple(np.where(constant | (scale == 0), 1.0, scale).tolist())
+
+
+def scaling(scale: str | Bounds, names: Sequence[str], moments: Callable[[], Moments]) -> Moments:
+    """Mean and scale of each column: those of the rows, 0 and 1, or what takes each column's bounds to −1 and 1.
+
+    >>> scaling({"age": (0.0, 120.0), "*": (0.0, 16.0)}, ("age", "pixel"), moments=lambda: ((), ()))
+    ((60.0, 8.0), (60.0, 8.0))
+
+    Raises:
+        ValueError: a column without bounds, or bounds that are none.
+    """
+    if isinstance(scale, str):
+        if scale not in SCALES:
+            raise ValueError(unknown("scale", scale, SCALES))
+        return moments() if scale == "rows" else ((0.0,) * len(names), (1.0,) * len(names))
+    lacking = [name for name in names if name not in scale]
+    if lacking and "*" not in scale:
+        raise ValueError(f"no bounds for {_listed(lacking)}{_nearest(lacking[0], scale)}; '*' bounds all that are left")
+    bounds = [scale.get(name, scale.get("*", (0.0, 0.0))) for name in names]
+    for name, (least, most) in zip(names, bounds, strict=True):
+        if not -FLOAT32_MAX < least < most < FLOAT32_MAX:
+            raise ValueError(f"bounds of {_show(name)} are {least:g} to {most:g}: expected a least and a greater most")
+    return tuple(least / 2 + most / 2 for least, most in bounds), tuple(most / 2 - least / 2 for least, most in bounds)
+
+
+def read_bounds(path: str | os.PathLike[str]) -> Bounds:
+    """Read a CSV of column, least, most: what is known of each column without looking at the rows.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "bounds.csv"
+    ...     _ = path.write_text("age,0,120")
+    ...     read_bounds(path)
+    {'age': (0.0, 120.0)}
+    """
+    with _naming(path):
+        try:
+            rows = list(csv.reader(Path(path).read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True))
+        except (UnicodeDecodeError, csv.Error):
+            raise ValueError("is no CSV of column,least,most in UTF-8") from None
+        if rows and [cell.strip().lower() for cell in rows[0][1:]] == ["least", "most"]:  # a header, if one likes
+            rows = rows[1:]
+        bounds: dict[str, tuple[float, float]] = {}
+        for i, row in enumerate(filter(None, rows), 1):
+            if len(row) != 3 or not all(map(_is_number, row[1:])):
+                raise ValueError(f"row {i} is {_show(','.join(row))}: expected column,least,most, such as age,0,120")
+            if row[0].strip() in bounds:
+                raise ValueError(f"row {i} bounds {_show(row[0])} again: give each column once")
+            bounds[row[0].strip()] = float(row[1]), float(row[2])
+        if not bounds:
+            raise ValueError("holds no bounds: expected lines of column,least,most, such as age,0,120")
+        return bounds
 
 
 def standardise(x: np.ndarray, mean: Sequence[float], scale: Sequence[float], names: Sequence[str]) -> np.ndarray:
@@ -515,7 +601,7 @@ def _parquet(file: Any) -> Any:
 
 
 def _csv(file: Any) -> Any:
-    csv = importlib.import_module("pyarrow.csv")
+    arrow = importlib.import_module("pyarrow.csv")
     header = re.split(rb"[\r\n]", file.read(1 << 24), maxsplit=1)[0]
     if b"\0" in header:  # as every letter has in UTF-16
         raise ValueError("the header is not UTF-8 text; save the file as UTF-8")
@@ -523,12 +609,12 @@ def _csv(file: Any) -> Any:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     try:
-        table = csv.read_csv(
+        table = arrow.read_csv(
             file,
             # One thread, so that a ragged row knows its number; one block, so that the longest row fits in it.
-            csv.ReadOptions(use_threads=False, block_size=min(max(size, 1 << 20), 1 << 30)),
-            csv.ParseOptions(newlines_in_values=True),
-            csv.ConvertOptions(strings_can_be_null=True),
+            arrow.ReadOptions(use_threads=False, block_size=min(max(size, 1 << 20), 1 << 30)),
+            arrow.ParseOptions(newlines_in_values=True),
+            arrow.ConvertOptions(strings_can_be_null=True),
         )
     except ValueError as error:
         ragged = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", str(error), re.DOTALL)

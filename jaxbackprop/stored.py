@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.blocks import Blocks, Rows, open_npy, open_parquet
-from jaxbackprop.data import BUNDLED, MOST_CLASSES, ROWS_PER_CLASS, Encoding, standardise
+from jaxbackprop.data import BUNDLED, MOST_CLASSES, ROWS_PER_CLASS, Bounds, Encoding, scaling, standardise
 
 
 class Stored(NamedTuple):
@@ -49,6 +49,7 @@ def load_stored(
     task: str | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    scale: str | Bounds = "rows",
     progress: Callable[[int, int], object] | None = None,
 ) -> Stored:
     """Open a folder, read it once, and recognise its task.
@@ -59,6 +60,7 @@ def load_stored(
         task: "classification" or "regression", where the rule in data.py would choose wrongly.
         test_fraction: share of rows kept for testing, in (0, 1).
         seed: the same seed gives the same split.
+        scale: as in `data.load`.
         progress: called (blocks read, blocks in all).
 
     Raises:
@@ -75,11 +77,11 @@ def load_stored(
         raise ValueError(f"{source} has {blocks.examples} rows: expected at least 5, to train and to test on")
     task, found = _recognised(seen, task)
     classes = tuple(sorted(seen.values)) if task == "classification" else ()
-    target_mean, target_scale = ((), ()) if classes else seen.moments_of_target()
+    target_mean, target_scale = ((), ()) if classes else scaling(scale, (blocks.target,), seen.moments_of_target)
     encoding = Encoding(
         task,
         blocks.features,
-        *seen.moments(),
+        *scaling(scale, blocks.features, seen.moments),
         blocks.target,
         tuple(str(int(value)) for value in classes),
         target_mean,
@@ -90,7 +92,7 @@ def load_stored(
     # every byte was read: a checkpoint of other rows, or of the same in another split, is known as such
     blocks = replace(blocks, fingerprint=f"{seen.content.hexdigest()[:16]}, seed {seed}, held out {test_fraction:g}")
     train, test = (_part(blocks, held_out, held, encoding, classes) for held in (False, True))
-    return Stored(Path(source).resolve().name, encoding, train, test, note, seen.baseline(target_mean, target_scale))
+    return Stored(Path(source).resolve().name, encoding, train, test, note, seen.baseline(target_scale))
 
 
 def _opened(folder: Path, target: str | None) -> Blocks:
@@ -168,10 +170,10 @@ class _Seen:
         scale = float(np.sqrt(self.y_deviations[False] / self.rows[False]))
         return (float(self.y_mean[False]),), (scale or 1.0,)
 
-    def baseline(self, mean: tuple[float, ...], scale: tuple[float, ...]) -> float:
-        if not mean:
+    def baseline(self, scale: tuple[float, ...]) -> float:
+        if not scale:
             return float("nan")
-        about_mean = self.y_deviations[True] / self.rows[True] + (self.y_mean[True] - mean[0]) ** 2
+        about_mean = self.y_deviations[True] / self.rows[True] + (self.y_mean[True] - self.y_mean[False]) ** 2
         return float(about_mean / scale[0] ** 2)
 
     def _require_finite(self, block: int, x: np.ndarray, y: np.ndarray) -> None:
