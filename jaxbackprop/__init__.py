@@ -2,7 +2,7 @@
 
 Read the modules in this order:
 exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, sharding,
-checkpoint, blocks, train, privacy.
+checkpoint, blocks, secret, train, privacy.
 """
 
 from jaxbackprop import exercise
@@ -45,6 +45,7 @@ from jaxbackprop.network import (
     skip_mlp,
 )
 from jaxbackprop.privacy import private_gradient
+from jaxbackprop.secret import secret_key
 from jaxbackprop.sharding import data_mesh, over_devices, place_batch, place_params
 from jaxbackprop.streaming import stream
 from jaxbackprop.trace import Trace, trace
@@ -108,6 +109,7 @@ __all__ = [
     "power_sums",
     "predict",
     "private_gradient",
+    "secret_key",
     "skip_mlp",
     "spilled",
     "squared_norms",

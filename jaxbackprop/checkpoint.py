@@ -180,11 +180,12 @@ def _newest_whole(folder: Path) -> bytes:
     return json.dumps([None, refused]).encode() + b"\n"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and still there after a power cut."""
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file so that it is there whole or not at all, and still there after a power cut; nobody has more than `mode`."""
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)  # of a save that was killed: its mode would stay
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -192,12 +193,17 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)  # the new name must reach the disk too
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk."""
+    if hasattr(os, "O_DIRECTORY"):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
 def digest_of(*arrays: ArrayLike) -> str:
@@ -330,9 +336,12 @@ class Keeper:
             self.saved = len(restored.history), int(restored.state.position)
             for line in restored.refused:
                 warnings.warn(f"{line}: going on from {restored.path.name}", RuntimeWarning, stacklevel=3)
-        if self.checkpoints.on_start:
-            self.checkpoints.on_start(restored.history if restored else [])
         return restored
+
+    def begin(self, history: list[dict[str, Any]]) -> None:
+        """Say what training goes on from, now that nothing can be refused any more."""
+        if self.checkpoints.on_start:
+            self.checkpoints.on_start(history)
 
     def _store(self) -> Any:
         """The module that saves and loads: this one, or that of Orbax."""

@@ -18,12 +18,15 @@ WIRINGS = ("skip", "mlp", "dense")
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "rmsprop", "adagrad", "lion")
 GRADIENTS = ("hand", "jax.grad")
 LOST = 75  # "try again", as sysexits.h has it
+SCALES = ("rows", "none")
 FORMATS = ("text", "markdown", "latex", "json")
 BUNDLED = ("digits", "breast_cancer", "diabetes", "wine")
 DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.3, "epochs": 60, "batch_size": 32}
+PRIVATE_DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.0, "epochs": 60, "batch_size": 256}
+PRIVACY = {"epsilon": 3.0, "delta": 1e-5, "max_norm": 1.0}  # with --private alone
 WHERE = ("devices", "coordinator", "processes", "process_id", "scratch")  # what a run may have otherwise each time
 SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", *WHERE)  # beside --resume
-PRIVATE_DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.0, "epochs": 60, "batch_size": 256}
+DECAYING = ("adamw", "lion")
 
 TRAIN_EXAMPLES = """examples:
   jaxbackprop train                                   handwritten digits, with all defaults
@@ -62,25 +65,49 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parse(argv)
-    if getattr(arguments, "resume", None):
-        _require_resumable(argv)
+    if arguments.command is not _train:
         return _run(arguments)
-    for name, value in (PRIVATE_DEFAULTS if getattr(arguments, "private", False) else DEFAULTS).items():
-        if getattr(arguments, name, 0) is None:
+    _require_effect(argv, arguments)
+    if arguments.resume:
+        return _run(arguments)
+    for name, value in ((PRIVATE_DEFAULTS | PRIVACY) if arguments.private else DEFAULTS).items():
+        if getattr(arguments, name) is None and not (name == "epsilon" and arguments.noise_multiplier):
             setattr(arguments, name, value)
     return _run(arguments)
 
 
-def _require_resumable(argv: list[str]) -> None:
-    """A run goes on with what it was started with: only a few things may be said anew."""
+def _require_effect(argv: list[str], arguments: argparse.Namespace) -> None:
+    """Refuse what would do nothing: an option that is said means something to who says it."""
     parser, commands = _parser()
     train = commands.choices["train"]
     for action in train._actions:
         action.default = argparse.SUPPRESS  # so that only what is said is found
-    for name in vars(parser.parse_args(argv)):
-        if name not in ("command", *SAID_ANEW):
-            given = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+    said = vars(parser.parse_args(argv)).keys() - {"command"}
+
+    def refuse(name: str, why: str) -> None:
+        train.error(f"{_option(name)} {why}")
+
+    if arguments.resume:
+        for name in sorted(said - set(SAID_ANEW)):
+            given = "DATA" if name == "data" else _option(name)
             train.error(f"--resume goes on with what the run was started with: leave out {given}")
+        return
+    for name in (*PRIVACY, "noise_multiplier"):
+        if name in said and not arguments.private:
+            refuse(name, "is for private training: say --private too, or leave it out; nothing was trained")
+    if {"epsilon", "noise_multiplier"} <= said:
+        refuse("noise_multiplier", "says what --epsilon works out: give one of the two")
+    if {"scale", "bounds"} <= said:
+        refuse("bounds", "is a way to scale of its own: leave out --scale")
+    if "weight_decay" in said and arguments.optimizer not in DECAYING:
+        refuse("weight_decay", f"is for {_either(DECAYING)}: {arguments.optimizer} has none")
+    for name in ("activation", "wiring"):
+        if name in said and not arguments.hidden:
+            refuse(name, "is of hidden layers, and --hidden says that there are none")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -186,6 +213,9 @@ def _add_train(commands) -> None:
     add("--hidden", type=int, nargs="*", default=[64, 64], metavar="WIDTH", help="widths of the hidden layers (64 64)")
     add("--wiring", **_choice("wiring", WIRINGS, "skip"))
     add("--activation", **_choice("activation", ACTIVATIONS, "relu"))
+    add("--scale", **_choice("scale", SCALES, "rows"))
+    add("--bounds", type=Path, metavar="FILE", help="scale by a CSV of column,least,most instead, * for all others")
+    add("--classes", nargs="+", metavar="LABEL", help="of a classification, in this order (those that the rows hold)")
     add("--no-bias", action="store_true", help="layers without biases, as in the exercise")
     add("--optimizer", **_choice("optimizer", OPTIMIZERS, "adamw"))
     add(
@@ -197,7 +227,13 @@ def _add_train(commands) -> None:
     add("--learning-rate", type=_positive_number, metavar="RATE", help=_default("learning_rate"))
     add("--epochs", type=_positive, metavar="N", help=_default("epochs"))
     add("--batch-size", type=_positive, metavar="N", help=_default("batch_size"))
-    add("--seed", type=int, default=0, metavar="N", help="of the split, the first parameters and the shuffles (0)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the split, first parameters and shuffles; not of what is private (0)",
+    )
     add("--gradient", **_choice("gradient", GRADIENTS, "hand"))
     add("--out", type=Path, metavar="DIR", help="the run's folder (runs/DATA-1, or the next number)")
     add(
@@ -224,18 +260,19 @@ def _add_train(commands) -> None:
     add("--processes", type=_positive, metavar="N", help="how many there are")
     add("--process-id", type=int, metavar="I", help="which this is, from 0; 0 prints and writes")
     private = train.add_argument_group(
-        "differential privacy", "what is protected, and what is not: jaxbackprop/privacy.py"
+        "differential privacy",
+        "the noise comes from the operating system, not from --seed; what is protected, and what is not: jaxbackprop/privacy.py",
     )
     add = private.add_argument
     add("--private", action="store_true", help="clip each example's gradient and add noise (DP-SGD)")
-    add("--epsilon", type=_positive_number, default=3.0, metavar="E", help="what may be spent in all (3)")
-    add("--delta", type=_positive_number, default=1e-5, metavar="D", help="(1e-5)")
+    add("--epsilon", type=_positive_number, metavar="E", help=f"what may be spent in all ({PRIVACY['epsilon']:g})")
+    add("--noise-multiplier", type=_positive_number, metavar="S", help="noise in units of C, instead of --epsilon")
+    add("--delta", type=_positive_number, metavar="D", help=f"({PRIVACY['delta']:g})")
     add(
         "--max-norm",
         type=_positive_number,
-        default=1.0,
         metavar="C",
-        help="the bound on an example's gradient norm (1)",
+        help=f"the bound on an example's gradient norm ({PRIVACY['max_norm']:g})",
     )
 
 

@@ -32,6 +32,7 @@ from jaxbackprop.checking.report import Report
 from jaxbackprop.cli import LOST, SAID_ANEW, WHERE
 from jaxbackprop.grade import grade
 from jaxbackprop.gradient import plain_loss, value_and_grad
+from jaxbackprop.secret import SECRET_FILE
 from jaxbackprop.trace import trace
 
 
@@ -45,6 +46,7 @@ class _Training(NamedTuple):
     method: str | train.GradientMethod
     noise_multiplier: float | None
     spent: privacy.Spent | None
+    unprotected: list[str]
     steps: int
     folder: Path
 
@@ -84,6 +86,10 @@ def _train(arguments: Namespace) -> int:
     say("training", f"{how}: {arguments.epochs} epochs of {training.steps} steps of {arguments.batch_size}")
     if training.spent:
         say("privacy", f"clipped at {arguments.max_norm:g}, noise multiplier {training.noise_multiplier:.3f}")
+        for taken in training.unprotected:
+            say("", f"not protected: {taken}")
+        say("", f"{training.folder / runs.CHECKPOINTS / SECRET_FILE} holds the noise's key until training has ended:")
+        say("", "whoever reads it can take the noise out; it is needed to --resume, and must not be published")
 
     if first and not arguments.resume:
         runs.write_config(training.folder, _config(arguments, training))
@@ -101,7 +107,12 @@ def _train(arguments: Namespace) -> int:
         within = int(state.step) - len(history) * training.steps
         where = f"after epoch {len(history)}{f' and {within} steps' if within else ''} of {arguments.epochs}, saved"
         if first:
-            print(f"jaxbackprop: stopped {where}: jaxbackprop train --resume {training.folder}", file=sys.stderr)
+            secret = (
+                f", by {runs.CHECKPOINTS}/{SECRET_FILE} there, which nobody else may read" if training.spent else ""
+            )
+            print(
+                f"jaxbackprop: stopped {where}: jaxbackprop train --resume {training.folder}{secret}", file=sys.stderr
+            )
         return 128 + (stop.signal or signal.SIGTERM)
     if report is None:
         return 0
@@ -123,6 +134,9 @@ def _train(arguments: Namespace) -> int:
             )
     say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
     say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
+    if training.spent:
+        raw = f"{runs.METRICS}, {runs.CURVES} and {runs.CHECKPOINTS}/"
+        say("", f"{runs.PARAMS} is what is protected; {raw} are not: they hold losses, and a digest, of the raw rows")
     return 0
 
 
@@ -292,10 +306,19 @@ def _encoding(run: Path, config: dict[str, Any], net: network.Network) -> data.E
 def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"seed is {arguments.seed}, expected an integer of at least 0 and below 2**63")
+    if (arguments.checkpoint_every or 0) > arguments.epochs:
+        raise ValueError(
+            f"--checkpoint-every {arguments.checkpoint_every} would never come: there are {arguments.epochs} epochs"
+        )
+    scale = data.read_bounds(arguments.bounds) if arguments.bounds else arguments.scale
     if stored.is_stored(arguments.data):
+        if arguments.classes:
+            raise ValueError(
+                "--classes is for a file or a bundled set: a folder's are found as its rows are read through"
+            )
         with _reading(quiet=arguments.json or jax.process_index() > 0) as advance:
             dataset = stored.load_stored(
-                arguments.data, arguments.target, arguments.task, seed=arguments.seed, progress=advance
+                arguments.data, arguments.target, arguments.task, seed=arguments.seed, scale=scale, progress=advance
             )
         if arguments.scratch:
             train_rows, test_rows = (blocks.spilled(rows, arguments.scratch) for rows in (dataset.train, dataset.test))
@@ -303,7 +326,8 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     elif arguments.scratch:
         raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
     else:
-        dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed)
+        how = {"scale": scale, "classes": arguments.classes, "stratify": not arguments.private}
+        dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed, **how)
     classes = dataset.encoding.classes
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
     widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
@@ -323,14 +347,26 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
         if arguments.gradient != "hand":
             raise ValueError("--private clips by the hand-derived gradient: leave out --gradient jax.grad")
         plan = privacy.Plan(examples, arguments.batch_size, arguments.epochs)
-        noise_multiplier = privacy.calibrate(plan, arguments.epsilon, arguments.delta)
+        noise_multiplier = arguments.noise_multiplier or privacy.calibrate(plan, arguments.epsilon, arguments.delta)
         spent = privacy.spent(plan, noise_multiplier, arguments.delta)
         method = privacy.private_gradient(arguments.max_norm, noise_multiplier)
     folder = arguments.resume or arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
     if not arguments.resume and jax.process_index() == 0:
         runs.require_free(folder)
     loss, quoted = ("softmax_cross_entropy", "accuracy") if classes else ("half_squared_error", "rmse")
-    return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, steps, folder)
+    unprotected = _unprotected(arguments, classes) if spent else []
+    return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, unprotected, steps, folder)
+
+
+def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
+    """What of the run's config was taken from the training rows as they are, and what would have spared it."""
+    found = []
+    if not arguments.bounds and arguments.scale == "rows":
+        whose = "features" if classes else "features and target"
+        found.append(f"mean and scale of the {whose}, taken from the training rows (--bounds FILE or --scale none)")
+    if classes and not arguments.classes:
+        found.append("the classes, found in the rows (--classes)")
+    return found
 
 
 def _check(training: _Training, key) -> Report:
@@ -371,7 +407,9 @@ def _planned(arguments: Namespace) -> tuple[Namespace, Mesh | None, _Training]:
 def _as_started(arguments: Namespace) -> Namespace:
     """The arguments that the run was started with, and what was said anew."""
     started = runs.read_config(arguments.resume)["arguments"]
-    missing = vars(arguments).keys() - started.keys() - set(NOT_KEPT)
+    # what has no value unless it is said may have come after the run
+    wanted = {name for name, value in vars(arguments).items() if value is not None}
+    missing = wanted - started.keys() - {*NOT_KEPT, "scale"}
     if missing:
         raise ValueError(f"{arguments.resume / runs.CONFIG} does not say {sorted(missing)}: was it altered?")
     anew = {name: value for name, value in vars(arguments).items() if value is not None}
@@ -446,7 +484,7 @@ def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_S
     made_for = {"optimizer": f"{arguments.optimizer} at {arguments.learning_rate:g}"}
     if training.spent:
         made_for["privacy"] = f"noise multiplier {training.noise_multiplier}, clipped at {arguments.max_norm:g}"
-    folder = training.folder / runs.CHECKPOINTS
+    folder, key = training.folder / runs.CHECKPOINTS, jax.random.key(arguments.seed)
     first = jax.process_index() == 0
     with _Bar(arguments.epochs, training.quoted, quiet=arguments.json or not first) as bar, _said_in_lines():
 
@@ -474,7 +512,8 @@ def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_S
             dataset.train,
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
-            key=jax.random.key(arguments.seed),
+            key=None if training.spent else key,
+            params=train.drawn(training.network, key) if training.spent else None,
             gradient=training.method,
             validation=dataset.test,
             callbacks=[after_epoch],
@@ -536,7 +575,7 @@ def _config(arguments: Namespace, training: _Training) -> dict[str, Any]:
         "network": runs.network_to_dict(training.network),
         "loss": training.loss,
         **{name: getattr(arguments, name) for name in asked},
-        "arguments": {name: value for name, value in vars(arguments).items() if name not in NOT_KEPT},
+        "arguments": {name: _plain(value) for name, value in vars(arguments).items() if name not in NOT_KEPT},
         "device": f"{device.platform}: {device.device_kind}",
         "processes": jax.process_count(),
         "versions": {"jaxbackprop": __version__, "jax": jax.__version__, "optax": optax.__version__},
@@ -546,8 +585,13 @@ def _config(arguments: Namespace, training: _Training) -> dict[str, Any]:
             "max_norm": arguments.max_norm,
             "noise_multiplier": training.noise_multiplier,
             **training.spent._asdict(),
+            "not_protected": training.unprotected,
         }
     return config
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _result(training, report, state, history, seconds, rate) -> dict[str, Any]:

@@ -386,14 +386,15 @@ def require_array(where: str, given: Any, expected: str = "an array, such as jax
         ) from None
 
 
-def require_key(key: Any) -> None:
-    """Refuse what is not one key, new style or old."""
+def require_key(key: Any) -> Any:
+    """Refuse what is not one key, new style or old; return it."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
     old = dtype == jnp.uint32 and shape is not None and len(shape) == 1
     if not new and not old:
         given = f"has shape {shape} and dtype {dtype}" if dtype is not None else f"is a {type(key).__name__}"
         raise TypeError(f"key {given}: expected one key, such as jax.random.key(0)")
+    return key
 
 
 def require_params(network: Network, params: Any, name: str = "params") -> None:

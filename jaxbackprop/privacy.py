@@ -12,10 +12,21 @@ The sampler draws 32-bit integers and compares, so that its q is a multiple of 2
 Batches are padded to a fixed capacity that a draw exceeds with probability below 10⁻¹⁵; this too is taken from δ.
 
 What is protected: the parameters after every step, and whatever is computed from them without the training data.
-What is NOT: the training loss in the metrics, which is computed on the raw examples; the mean and scale that features are
-standardised by, the classes, and n itself; a choice of settings by looking at several runs; the held-out examples, whose
-figures are measured but never trained on. Noise is drawn in floating point, which an adversary who sees exact bits might
-exploit (Mironov 2012), from JAX's counter-based generator, which is not a cryptographic one. An example is one row.
+What is NOT: the training loss in metrics, curves and checkpoints, which is computed on the raw examples, and the digest in
+checkpoints by which other data are told from these; n itself; the mean and scale that features are standardised by and the
+classes, unless they are said beforehand (`--scale none`, `--bounds`, `--classes`); what the screen says of the data and of
+the check of the gradient; a choice of settings by looking at several runs; the held-out examples, whose figures are measured
+but never trained on. An example is one row.
+
+All this hides an example only from those who cannot draw the same samples and noise. Their key is a secret: it is drawn from
+the operating system, never from `--seed`, and what becomes of it stands in secret.py. It has 64 bits, and JAX's counter-based
+generator (threefry) is no cryptographic one; noise is drawn in floating point, which an adversary who sees exact bits might
+exploit (Mironov 2012). With several processes the first draws the key, and the network between them carries it in the clear.
+
+How it was tried: tests/test_privacy_audit.py. An attacker who knows all but the secret guesses which of two data sets was
+trained on, apart in one row, in a thousand runs each with a secret of its own. For any (ε, δ) that the run spends, no guess
+between two equally likely ones is right with a probability above (e^ε + δ) / (1 + e^ε) (Kairouz, Oh and Viswanath 2015,
+theorem 2.1), so that the right guesses of m runs exceed the upper quantile of Binomial(m, that) about never.
 """
 
 import math
@@ -42,7 +53,10 @@ TAIL = 1e-15  # the probability that a Poisson draw exceeds its fixed capacity
 def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod:
     """Make the gradient method of DP-SGD: `fit(..., gradient=private_gradient(1.0, 1.1))`.
 
-    `fit`'s batch_size is the expected one, q n. Each step's noise has a key of its own, derived from `fit`'s.
+    `fit`'s batch_size is the expected one, q n. Each step's sample and noise have keys of their own, derived from `fit`'s,
+    which therefore is a SECRET: who knows it, or can guess it, subtracts the noise. Leave it out, and `fit` draws one from the
+    operating system; or draw one yourself, `key=jaxbackprop.secret_key()`, to repeat a run. `jax.random.key(0)` protects
+    nobody: `fit` warns of a key made from an integer (what was split off one it cannot tell).
 
     Args:
         max_norm: C, the bound on an example's gradient norm.
@@ -58,7 +72,7 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
     >>> from jaxbackprop.train import fit
     >>> x = jnp.linspace(-1, 1, 64)[:, None]
     >>> state, history = fit(mlp((1, 8, 1)), "huber", optax.sgd(0.1), (x, x**2), epochs=2, batch_size=16,
-    ...                      key=jax.random.key(0), gradient=private_gradient(max_norm=1.0, noise_multiplier=1.1))
+    ...                      gradient=private_gradient(max_norm=1.0, noise_multiplier=1.1))
     >>> int(state.step)
     8
     """
@@ -66,7 +80,9 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
     noise_multiplier = _number("noise_multiplier", noise_multiplier)
     if not 0 <= noise_multiplier < math.inf:
         raise ValueError(f"noise_multiplier is {noise_multiplier}: expected a number of at least 0")
-    return GradientMethod(poisson_batches, partial(_private_value_and_grad, float(max_norm), noise_multiplier))
+    return GradientMethod(
+        poisson_batches, partial(_private_value_and_grad, float(max_norm), noise_multiplier), secret=True
+    )
 
 
 def _private_value_and_grad(max_norm: float, noise_multiplier: float, problem: Problem):

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -40,6 +41,7 @@ from jaxbackprop.network import (
     require_params,
     wide,
 )
+from jaxbackprop.secret import Secret, forget, keep, obtained, warn_if_guessable
 from jaxbackprop.sharding import DATA, MODEL, agree, copied, noticing_loss, params_shardings, place_params, placed
 
 if TYPE_CHECKING:
@@ -82,10 +84,13 @@ class GradientMethod(NamedTuple):
     Attributes:
         batches: (key, examples, batch_size) → rows (steps, b) and their weight (steps, b).
         value_and_grad: Problem → ((params, x, y, weight, key) → (value, gradient)).
+        secret: whether what it draws protects somebody: `fit` then draws its key from the operating system where none is
+            given, and keeps it out of all that is saved, returned or shown.
     """
 
     batches: Callable
     value_and_grad: Callable[[Problem], Callable]
+    secret: bool = False
 
 
 def train_step(
@@ -162,6 +167,18 @@ def _drawn_batches(problem: Problem, key, examples: int):
 
 def _next_key(key):
     return jax.random.split(key, 3)[0]
+
+
+@jax.jit
+def _key_after_epochs(key, epochs):
+    return jax.lax.fori_loop(0, epochs, lambda _, key: _next_key(key), key)
+
+
+@jax.jit
+def _blank(key):
+    blank = jnp.zeros_like(jax.random.key_data(key))
+    is_new = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(blank, impl=jax.random.key_impl(key)) if is_new else blank
 
 
 def _laid(mesh: Mesh | None, x, y, weight):
@@ -380,7 +397,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None = None,
     gradient: str | GradientMethod = "hand",
     params: Params | None = None,
     validation: Data | Blocks | None = None,
@@ -398,14 +415,15 @@ def fit(
         data: (x (n, d), y (n, …)), or `Blocks` that are read as they are needed; the parameters take x's dtype.
         epochs: how often every example is used.
         batch_size: examples a step; the last batch of an epoch is padded with weight 0.
-        key: a `jax.random.key`, for the first parameters and the shuffles.
+        key: a `jax.random.key`, for the first parameters and the shuffles. With `private_gradient` it is a secret, and is
+            best left out: it is then drawn from the operating system, and the state that comes back holds a blank one.
         gradient: "hand" or "jax.grad", the same trajectory; or a `GradientMethod`, such as `private_gradient(…)`.
         params: what to start from; drawn from `key` by default.
         validation: (x, y), or `Blocks`, to evaluate after each epoch.
         callbacks: each is called (state, row) after each epoch; training stops when one returns True.
         checkpoints: where and how often to keep what training carries. Where the folder holds a checkpoint of this same
             training, it goes on from there, to `epochs` in all: the same call again continues what was interrupted,
-            bit for bit, in mid-epoch too.
+            bit for bit, in mid-epoch too. A secret key that was drawn lies in the folder meanwhile, see secret.py.
         monitor: called (epoch, steps done, steps of the epoch) within long epochs, every second or two; training stops,
             saved, when it returns True.
         mesh: from `data_mesh`: each batch is laid over its devices, those of other processes too; the trajectory is that
@@ -432,33 +450,33 @@ def fit(
     True
     """
     require_positive("epochs", epochs)
-    _require_settings(network, optimizer, key, callbacks, checkpoints, monitor, mesh)
+    method = _method(gradient)
+    _require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh)
     if params is not None:
         _require_finite_params(network, params)
     data = _require_data("data", network, loss, data)
     held_out = None if validation is None else _require_data("validation", network, loss, validation)
-    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, data), _method(gradient), mesh)
+    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, data), method, mesh)
+    feed, steps = _feed(problem, data)
+    folder = checkpoints and Path(checkpoints.folder)
+    secret = obtained(key, folder) if method.secret else None
+    own_key = secret.key if secret else require_key(key)
     dtype = data.like[0].dtype if isinstance(data, Blocks) else data[0].dtype
     # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
-    state = _start(problem._replace(mesh=None), key, drawn(network, key, dtype) if params is None else params)
-    feed, steps = _feed(problem, data)
+    state = _start(problem._replace(mesh=None), own_key, drawn(network, own_key, dtype) if params is None else params)
     progress = _over_mesh(problem, Progress(state, np.zeros((steps, 2), wide(dtype)), 0))
-    reached, keeper = _Reached(progress, []), None
+    started, keeper = _Reached(progress, []), None
     if checkpoints is not None:
-        keeper = Keeper(checkpoints, _made_for(problem, data, key, state) | dict(checkpoints.made_for))
-        if restored := keeper.load(progress._replace(position=np.zeros((), np.int32)), epochs):
-            progress = restored.state._replace(position=int(restored.state.position))
-            reached = _Reached(_over_mesh(problem, progress), restored.history)
-    if len(reached.history) >= epochs:
-        return reached.progress.state, reached.history
+        keeper = Keeper(checkpoints, _made_for(problem, data, own_key, state) | dict(checkpoints.made_for))
+        started = _going_on(problem, keeper, started, secret, epochs)
+    reached = _shown(problem, started)
 
     def measured(progress: Progress, good: bool) -> Row:
         return {"loss": _mean(progress.sums, good)} | _held_out(network, loss, progress.state.params, held_out)
 
-    started = reached
     try:
         with noticing_loss():
-            for reached, row in _reached_in_turn(feed, steps, started, measured):
+            for reached, row in _reached_in_turn(problem, feed, steps, started, measured, epochs):
                 good = row is None or is_finite(row)
                 if keeper and row and good:
                     keeper.note(*reached)
@@ -471,31 +489,66 @@ def fit(
                 if row and not good:
                     _warn_of_divergence(row)
                 # `is`: 1, or an array, that a callback happens to return is no wish
-                stop = _agreed(mesh, not good or any(wish is True for wish in wishes))
-                if stop or len(reached.history) == epochs:
+                if _agreed(mesh, not good or any(wish is True for wish in wishes)):
                     break
     finally:
         if keeper:
             keeper.save_last(*reached)
+    if secret and folder and _has_ended(reached.history, epochs):
+        forget(folder)
     return reached.progress.state, reached.history
 
 
+def _going_on(problem: Problem, keeper: Keeper, fresh: _Reached, secret: Secret | None, epochs: int) -> _Reached:
+    """Where training goes on from: the newest checkpoint, with the secret that was kept out of it; or from the beginning."""
+    progress = fresh.progress
+    restored = keeper.load(progress._replace(position=np.zeros((), np.int32)), epochs)
+    started = fresh
+    if restored:
+        saved = restored.state._replace(position=int(restored.state.position))
+        if secret:
+            key = _key_after_epochs(progress.state.key, len(restored.history))
+            saved = saved._replace(state=saved.state._replace(key=key))
+        started = _Reached(_over_mesh(problem, saved), restored.history)
+    if secret and not _has_ended(started.history, epochs):
+        keep(keeper.folder, secret, new=restored is None)
+    keeper.begin(started.history)
+    return started
+
+
+def _has_ended(history: Sequence[Row], epochs: int) -> bool:
+    return len(history) >= epochs or any(not is_finite(row) for row in history[-1:])
+
+
+def _shown(problem: Problem, reached: _Reached) -> _Reached:
+    """What may be saved, returned, or handed to a callback: all but a secret key."""
+    if not problem.gradient.secret:
+        return reached
+    progress, state = reached.progress, reached.progress.state
+    return reached._replace(progress=progress._replace(state=state._replace(key=_blank(state.key))))
+
+
 def _reached_in_turn(
-    feed: Feed, steps: int, reached: _Reached, measured: Callable[[Progress, bool], Row]
+    problem: Problem,
+    feed: Feed,
+    steps: int,
+    reached: _Reached,
+    measured: Callable[[Progress, bool], Row],
+    epochs: int,
 ) -> Iterator[tuple[_Reached, Row | None]]:
     """Train, and after each part say what is reached, with the epoch's row where it has ended or is no longer finite."""
     began = time.perf_counter() - (reached.history[-1]["seconds"] if reached.history else 0)
-    while True:
+    while len(reached.history) < epochs:
         progress, good = reached.progress, True
         for progress, good in feed(reached.progress):
             if not good or progress.position == steps:
                 break
             reached = reached._replace(progress=progress)
-            yield reached, None
+            yield _shown(problem, reached), None
         row = {"epoch": len(reached.history) + 1, **measured(progress, good), "seconds": time.perf_counter() - began}
         ended = Progress(progress.state, jnp.zeros_like(progress.sums), 0)
         reached = _Reached(ended if is_finite(row) else reached.progress, [*reached.history, row])
-        yield reached, row
+        yield _shown(problem, reached), row
 
 
 def is_finite(row: Row) -> bool:
@@ -546,6 +599,8 @@ def _over_mesh(problem: Problem, progress: Progress) -> Progress:
 def _mean(sums, good: bool) -> float:
     """The mean loss of the steps taken; NaN where a parameter is not finite, as the next loss would be."""
     value, count = np.asarray(sums, np.float64).sum(axis=0)
+    if count == 0:  # every step's Poisson draw chose nobody
+        return 0.0
     return float(value / count) if good or not math.isfinite(value) else math.nan
 
 
@@ -559,13 +614,14 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     if method is None:
         run = problem.gradient.value_and_grad(problem)
         method = f"own method {_program(run, params, x, y, jnp.ones(1, x.dtype), state.key)}"
+    drawn_by = {} if problem.gradient.secret else {"key": np.asarray(jax.random.key_data(key)).tobytes().hex()}
     return {
         "network": str(problem.network),
         "loss": next((name for name, known in LOSSES.items() if known == problem.loss), "own loss"),
         "gradient": method,
         "batch size": str(problem.batch_size),
         "data set": f"{reading.examples_of(data)} examples, {fingerprint_of(data)}",
-        "key": np.asarray(jax.random.key_data(key)).tobytes().hex(),
+        **drawn_by,
         f"optimizer (its update in jax {jax.__version__})": update,
         f"activation or loss (in jax {jax.__version__})": loss,
     }
@@ -616,7 +672,7 @@ def fit_many(
         data: (x (n, d), y (n, …)), the same for all.
         epochs: how often every example is used.
         batch_size: examples a step.
-        keys: a `jax.random.key` for each network, `jax.random.split(key, n)`.
+        keys: a `jax.random.key` for each network, `jax.random.split(key, n)`; of `secret_key()` where the gradient is private.
         learning_rates: one for each network.
         gradient: as in `fit`.
 
@@ -642,8 +698,11 @@ def fit_many(
         raise ValueError(
             f"keys has shape {keys.shape}, learning_rates {learning_rates.shape}: give one of each for each network"
         )
+    method = _method(gradient)
+    if method.secret:
+        warn_if_guessable(keys)
     return _fit_many(
-        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, (x, y)), _method(gradient)),
+        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, (x, y)), method),
         epochs,
         keys,
         learning_rates,
@@ -738,9 +797,10 @@ METRICS: dict[object, tuple[str, Callable]] = {
 }
 
 
-def _require_settings(network, optimizer, key, callbacks, checkpoints, monitor, mesh) -> None:
+def _require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh) -> None:
     require_network(network)
-    require_key(key)
+    if key is not None or not method.secret:
+        require_key(key)
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}: expected one of optax's, such as optax.adam(1e-3)")
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):

@@ -28,7 +28,7 @@ def fit(folder, epochs=6, network=NETWORK, rate=0.01, data=(X, Y), key=0, batch_
         data,
         epochs=epochs,
         batch_size=batch_size,
-        key=jax.random.key(key),
+        key=jax.random.split(jax.random.key(key))[0],
         checkpoints=checkpoints,
         **more,
     )

@@ -130,9 +130,10 @@ def test_fit_takes_it_and_repeats_it():
         return jbp.fit(NETWORK, "huber", optax.adam(0.01), (x, y), epochs=3, batch_size=20, key=key, gradient=method)
 
     method = jbp.private_gradient(1.0, 0.5)
-    state, history = run(method, jax.random.key(0))
-    again, _ = run(method, jax.random.key(0))
-    other, _ = run(method, jax.random.key(1))
+    first, second = jax.random.split(jax.random.key(0))
+    state, history = run(method, first)
+    again, _ = run(method, first)
+    other, _ = run(method, second)
     assert int(state.step) == 9
     assert all(math.isfinite(row["loss"]) for row in history)
     assert np.array_equal(state.params["h0"]["x"], again.params["h0"]["x"])

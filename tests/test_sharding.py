@@ -12,10 +12,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jaxbackprop as jbp
-from jaxbackprop import sharding
+from jaxbackprop import data, secret, sharding, train
 
 TESTS = Path(__file__).parent
 TOLERANCE = 2e-5  # sums over 203 rows and 1,024 units in another order, and 10 steps of Adam, in float32
@@ -225,6 +226,43 @@ def test_a_signal_to_either_stops_both_saved(tmp_path):
     done = len(rows(tmp_path / "run"))
     assert f"stopped after epoch {done} of 100000, saved: jaxbackprop train --resume run" in first[2]
     assert (tmp_path / "run" / "checkpoints" / f"checkpoint-{done:06d}-000000000.npz").exists()
+
+
+def test_two_private_processes_share_one_secret(tmp_path):
+    said = ["--private", "--noise-multiplier", "50", "--checkpoint-every", "1", "--out", "run"]
+    processes = both(tmp_path, "--epochs", "3000", *said, data="wine")
+    try:
+        deadline = time.monotonic() + 240
+        while len(rows(tmp_path / "run")) < 2:
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.05)
+        processes[0].terminate()
+        (first, second) = ended(processes, 60)
+    finally:
+        for process in processes:
+            process.kill()
+    assert first[0] == second[0] == 143, first[2] + second[2]
+    (path,) = tmp_path.rglob("SECRET*")
+    key, done = secret._read(path, path.read_bytes()), len(rows(tmp_path / "run"))
+    command = [sys.executable, "-m", "jaxbackprop.cli", "train", "--resume", "run", "--epochs", str(done + 2)]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stderr
+    network = jbp.skip_mlp((13, 16, 3), bias=True)
+    state, _ = jbp.fit(  # by one process, from that very secret
+        network,
+        "softmax_cross_entropy",
+        optax.adamw(0.003, weight_decay=0.0),
+        data.load("wine", stratify=False).train,
+        epochs=done + 2,
+        batch_size=64,
+        key=key,
+        params=train.drawn(network, jax.random.key(0)),
+        gradient=jbp.private_gradient(1.0, 50.0),
+    )
+    for name, weight in params(tmp_path / "run").items():
+        layer, source = name.split("/")
+        np.testing.assert_allclose(weight, state.params[layer][source], atol=2e-5 * (done + 2))
 
 
 def test_processes_that_were_told_different_things_are_all_refused(tmp_path):

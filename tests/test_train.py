@@ -220,7 +220,7 @@ def test_an_epoch_in_parts_takes_the_same_steps(gradient, monkeypatch):
             (np.linspace(-1, 1, 400, dtype="float32").reshape(200, 2), np.ones((200, 1), "float32")),
             epochs=2,
             batch_size=3,
-            key=jax.random.key(0),
+            key=jax.random.split(jax.random.key(0))[0],
             gradient=gradient,
             monitor=lambda *where: seen.append(where),
         )
