@@ -35,7 +35,7 @@ import numpy as np
 import optax
 
 import jaxbackprop as jbp
-from jaxbackprop import sharding, train
+from jaxbackprop import train
 from jaxbackprop.losses import as_loss
 
 

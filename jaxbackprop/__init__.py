@@ -1,55 +1,32 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
-Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, sharding,
-checkpoint, blocks, secret, train, privacy.
+Read the modules in this order: exercise, activations, losses, network, backprop, factors, readouts, bilinear, variance,
+sketches, gradient, scaling, check, trace, grade, checkpoint, blocks, secret, train, privacy.
 """
 
 from jaxbackprop import exercise
 from jaxbackprop.activations import ACTIVATIONS, Activation
-from jaxbackprop.backprop import Backward, FactoredGradient, backward, per_example, sweep, total
+from jaxbackprop.backprop import Backward, Forward, backward, forward, per_example, sweep
 from jaxbackprop.blocks import Blocks, mapped, open_npy, open_parquet, spilled
 from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
 from jaxbackprop.checkpoint import Checkpoints
-from jaxbackprop.factored import (
-    Moments,
-    NoiseScale,
-    PowerSums,
-    clip,
-    count_not_finite,
-    gram,
-    inner,
-    materialise,
-    moments,
-    moments_from,
-    noise_scale,
-    norms,
-    power_sums,
-    squared_norms,
-)
-from jaxbackprop.fused import fused
+from jaxbackprop.factors import FactoredGradient, inner, materialise, total
 from jaxbackprop.grade import Verdict, grade
-from jaxbackprop.gradient import apply, loss_function, plain_loss, value_and_grad
+from jaxbackprop.gradient import apply, loss_function, plain_loss, predict, value_and_grad
 from jaxbackprop.losses import LOSSES, Loss
-from jaxbackprop.network import (
-    Forward,
-    Layer,
-    Network,
-    count_parameters,
-    dense_mlp,
-    forward,
-    init,
-    mlp,
-    predict,
-    skip_mlp,
-)
+from jaxbackprop.model import Sweep
+from jaxbackprop.network import Layer, Network, count_parameters, dense_mlp, init, mlp, skip_mlp
 from jaxbackprop.privacy import private_gradient
+from jaxbackprop.readouts import clip, count_not_finite, gram, norms, squared_norms
+from jaxbackprop.scaling.kernel import fused
+from jaxbackprop.scaling.mesh import data_mesh, over_devices, place_batch, place_params
+from jaxbackprop.scaling.streaming import stream
 from jaxbackprop.secret import secret_key
-from jaxbackprop.sharding import data_mesh, over_devices, place_batch, place_params
-from jaxbackprop.streaming import stream
+from jaxbackprop.sketches import compact, kronecker, project
 from jaxbackprop.trace import Trace, trace
 from jaxbackprop.train import GradientMethod, TrainState, evaluate, fit, fit_many
+from jaxbackprop.variance import Moments, NoiseScale, PowerSums, moments, moments_from, noise_scale, power_sums
 
 __all__ = [
     "ACTIVATIONS",
@@ -68,6 +45,7 @@ __all__ = [
     "NoiseScale",
     "PowerSums",
     "Report",
+    "Sweep",
     "Trace",
     "TrainState",
     "Verdict",
@@ -77,6 +55,7 @@ __all__ = [
     "check_gradient",
     "check_vjp",
     "clip",
+    "compact",
     "count_not_finite",
     "count_parameters",
     "data_mesh",
@@ -91,6 +70,7 @@ __all__ = [
     "gram",
     "init",
     "inner",
+    "kronecker",
     "loss_function",
     "mapped",
     "materialise",
@@ -109,6 +89,7 @@ __all__ = [
     "power_sums",
     "predict",
     "private_gradient",
+    "project",
     "secret_key",
     "skip_mlp",
     "spilled",

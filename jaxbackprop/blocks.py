@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from jaxbackprop._names import extra
 from jaxbackprop.data import PANDAS_INDEX
+from jaxbackprop.words import extra
 
 BLOCK_BYTES = 2**20  # of a .npy file, which has no blocks of its own; but at least FEWEST_BLOCKS of them
 FEWEST_BLOCKS = 64

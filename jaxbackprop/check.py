@@ -36,7 +36,8 @@ from jaxbackprop.checking.leaves import names
 from jaxbackprop.checking.program import fresh, without_custom_rules
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
-from jaxbackprop.network import require_array, require_key
+from jaxbackprop.refusals import is_key
+from jaxbackprop.words import is_array
 
 
 def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
@@ -72,7 +73,7 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     _require_leaves("params", params)
     params = jax.tree.map(jnp.asarray, params)
     _require_parameters(params)
-    _require_arrays(data)
+    _is_arrays(data)
     _require_scalar(value, params, data)
     given = gradient(params, *data)
     _require_leaves("gradient's result", given)
@@ -175,19 +176,19 @@ def _require_parameters(params) -> None:
             raise ValueError(f"params{jax.tree_util.keystr(path)} holds NaN or infinity: check at finite parameters")
 
 
-def _require_arrays(data) -> None:
+def _is_arrays(data) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         where = f"data{jax.tree_util.keystr(path)}"
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise ValueError(
                 f"{where} is a {type(leaf).__name__}: data are arrays; let the functions close over all else"
             )
-        require_array(where, leaf)
+        is_array(where, leaf)
 
 
 def _require_leaves(where, tree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        require_array(f"{where}{jax.tree_util.keystr(path)}", leaf)
+        is_array(f"{where}{jax.tree_util.keystr(path)}", leaf)
 
 
 def _require_scalar(value, params, data) -> None:
@@ -232,5 +233,5 @@ def _generator(key) -> np.random.Generator:
     """Numbers drawn on the host: they need no compilation."""
     if key is None:
         return np.random.default_rng([0])
-    require_key(key)
+    is_key(key)
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

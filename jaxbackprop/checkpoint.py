@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxbackprop._names import require_positive, unknown
-from jaxbackprop.sharding import from_first
+from jaxbackprop.scaling.processes import from_first
+from jaxbackprop.words import require_positive, unknown
 
 FORMAT = 1
 LATEST, BEST = "checkpoint-{epochs:06d}-{position:09d}.npz", "best.npz"  # epochs done, steps of the next one

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxbackprop._names import unknown
+from jaxbackprop.words import unknown
 
 WIRINGS = ("skip", "mlp", "dense")
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "rmsprop", "adagrad", "lion")

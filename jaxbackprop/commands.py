@@ -26,14 +26,16 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxbackprop import __version__, blocks, check, checkpoint, data, network, privacy, runs, sharding, stored, train
-from jaxbackprop._names import unknown
+from jaxbackprop import __version__, blocks, check, checkpoint, data, network, privacy, runs, stored, train
 from jaxbackprop.checking.report import Report
 from jaxbackprop.cli import LOST, SAID_ANEW, WHERE
 from jaxbackprop.grade import grade
-from jaxbackprop.gradient import plain_loss, value_and_grad
+from jaxbackprop.gradient import plain_loss, predict, value_and_grad
+from jaxbackprop.scaling import mesh as meshes
+from jaxbackprop.scaling import processes
 from jaxbackprop.secret import SECRET_FILE
 from jaxbackprop.trace import trace
+from jaxbackprop.words import unknown
 
 
 class _Training(NamedTuple):
@@ -64,9 +66,9 @@ def _train(arguments: Namespace) -> int:
     arguments, mesh, training = _planned(arguments)
     if first and not arguments.json:
         used = [jax.devices()[0]] if mesh is None else mesh.devices.ravel().tolist()
-        processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        together = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
         print(
-            f"jaxbackprop {__version__} on {len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{processes}"
+            f"jaxbackprop {__version__} on {len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
         )
     dataset, net = training.dataset, training.network
     examples = f"{blocks.examples_of(dataset.train):,} training and {blocks.examples_of(dataset.test):,} test examples"
@@ -78,7 +80,7 @@ def _train(arguments: Namespace) -> int:
         say("gradient", f"derived by hand; check: {report.line}")
         if not report.ok:
             print(report, file=sys.stderr)
-    (wrong,) = sharding.agree(report is not None and not report.ok)
+    (wrong,) = processes.agree(report is not None and not report.ok)
     if wrong:
         return 1
     used = "jax.grad" if training.method == "jax.grad" else "the hand-derived gradient"
@@ -146,7 +148,7 @@ def predict_command(arguments: Namespace) -> int:
     if arguments.out and arguments.out.exists():
         raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
     encoding = _encoding(arguments.run, config, net)
-    yhat = network.predict(net, params, jnp.asarray(data.read_features(arguments.file, encoding)))
+    yhat = predict(net, params, jnp.asarray(data.read_features(arguments.file, encoding)))
     answers = data.decode(encoding, np.asarray(yhat))
     if encoding.classes:
         header = ("prediction", "probability")
@@ -338,7 +340,7 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     if isinstance(dataset.train, blocks.Blocks):
         if arguments.private:
             raise ValueError("--private draws each batch from all examples: it needs them in memory, in a file")
-        devices = 1 if mesh is None else mesh.shape[sharding.DATA]
+        devices = 1 if mesh is None else mesh.shape[meshes.DATA]
         steps = blocks.steps_of(
             blocks.shared(dataset.train, arguments.batch_size, jax.process_count(), devices), arguments.batch_size
         )
@@ -388,7 +390,7 @@ def _planned(arguments: Namespace) -> tuple[Namespace, Mesh | None, _Training]:
         found = arguments, mesh, _plan(arguments, mesh)
     except (ValueError, OSError, ImportError) as error:
         refusal = error
-    (refused,) = sharding.agree(refusal is not None)
+    (refused,) = processes.agree(refusal is not None)
     if refusal:
         raise refusal
     assert found is not None
@@ -397,7 +399,7 @@ def _planned(arguments: Namespace) -> tuple[Namespace, Mesh | None, _Training]:
     if jax.process_count() == 1:
         return found
     dataset = found[2].dataset
-    sharding.require_alike(
+    processes.require_alike(
         data=" ".join(map(train.fingerprint_of, (dataset.train, dataset.test))),
         **{name: str(value) for name, value in vars(arguments).items() if name not in NOT_KEPT and name != "data"},
     )
@@ -423,16 +425,16 @@ NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resu
 @contextmanager
 def _joined(arguments: Namespace):
     """Join the other processes, where there are any. A small watcher, of this one, says a last word should JAX abort it."""
-    address, processes, process_id = arguments.coordinator, arguments.processes, arguments.process_id
-    numbered = processes is not None and process_id is not None
-    if not address and (processes is not None or process_id is not None):
+    address, count, process_id = arguments.coordinator, arguments.processes, arguments.process_id
+    numbered = count is not None and process_id is not None
+    if not address and (count is not None or process_id is not None):
         raise ValueError("--processes and --process-id need --coordinator HOST:PORT, where process 0 is")
     if address and address != "auto" and not numbered:
         raise ValueError("--coordinator HOST:PORT needs --processes and --process-id too")
     if not address:
         yield
         return
-    said = f"jaxbackprop: process {process_id} of {processes} ended" if numbered else "jaxbackprop: a process ended"
+    said = f"jaxbackprop: process {process_id} of {count} ended" if numbered else "jaxbackprop: a process ended"
     said += " before its run did: if another one was lost, or did not come, start the run again, with --resume where it has a "
     said += "checkpoint, with the processes that there are\n"
     # it reads until this process closes the pipe, which its end does too, whatever that is; nothing read is no farewell
@@ -440,12 +442,12 @@ def _joined(arguments: Namespace):
     command = [sys.executable, "-c", script, said]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as watcher:
         try:
-            sharding.join(None if address == "auto" else address, processes, process_id)
-            with sharding.noticing_loss():
+            processes.join(None if address == "auto" else address, count, process_id)
+            with processes.noticing_loss():
                 with _stdout_to_stderr():  # the first message between them makes their library print
-                    sharding.agree(0)
+                    processes.agree(0)
                 yield
-        except sharding.LostProcessError as error:
+        except processes.LostProcessError as error:
             print(f"jaxbackprop: {error}", file=sys.stderr, flush=True)
             watcher.communicate(b"farewell")
             os._exit(LOST)  # at once: what JAX does at exit waits for the others
@@ -471,11 +473,11 @@ def _mesh(arguments: Namespace) -> Mesh | None:
     if arguments.coordinator:
         if arguments.devices:
             raise ValueError("with --coordinator all devices of each process are used: leave out --devices")
-        return sharding.data_mesh()
+        return meshes.data_mesh()
     wanted, there = arguments.devices or 1, jax.devices()
     if wanted > len(there):
         raise ValueError(f"--devices {wanted}: this machine has {len(there)}")
-    return None if wanted == 1 else sharding.data_mesh(there[:wanted])
+    return None if wanted == 1 else meshes.data_mesh(there[:wanted])
 
 
 def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_Stop"):

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop._names import extra, unknown
+from jaxbackprop.words import extra, unknown
 
 BUNDLED = {"digits": "digit", "breast_cancer": "diagnosis", "diabetes": "progression", "wine": "cultivar"}
 KINDS = ".csv, .npz or .parquet"

@@ -33,9 +33,8 @@ shape (outputs, inputs) with vectors x, z, h. For a batch: `jax.vmap(gradient, i
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike
-
-from jaxbackprop.network import require_array
 
 
 class Weights(NamedTuple):
@@ -82,21 +81,9 @@ def dg(z: ArrayLike) -> Array:
 
 
 def forward(w: Weights, x: ArrayLike) -> Forward:
-    """Compute the network's values for one example.
+    """Compute the network's values for one example; a ValueError names what does not fit, a TypeError what is no number.
 
-    Args:
-        w: the weights, numbers or matrices.
-        x: the input, a number or a vector (d,).
-
-    Returns:
-        `Forward`: z0, h0 (n0,), z1, h1 (n1,), z2 = yhat (n2,); numbers where `w` and `x` are numbers.
-
-    Raises:
-        ValueError: the shapes do not fit together; the message names the first that does not.
-        TypeError: `w` is no `Weights`, or something is neither a number nor an array.
-
-    >>> f = forward(Weights(0.5, 2.0, -1.0, 3.0), 2.0)
-    >>> [float(value) for value in f]
+    >>> [float(value) for value in forward(Weights(0.5, 2.0, -1.0, 3.0), 2.0)]
     [1.0, 1.0, 2.0, 2.0, 1.0]
     """
     _require_shapes(w, x)
@@ -109,33 +96,13 @@ def forward(w: Weights, x: ArrayLike) -> Forward:
 
 
 def backward(w: Weights, x: ArrayLike, f: Forward, dyhat: ArrayLike) -> Backward:
-    """Compute every adjoint for one example, in the notes' order.
-
-    Args:
-        w: the weights that `f` was computed with.
-        x: the input that `f` was computed with.
-        f: the values, `forward(w, x)`.
-        dyhat: dL/dyhat, shaped like yhat; for L = ½ Σ (yhat − y)² it is yhat − y.
-
-    Returns:
-        `Backward`: an adjoint for each value and each weight, each shaped like what it is the adjoint of.
-
-    Raises:
-        ValueError: `dyhat` is not shaped like yhat, `f` is of other weights, or the weights do not fit together.
-        TypeError: `f` is no `Forward`, or as `forward`.
+    """Compute every adjoint for one example, in the notes' order: f is `forward(w, x)`, dyhat is dL/dyhat.
 
     >>> w, x = Weights(0.5, 2.0, -1.0, 3.0), 2.0
-    >>> b = backward(w, x, forward(w, x), dyhat=1.0)
-    >>> float(b.dh0)  # w1 dz1 + w3 dz2 = 2·(−1) + 3·1: both paths count
+    >>> float(backward(w, x, forward(w, x), dyhat=1.0).dh0)  # w1 dz1 + w3 dz2 = 2·(−1) + 3·1: both paths count
     1.0
     """
-    _require_shapes(w, x)
-    _require_values(w, f)
-    require_array("dyhat", dyhat, "a number or an array")
-    if jnp.shape(dyhat) != jnp.shape(f.z2):
-        raise ValueError(
-            f"dyhat has shape {jnp.shape(dyhat)}, yhat has {jnp.shape(f.z2)}: give one dL/dyhat for each output"
-        )
+    _require_shapes(w, x, f=f, dyhat=dyhat)
     dz2 = jnp.asarray(dyhat)
     dh1 = jnp.dot(jnp.transpose(w.w2), dz2)
     dz1 = dh1 * dg(f.z1)
@@ -148,81 +115,61 @@ def backward(w: Weights, x: ArrayLike, f: Forward, dyhat: ArrayLike) -> Backward
     return Backward(dz2, dh1, dz1, dh0, dz0, dw0, dw1, dw2, dw3)
 
 
+def _outer(dz, h):
+    """dz hᵀ: a matrix for vectors, a plain product for numbers."""
+    return jnp.tensordot(dz, h, axes=0)
+
+
 def loss(w: Weights, x: ArrayLike, y: ArrayLike) -> Array:
     """L = ½ Σ (yhat − y)², half the squared error of one example.
 
     >>> float(loss(Weights(0.5, 2.0, -1.0, 3.0), 2.0, 0.0))
     0.5
     """
-    return jnp.sum(jnp.square(_error(forward(w, x), y))) / 2
+    _require_shapes(w, x, y=y)
+    return jnp.sum(jnp.square(forward(w, x).z2 - y)) / 2
 
 
 def gradient(w: Weights, x: ArrayLike, y: ArrayLike) -> Weights:
-    """Compute dL/dw for L = ½ Σ (yhat − y)² of one example.
+    """Compute dL/dw for L = ½ Σ (yhat − y)² of one example, each shaped like its weight.
 
-    Args:
-        w: the weights, numbers or matrices.
-        x: the input, a number or a vector (d,).
-        y: the target, shaped like yhat.
-
-    Returns:
-        `Weights` that hold dL/dw0 … dL/dw3, each shaped like its weight.
-
-    Raises:
-        ValueError: the shapes do not fit together.
-        TypeError: as `forward`.
-
-    >>> dw = gradient(Weights(0.5, 2.0, -1.0, 3.0), 2.0, 0.0)
-    >>> [float(value) for value in dw]
+    >>> [float(value) for value in gradient(Weights(0.5, 2.0, -1.0, 3.0), 2.0, 0.0)]
     [2.0, -1.0, 2.0, 1.0]
     """
+    _require_shapes(w, x, y=y)
     f = forward(w, x)
-    b = backward(w, x, f, dyhat=_error(f, y))
+    b = backward(w, x, f, dyhat=f.z2 - y)
     return Weights(b.dw0, b.dw1, b.dw2, b.dw3)
 
 
-def _error(f: Forward, y: ArrayLike) -> Array:
-    require_array("y", y, "a number or an array")
-    if jnp.shape(y) != jnp.shape(f.z2):
-        raise ValueError(f"y has shape {jnp.shape(y)}, yhat has {jnp.shape(f.z2)}: give one target for each output")
-    return jnp.subtract(f.z2, y)
-
-
-def _outer(dz: ArrayLike, h: ArrayLike) -> Array:
-    """dz hᵀ: a matrix for vectors, a plain product for numbers."""
-    return jnp.tensordot(dz, h, axes=0)
-
-
-def _require_shapes(w: Weights, x: ArrayLike) -> None:
+def _require_shapes(w: Weights, x, f=None, **like_yhat) -> None:
+    """Refuse what does not fit together, naming the first that does not."""
     if not isinstance(w, Weights):
         raise TypeError(f"w is a {type(w).__name__}: expected exercise.Weights(w0, w1, w2, w3)")
-    for name, value in (*w._asdict().items(), ("x", x)):
-        require_array(name, value, "a number or an array")
+    for name, value in {**w._asdict(), "x": x, **like_yhat}.items():
+        if not hasattr(value, "dtype") and not isinstance(value, int | float | complex):
+            raise TypeError(f"{name} is a {type(value).__name__}: expected a number or an array")
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufcV":
+            raise TypeError(f"{name} has dtype {value.dtype}, which JAX does not have: expected numbers")
     shapes = {name: jnp.shape(value) for name, value in w._asdict().items()}
-    if all(shape == () for shape in (*shapes.values(), jnp.shape(x))):
-        return
-    if jnp.ndim(x) != 1:
-        raise ValueError(
-            f"x has shape {jnp.shape(x)}, expected (d,) for matrix weights: one example; vmap over a batch"
-        )
-    (d,) = jnp.shape(x)
-    n0, n1, n2 = (shapes[name][0] if len(shapes[name]) == 2 else "n" + name[1] for name in ("w0", "w1", "w2"))
-    expected = {"w0": (n0, d), "w1": (n1, n0), "w2": (n2, n1), "w3": (n2, n0)}
-    for name, shape in shapes.items():
-        if shape != expected[name]:
-            wanted = "(" + ", ".join(map(str, expected[name])) + ")"
+    if any((*shapes.values(), jnp.shape(x))):
+        if jnp.ndim(x) != 1:
             raise ValueError(
-                f"{name} has shape {shape}, expected {wanted} (outputs, inputs): make the four weights and x fit"
+                f"x has shape {jnp.shape(x)}, expected (d,) for matrix weights: one example; vmap over a batch"
             )
-
-
-def _require_values(w: Weights, f: Forward) -> None:
-    if not isinstance(f, Forward):
+        n0, n1, n2 = (shapes[name][0] if len(shapes[name]) == 2 else "n" + name[1] for name in ("w0", "w1", "w2"))
+        for name, expected in {"w0": (n0, *jnp.shape(x)), "w1": (n1, n0), "w2": (n2, n1), "w3": (n2, n0)}.items():
+            if shapes[name] != expected:
+                wanted = ", ".join(map(str, expected))
+                raise ValueError(f"{name} has shape {shapes[name]}, expected ({wanted}) (outputs, inputs)")
+    if f is not None and not isinstance(f, Forward):
         raise TypeError(f"f is a {type(f).__name__}: expected what exercise.forward returns")
-    outputs = {"z0": w.w0, "h0": w.w0, "z1": w.w1, "h1": w.w1, "z2": w.w2}
-    for name, weight in outputs.items():
-        if jnp.shape(getattr(f, name)) != jnp.shape(weight)[:1]:
+    for name, weight in {} if f is None else {"z0": "w0", "h0": "w0", "z1": "w1", "h1": "w1", "z2": "w2"}.items():
+        if jnp.shape(getattr(f, name)) != shapes[weight][:1]:
+            found = f"f.{name} has shape {jnp.shape(getattr(f, name))}, expected {shapes[weight][:1]}"
+            raise ValueError(f"{found}: take forward(w, x) of the same weights")
+    for name, value in like_yhat.items():
+        if jnp.shape(value) != shapes["w2"][:1]:
             raise ValueError(
-                f"f.{name} has shape {jnp.shape(getattr(f, name))}, expected {jnp.shape(weight)[:1]}: take forward(w, x) of "
-                "the same weights"
+                f"{name} has shape {jnp.shape(value)}, yhat has {shapes['w2'][:1]}: give one for each output"
             )

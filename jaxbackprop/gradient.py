@@ -8,33 +8,37 @@ not a pass over the parameters at the end. The sums over b are `streaming.py`'s,
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from jaxbackprop.backprop import (
-    FactoredGradient,
-    LossLike,
-    backward,
-    require_batch,
-    sweep_batch,
-    total,
-    weighted_sum,
-)
-from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import (
-    INPUT,
-    Network,
-    Precision,
-    forward,
-    predict,
-    require_input,
-    require_network,
-    require_params,
-    wide,
-)
-from jaxbackprop.streaming import Sums, add_up, require_tile
+from jaxbackprop.arithmetic import Precision, weighted_sum, wide
+from jaxbackprop.backprop import backward, factored_by, forward, per_example, sweep_batch
+from jaxbackprop.doors import asks, bare, is_batch_of, is_input
+from jaxbackprop.factors import total
+from jaxbackprop.losses import LossLike, as_loss
+from jaxbackprop.model import Model
+from jaxbackprop.network import INPUT, Network, Params
+from jaxbackprop.refusals import is_network
+from jaxbackprop.scaling.streaming import Sums, add_up, compiled, is_tile
+
+
+@asks(is_input)
+def predict(
+    network: Network, params: Params, x: Float[Array, "*b d"], precision: Precision = None
+) -> Float[Array, "*b k"]:
+    """Compute yhat for one example (d,) or a batch (b, d).
+
+    >>> predict(net, params, x).shape
+    (5, 1)
+    """
+
+    def one(x):
+        return bare(forward)(network, params, x, precision).h[network.output]
+
+    return one(x) if jnp.ndim(x) == 1 else jax.vmap(one)(x)
 
 
 def value_and_grad(
@@ -66,26 +70,16 @@ def value_and_grad(
         ValueError: an unknown name, or shapes or dtypes that do not fit; the message says which and what fits.
         TypeError: something that is not an array where one is needed, a list say; or no network.
 
-    >>> from jaxbackprop.network import init, mlp
-    >>> net = mlp((2, 3, 1))
-    >>> params = init(net, jax.random.key(0))
-    >>> value, grads = value_and_grad(net, "half_squared_error")(params, jnp.ones((5, 2)), jnp.zeros((5, 1)))
+    >>> value, grads = value_and_grad(net, "half_squared_error")(params, x, y)
     >>> jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
     True
     """
-    return _compiled(_spec(network, loss, reduction, precision), require_tile(tile))
+    return compiled(_value_and_grad, _model(network, loss, precision), is_reduction(reduction), is_tile(tile))
 
 
-@lru_cache(maxsize=512)
-def _compiled(spec: "_Spec", tile: int | None) -> Callable:
-    # one program for each network, loss and shape, however often `value_and_grad` is called; what does not fit is
-    # refused while tracing, so that a program that runs again has nothing to check
-    @jax.jit
-    def loss_and_gradient(params, x, y, weight=None):
-        require_batch(spec.network, params, x, y, weight)
-        return _sums(spec, params, x, y, _coefficients(spec.reduction, jnp.shape(x)[0], weight), tile)
-
-    return loss_and_gradient
+def _value_and_grad(model: Model, reduction: str, tile: int | None, params, x, y, weight=None):
+    is_batch_of(model, params, x, y, weight)
+    return _sums(model, params, x, y, _coefficients(reduction, jnp.shape(x)[0], weight), tile)
 
 
 def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
@@ -93,20 +87,21 @@ def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precis
 
     What the hand-derived gradient is checked against and timed beside. The arguments are those of `value_and_grad`.
 
-    >>> from jaxbackprop.network import init, mlp
-    >>> net = mlp((2, 3, 1))
-    >>> params, x, y = init(net, jax.random.key(0)), jnp.ones((5, 2)), jnp.zeros((5, 1))
     >>> bool(plain_loss(net, "huber")(params, x, y) == loss_function(net, "huber")(params, x, y))
     True
     """
-    _, loss, reduction, _ = _spec(network, loss, reduction, precision)
+    model, reduction = _model(network, loss, precision), is_reduction(reduction)
 
     def scalar_loss(params, x, y, weight=None):
-        require_batch(network, params, x, y, weight)
-        values = jax.vmap(loss.value)(predict(network, params, x, precision), y)
-        return weighted_sum(values, _coefficients(reduction, jnp.shape(x)[0], weight))
+        is_batch_of(model, params, x, y, weight)
+        return _plain(model, reduction, params, x, y, weight)
 
     return scalar_loss
+
+
+def _plain(model, reduction, params, x, y, weight):
+    values = jax.vmap(model.loss.value)(bare(predict)(model.network, params, x, model.precision), y)
+    return weighted_sum(values, _coefficients(reduction, jnp.shape(x)[0], weight))
 
 
 def loss_function(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
@@ -118,18 +113,15 @@ def loss_function(network: Network, loss: LossLike, reduction: str = "mean", pre
     Raises:
         TypeError: it is differentiated with respect to y.
 
-    >>> from jaxbackprop.network import init, mlp
-    >>> net = mlp((2, 3, 1))
-    >>> params, x, y = init(net, jax.random.key(0)), jnp.ones((5, 2)), jnp.zeros((5, 1))
     >>> dparams, dx = jax.grad(loss_function(net, "huber"), argnums=(0, 1))(params, x, y)
     >>> dx.shape
     (5, 2)
     """
-    spec = _spec(network, loss, reduction, precision)
+    model, reduction = _model(network, loss, precision), is_reduction(reduction)
 
     def scalar_loss(params, x, y, weight=None):
-        require_batch(network, params, x, y, weight)
-        return _loss(spec, _as_dicts(params), x, y, weight)
+        is_batch_of(model, params, x, y, weight)
+        return _loss(model, reduction, _as_dicts(params), x, y, weight)
 
     return scalar_loss
 
@@ -148,40 +140,34 @@ def apply(network: Network, precision: Precision = None) -> Callable:
         ValueError: parameters or an input that do not fit the wiring.
         TypeError: something that is not an array where one is needed, a list say; or no network.
 
-    >>> from jaxbackprop.network import init, mlp
-    >>> net = mlp((2, 3, 4), activation="tanh")
-    >>> params = init(net, jax.random.key(0))
-    >>> jax.grad(lambda params, x: jnp.sum(jnp.sin(apply(net)(params, x))))(params, jnp.ones((5, 2)))["h0"]["x"].shape
+    >>> jax.grad(lambda params, x: jnp.sum(jnp.sin(apply(net)(params, x))))(params, x)["h0"]["x"].shape
     (3, 2)
     """
-    require_network(network, precision)
+    is_network(network, precision)
 
     def yhat_of(params, x):
-        require_params(network, params)
-        require_input(network, x, ndims=(1, 2))
+        is_input(network, params, x)
         yhat: Any = _apply(network, precision, _as_dicts(params), jnp.atleast_2d(x))
         return yhat if jnp.ndim(x) == 2 else yhat[0]
 
     return yhat_of
 
 
-class _Spec(NamedTuple):
-    """What is static in a compiled loss."""
-
-    network: Network
-    loss: Loss
-    reduction: str
-    precision: Precision
+def _model(network, loss, precision) -> Model:
+    is_network(network, precision)
+    return Model(network, as_loss(loss), precision)
 
 
-def _spec(network, loss, reduction, precision) -> _Spec:
-    require_network(network, precision)
-    return _Spec(network, as_loss(loss), _reduction(reduction), precision)
+def is_reduction(reduction: Any) -> str:
+    """Refuse a reduction that does not exist."""
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}: expected 'mean' or 'sum'")
+    return reduction
 
 
-def _sums(spec: "_Spec", params, x, y, c, tile: int | None = None):
-    sums = Sums(spec.network, spec.loss, _total(spec.precision), tile, spec.precision)
-    value, grads = add_up(sums, params, x, y, c)
+def _sums(model: Model, params, x, y, c, tile: int | None = None):
+    readout = total if model.precision is None else _total(model.precision)
+    value, grads = add_up(Sums(per_example(*model), readout, tile), params, x, y, c=c)
     return value, _typed_like(params, grads)
 
 
@@ -209,12 +195,12 @@ def _coefficients(reduction, examples, weight):
     return c if reduction == "sum" else c / jnp.sum(c)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(spec, params, x, y, weight):
-    return plain_loss(*spec)(params, x, y, weight)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _loss(model, reduction, params, x, y, weight):
+    return _plain(model, reduction, params, x, y, weight)
 
 
-def _loss_forward(spec, params, x, y, weight):
+def _loss_forward(model, reduction, params, x, y, weight):
     if any(leaf.perturbed for leaf in jax.tree.leaves(y, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))):
         raise TypeError(
             "loss_function is differentiated with respect to y, which the hand-derived rule takes as data: "
@@ -224,22 +210,22 @@ def _loss_forward(spec, params, x, y, weight):
     params, x, y, weight = jax.tree.map(
         lambda leaf: leaf.value, (params, x, y, weight), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
     )
-    c = _coefficients(spec.reduction, x.shape[0], weight)
+    c = _coefficients(reduction, x.shape[0], weight)
     if not by_example:
-        value, dparams = _sums(spec, params, x, y, c)
+        value, dparams = _sums(model, params, x, y, c)
         return value, (dparams, None, None)
-    values, fg, dx = sweep_batch(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
+    values, fg, dx = sweep_batch(model, params, x, y, c)
     value = weighted_sum(values, c)
     if weight is None:
         dweight = None
     else:
         # of Σ c L: L_b; of Σ c L / Σ c: (L_b − L) / Σ c
-        per_weight = values if spec.reduction == "sum" else (values - value) / jnp.sum(weight, dtype=wide(weight.dtype))
+        per_weight = values if reduction == "sum" else (values - value) / jnp.sum(weight, dtype=wide(weight.dtype))
         dweight = per_weight.astype(weight.dtype)
-    return value, (_typed_like(params, total(fg, precision=spec.precision)), dx.astype(x.dtype), dweight)
+    return value, (_typed_like(params, bare(total)(fg, precision=model.precision)), dx.astype(x.dtype), dweight)
 
 
-def _loss_backward(_spec, residuals, dvalue):
+def _loss_backward(_model, _reduction, residuals, dvalue):
     # None, a gradient of zero, for what nobody asked for
     dparams, dx, dweight = jax.tree.map(lambda d: dvalue.astype(d.dtype) * d, residuals)
     return dparams, dx, None, dweight
@@ -250,25 +236,19 @@ _loss.defvjp(_loss_forward, _loss_backward, symbolic_zeros=True)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _apply(network, precision, params, x):
-    return predict(network, params, x, precision)
+    return bare(predict)(network, params, x, precision)
 
 
 def _apply_forward(network, precision, params, x):
-    f = jax.vmap(lambda x: forward(network, params, x, precision))(x)
-    return f.h[network.layers[-1].name], (params, f)
+    f = jax.vmap(lambda x: bare(forward)(network, params, x, precision))(x)
+    return f.h[network.output], (params, f)
 
 
 def _apply_backward(network, precision, residuals, dyhat):
     params, f = residuals
-    b = jax.vmap(lambda f, dyhat: backward(network, params, f, dyhat, precision))(f, dyhat)
-    dparams = total(FactoredGradient(network, f.h, b.dz), precision=precision)
+    b = jax.vmap(lambda f, dyhat: bare(backward)(network, params, f, dyhat, precision))(f, dyhat)
+    dparams = bare(total)(factored_by(network, f, b), precision=precision)
     return _typed_like(params, dparams), b.dh[INPUT].astype(f.h[INPUT].dtype)
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
-
-
-def _reduction(reduction):
-    if not isinstance(reduction, str) or reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}: expected 'mean' or 'sum'")
-    return reduction

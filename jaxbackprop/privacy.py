@@ -41,10 +41,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
-from jaxbackprop.backprop import total
-from jaxbackprop.factored import clip, require_max_norm
-from jaxbackprop.network import wide
-from jaxbackprop.streaming import stream
+from jaxbackprop.arithmetic import wide
+from jaxbackprop.backprop import per_example
+from jaxbackprop.factors import total
+from jaxbackprop.readouts import clip
+from jaxbackprop.refusals import is_positive
+from jaxbackprop.scaling.streaming import stream
 from jaxbackprop.train import GradientMethod, Problem
 
 TAIL = 1e-15  # the probability that a Poisson draw exceeds its fixed capacity
@@ -76,7 +78,7 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
     >>> int(state.step)
     8
     """
-    require_max_norm(max_norm)
+    is_positive("max_norm", max_norm)
     noise_multiplier = _number("noise_multiplier", noise_multiplier)
     if not 0 <= noise_multiplier < math.inf:
         raise ValueError(f"noise_multiplier is {noise_multiplier}: expected a number of at least 0")
@@ -86,10 +88,10 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
 
 
 def _private_value_and_grad(max_norm: float, noise_multiplier: float, problem: Problem):
-    clipped_sum = stream(problem.network, problem.loss, lambda fg: total(clip(fg, max_norm)))
+    clipped_sum = stream(per_example(*problem.model), lambda fg: total(clip(fg, max_norm)))
 
     def value_and_grad(params, x, y, weight, key):
-        value, sums = clipped_sum(params, x, y, weight)
+        value, sums = clipped_sum(params, x, y, weight=weight)
         flat, unflatten = ravel_pytree(sums)
         noise = noise_multiplier * max_norm * jax.random.normal(key, flat.shape, wide(flat.dtype))
         mean = ((flat + noise) / problem.batch_size).astype(flat.dtype)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checkpoint import write_whole
-from jaxbackprop.network import Layer, Network, Params, require_params
+from jaxbackprop.network import Layer, Network, Params
+from jaxbackprop.refusals import are_like
 
 CONFIG, METRICS, PARAMS, CURVES = "config.json", "metrics.jsonl", "params.npz", "learning_curves.png"
 CHECKPOINTS = "checkpoints"
@@ -124,7 +125,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
             for name in flat.files:
                 layer, source = name.split("/", 1)
                 params[layer][source] = jnp.asarray(flat[name])
-        require_params(network, params)
+        are_like("params", params, network.shapes)
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{folder} cannot be read as a run ({type(error).__name__}: {error}): was a file altered?"

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxbackprop.checkpoint import sync_folder, write_whole
-from jaxbackprop.sharding import from_first
+from jaxbackprop.scaling.processes import from_first
 
 SECRET_FILE = "SECRET-do-not-publish.key"
 WARNING = (

@@ -24,21 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxbackprop._names import unknown
 from jaxbackprop.activations import as_activation
-from jaxbackprop.backprop import LossLike, sweep
-from jaxbackprop.losses import as_loss
-from jaxbackprop.network import (
-    BIAS,
-    INPUT,
-    Layer,
-    Network,
-    require_input,
-    require_network,
-    require_params,
-    skip_mlp,
-    widths,
-)
+from jaxbackprop.backprop import sweep
+from jaxbackprop.losses import LossLike, as_loss
+from jaxbackprop.network import BIAS, INPUT, Layer, Network, skip_mlp, widths
+from jaxbackprop.refusals import are_like, is_network
+from jaxbackprop.words import FLOATING, fits, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -274,16 +265,16 @@ def trace(
     >>> t.difference < 1e-12
     True
     """
-    require_network(network)
+    is_network(network)
     if digits is None:
         digits = 6 if _all_single(network) else 4
     if isinstance(digits, bool) or not isinstance(digits, Integral) or not 1 <= digits <= 17:
         raise ValueError(f"digits is {digits!r}: expected 1 to 17, as many as a float64 holds")
-    require_params(network, params)
+    are_like("params", params, network.shapes)
     loss = loss if isinstance(loss, str) and as_loss(loss) else as_loss(loss)
     weights: Weights = {t: {s: _float64(w) for s, w in sources.items()} for t, sources in params.items()}
     x, y = np.atleast_1d(_float64(_numbers("x", x))), _numbers("y", y)
-    require_input(network, x, ndims=(1,))
+    fits({"d": network.inputs}, x=(x, "d", FLOATING))
     _require_class(network, loss, y)
     y = _float64(y) if jnp.issubdtype(y.dtype, jnp.floating) else y
     with jax.enable_x64(True):

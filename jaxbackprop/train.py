@@ -23,26 +23,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from jaxbackprop import blocks as reading
-from jaxbackprop._names import require_positive, unknown
-from jaxbackprop.backprop import LossLike
+from jaxbackprop.arithmetic import wide
 from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
-from jaxbackprop.gradient import plain_loss, value_and_grad
-from jaxbackprop.losses import LOSSES, Loss, as_loss
-from jaxbackprop.network import (
-    Network,
-    Params,
-    count_parameters,
-    init,
-    predict,
-    require_input,
-    require_key,
-    require_network,
-    require_params,
-    wide,
-)
+from jaxbackprop.gradient import plain_loss, predict, value_and_grad
+from jaxbackprop.losses import LOSSES, LossLike, as_loss
+from jaxbackprop.model import Model
+from jaxbackprop.network import Network, Params, count_parameters, init
+from jaxbackprop.refusals import are_like, is_key, is_network
+from jaxbackprop.scaling.mesh import DATA, MODEL, copied, params_shardings, place_params, placed
+from jaxbackprop.scaling.processes import agree, noticing_loss
 from jaxbackprop.secret import Secret, forget, keep, obtained, warn_if_guessable
-from jaxbackprop.sharding import DATA, MODEL, agree, copied, noticing_loss, params_shardings, place_params, placed
+from jaxbackprop.words import FLOATING, fits, require_positive, unknown
 
 if TYPE_CHECKING:
     import optax  # imported where it is used: it costs as much again as this package
@@ -70,8 +62,7 @@ class TrainState(NamedTuple):
 class Problem(NamedTuple):
     """What is trained and how; hashable, so that one compiled epoch serves every `fit` of the same problem."""
 
-    network: Network
-    loss: Loss
+    model: Model
     optimizer: Any  # an optax.GradientTransformation; in `fit_many` what makes one from a learning rate
     batch_size: int
     gradient: "GradientMethod"
@@ -228,12 +219,12 @@ def permutation(key: Key[Array, ""], examples: int) -> Int[Array, " examples"]:
 
 def _by_hand(problem: Problem) -> Callable:
     # laid over a mesh a batch is swept whole: tiles would be cut across the devices
-    run = value_and_grad(problem.network, problem.loss, tile=None if problem.mesh is None else WHOLE)
+    run = value_and_grad(problem.model.network, problem.model.loss, tile=None if problem.mesh is None else WHOLE)
     return lambda params, x, y, weight, _key: run(params, x, y, weight)
 
 
 def _by_jax_grad(problem: Problem) -> Callable:
-    run = jax.value_and_grad(plain_loss(problem.network, problem.loss))
+    run = jax.value_and_grad(plain_loss(problem.model.network, problem.model.loss))
     return lambda params, x, y, weight, _key: run(params, x, y, weight)
 
 
@@ -245,7 +236,7 @@ GRADIENTS: dict[str, GradientMethod] = {
 
 def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
     """Make the state that training starts from: drawn parameters, or the given ones."""
-    own: Params = drawn(problem.network, key, dtype) if params is None else params
+    own: Params = drawn(problem.model.network, key, dtype) if params is None else params
     return TrainState(own, problem.optimizer.init(own), _two_keys(key)[0], jnp.zeros((), jnp.int32))
 
 
@@ -332,7 +323,7 @@ def _in_memory(problem: Problem, x: Array, y: Array) -> tuple[Feed, int]:
 
 def _steps_a_call(problem: Problem, batch: int) -> int:
     """Steps that take about a second on a CPU core, so that a wish to stop is soon granted."""
-    return max(1, min(int(ONE_CALL_FLOPS / (6 * count_parameters(problem.network) * batch)), ONE_CALL_STEPS))
+    return max(1, min(int(ONE_CALL_FLOPS / (6 * count_parameters(problem.model.network) * batch)), ONE_CALL_STEPS))
 
 
 def _agreed(mesh: Mesh | None, number: int) -> int:
@@ -456,11 +447,11 @@ def fit(
         _require_finite_params(network, params)
     data = _require_data("data", network, loss, data)
     held_out = None if validation is None else _require_data("validation", network, loss, validation)
-    problem = Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, data), method, mesh)
+    problem = Problem(Model(network, as_loss(loss)), optimizer, _batch_size(batch_size, data), method, mesh)
     feed, steps = _feed(problem, data)
     folder = checkpoints and Path(checkpoints.folder)
     secret = obtained(key, folder) if method.secret else None
-    own_key = secret.key if secret else require_key(key)
+    own_key = secret.key if secret else is_key(key)
     dtype = data.like[0].dtype if isinstance(data, Blocks) else data[0].dtype
     # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
     state = _start(problem._replace(mesh=None), own_key, drawn(network, own_key, dtype) if params is None else params)
@@ -581,12 +572,12 @@ def _over_mesh(problem: Problem, progress: Progress) -> Progress:
     mesh, state = problem.mesh, progress.state
     if mesh is None:
         return progress
-    params = place_params(mesh, problem.network, state.params)
+    params = place_params(mesh, problem.model.network, state.params)
     opt_state = optax.tree_utils.tree_map_params(
         problem.optimizer,
         placed,
         state.opt_state,
-        params_shardings(mesh, problem.network),
+        params_shardings(mesh, problem.model.network),
         transform_non_params=lambda leaf: copied(mesh, leaf),
     )
     return Progress(
@@ -609,15 +600,15 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     params, problem = state.params, problem._replace(mesh=None)  # the same over other devices
     x, y = (a[:1] for a in (data.like if isinstance(data, Blocks) else data))
     update = _program(problem.optimizer.update, params, state.opt_state, params)
-    loss = _program(plain_loss(problem.network, problem.loss), params, x, y)
+    loss = _program(plain_loss(problem.model.network, problem.model.loss), params, x, y)
     method = next((name for name, known in GRADIENTS.items() if known == problem.gradient), None)
     if method is None:
         run = problem.gradient.value_and_grad(problem)
         method = f"own method {_program(run, params, x, y, jnp.ones(1, x.dtype), state.key)}"
     drawn_by = {} if problem.gradient.secret else {"key": np.asarray(jax.random.key_data(key)).tobytes().hex()}
     return {
-        "network": str(problem.network),
-        "loss": next((name for name, known in LOSSES.items() if known == problem.loss), "own loss"),
+        "network": str(problem.model.network),
+        "loss": next((name for name, known in LOSSES.items() if known == problem.model.loss), "own loss"),
         "gradient": method,
         "batch size": str(problem.batch_size),
         "data set": f"{reading.examples_of(data)} examples, {fingerprint_of(data)}",
@@ -702,7 +693,7 @@ def fit_many(
     if method.secret:
         warn_if_guessable(keys)
     return _fit_many(
-        Problem(network, as_loss(loss), optimizer, _batch_size(batch_size, (x, y)), method),
+        Problem(Model(network, as_loss(loss)), optimizer, _batch_size(batch_size, (x, y)), method),
         epochs,
         keys,
         learning_rates,
@@ -743,7 +734,7 @@ def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Bloc
     >>> sorted(evaluate(net, "softmax_cross_entropy", init(net, jax.random.key(0)), (jnp.ones((4, 2)), jnp.zeros(4, int))))
     ['accuracy', 'loss']
     """
-    require_params(network, params)
+    are_like("params", params, network.shapes)
     return _figures(network, loss, params, _require_data("data", network, loss, data))
 
 
@@ -798,9 +789,9 @@ METRICS: dict[object, tuple[str, Callable]] = {
 
 
 def _require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh) -> None:
-    require_network(network)
+    is_network(network)
     if key is not None or not method.secret:
-        require_key(key)
+        is_key(key)
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}: expected one of optax's, such as optax.adam(1e-3)")
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
@@ -870,7 +861,7 @@ def _as_dtype(name: str, given: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _require_rows(name, network, loss, x, y) -> None:
-    require_input(network, x, ndims=(2,))
+    fits({"d": network.inputs}, x=(x, "b d", FLOATING))
     if len(x) == 0 or y.ndim == 0 or len(y) != len(x):
         raise ValueError(
             f"{name}: x has shape {x.shape}, y {y.shape}: give at least one example, and one target for each"
@@ -891,7 +882,7 @@ def _require_rows(name, network, loss, x, y) -> None:
 
 
 def _require_finite_params(network, params) -> None:
-    require_params(network, params)
+    are_like("params", params, network.shapes)
     for t, sources in params.items():
         for s, w in sources.items():
             if not np.isfinite(np.asarray(w)).all():

@@ -8,9 +8,12 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # every module that handles arrays; `grade` handles text, in hundreds of thousands of small calls
-SOURCES = Path(__file__).parents[1].joinpath("jaxbackprop").glob("[a-z_]*.py")
-ARRAYS = [f"jaxbackprop.{path.stem}" for path in SOURCES if path.stem not in ("__init__", "grade")]
-install_import_hook(ARRAYS, "beartype.beartype").__enter__()
+PACKAGE = Path(__file__).parents[1] / "jaxbackprop"
+FILES = [*PACKAGE.glob("[a-z]*.py"), *PACKAGE.glob("scaling/[a-z]*.py")]
+ARRAYS = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
+install_import_hook(
+    [a for a in ARRAYS if a.split(".")[-1] not in ("grade", "conftest")], "beartype.beartype"
+).__enter__()
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 # LLVM at its lowest level, the rest of the compiler as for users: the programs are small, compiled once and run once, and the

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 import jaxbackprop as jbp
-from jaxbackprop import sharding, train
+from jaxbackprop import train
 from jaxbackprop.losses import as_loss
 
 NETWORK = jbp.skip_mlp((3, 8, 1024, 2), "tanh", bias=True)

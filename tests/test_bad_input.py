@@ -256,33 +256,33 @@ NOT_FITTING = {
     "params missing a layer": (
         lambda p, x, y: ({"h0": p["h0"]}, x, y),
         ValueError,
-        r"params has \['h0'\], the network needs a dict with \['h0', 'h1', 'yhat'\]: take jaxbackprop.init",
+        r"params has \['h0'\], expected a dict with \['h0', 'h1', 'yhat'\]: take jaxbackprop.init",
     ),
     "params with another edge": (
         lambda p, x, y: (changed("h1", "x", np.ones((4, 3), "float32")), x, y),
         ValueError,
-        r"params\['h1'\] has \['bias', 'h0', 'x'\], the network needs a dict with \['bias', 'h0'\]",
+        r"params\['h1'\] has \['bias', 'h0', 'x'\], expected a dict with \['bias', 'h0'\]",
     ),
-    "params of no layers": (lambda p, x, y: (None, x, y), ValueError, "params is a NoneType, the network needs a dict"),
+    "params of no layers": (lambda p, x, y: (None, x, y), ValueError, "params is a NoneType, expected a dict"),
     "a layer that is an array": (
         lambda p, x, y: (p | {"h0": p["h0"]["x"]}, x, y),
         ValueError,
-        r"params\['h0'\] is a .*, the network needs a dict",
+        r"params\['h0'\] is a .*, expected a dict",
     ),
     "a weight transposed": (
         lambda p, x, y: (changed("h0", "x", p["h0"]["x"].T), x, y),
         ValueError,
-        r"params\['h0'\]\['x'\] has shape \(3, 5\), the network needs \(5, 3\)",
+        r"params\['h0'\]\['x'\] has shape \(3, 5\), expected \(5, 3\)",
     ),
     "a weight of integers": (
         lambda p, x, y: (changed("h0", "x", np.ones((5, 3), int)), x, y),
         ValueError,
-        r"params\['h0'\]\['x'\] has dtype int32: weights must be floating point",
+        r"params\['h0'\]\['x'\] has dtype int32, expected floating point",
     ),
     "a complex weight": (
         lambda p, x, y: (changed("h0", "x", np.ones((5, 3), "complex64")), x, y),
         ValueError,
-        r"params\['h0'\]\['x'\] has dtype complex64: weights must be floating point",
+        r"params\['h0'\]\['x'\] has dtype complex64, expected floating point",
     ),
     "None for a weight": (
         lambda p, x, y: (changed("h0", "x", None), x, y),
@@ -294,14 +294,14 @@ NOT_FITTING = {
         TypeError,
         r"params\['h0'\]\['x'\] is a list: expected an array",
     ),
-    "x of one example": (lambda p, x, y: (p, x[0], y), ValueError, r"x has shape \(3,\), the network needs \(b, 3\)"),
-    "x of rank 3": (lambda p, x, y: (p, x[None], y), ValueError, r"x has shape \(1, 6, 3\), the network needs"),
-    "x too wide": (lambda p, x, y: (p, X[:, :2], y), ValueError, r"x has shape \(6, 2\), the network needs \(b, 3\)"),
-    "x a number": (lambda p, x, y: (p, np.float32(1), y), ValueError, r"x has shape \(\), the network needs"),
+    "x of one example": (lambda p, x, y: (p, x[0], y), ValueError, r"x has shape \(3,\), expected \(b, 3\)"),
+    "x of rank 3": (lambda p, x, y: (p, x[None], y), ValueError, r"x has shape \(1, 6, 3\), expected"),
+    "x too wide": (lambda p, x, y: (p, X[:, :2], y), ValueError, r"x has shape \(6, 2\), expected \(b, 3\)"),
+    "x a number": (lambda p, x, y: (p, np.float32(1), y), ValueError, r"x has shape \(\), expected"),
     "x a list": (lambda p, x, y: (p, x.tolist(), y), TypeError, "x is a list: expected an array"),
     "x None": (lambda p, x, y: (p, None, y), TypeError, "x is a NoneType: expected an array"),
     "x of integers": (lambda p, x, y: (p, x.astype(int), y), ValueError, r"x has dtype int32.*x.astype\('float32'\)"),
-    "x of booleans": (lambda p, x, y: (p, x > 0, y), ValueError, "x has dtype bool, the network needs floating point"),
+    "x of booleans": (lambda p, x, y: (p, x > 0, y), ValueError, "x has dtype bool, expected floating point"),
     "x complex": (lambda p, x, y: (p, x.astype("complex64"), y), ValueError, "x has dtype complex64"),
     "no examples": (lambda p, x, y: (p, x[:0], y[:0]), ValueError, r"x has no examples.*give at least one"),
     "y of fewer": (lambda p, x, y: (p, x, y[:5]), ValueError, r"y has shape \(5, 2\), x has \(6, 3\): give one target"),
@@ -378,7 +378,7 @@ def test_what_jax_has_no_dtype_for_is_refused(dtype):
 @pytest.mark.parametrize("call", [jbp.predict, lambda *args: jbp.apply(args[0])(*args[1:])], ids=["predict", "apply"])
 def test_inputs_that_predict_and_apply_refuse(call):
     for x, error, message in (
-        (X[None], ValueError, r"x has shape \(1, 6, 3\), the network needs \(3,\) or \(b, 3\)"),
+        (X[None], ValueError, r"x has shape \(1, 6, 3\), expected \(3,\) or \(b, 3\)"),
         (X[:, :2], ValueError, r"x has shape \(6, 2\)"),
         (X[0].tolist(), TypeError, "x is a list: expected an array"),
         (X.astype(int), ValueError, "x has dtype int32"),
@@ -407,10 +407,10 @@ def test_forward_sweep_and_backward_refuse_what_is_not_one_example():
     forward, sweep = partial(jbp.forward, NETWORK), partial(jbp.sweep, NETWORK, HALF, PARAMS)
     backward = partial(jbp.backward, NETWORK, PARAMS)
     for call, error, message in (
-        (lambda: forward(PARAMS, X), ValueError, r"x has shape \(6, 3\), the network needs \(3,\)"),
+        (lambda: forward(PARAMS, X), ValueError, r"x has shape \(6, 3\), expected \(3,\)"),
         (lambda: forward(PARAMS, X[0].tolist()), TypeError, "x is a list"),
         (lambda: forward({}, X[0]), ValueError, r"params has \[\]"),
-        (lambda: sweep(X, Y), ValueError, r"x has shape \(6, 3\), the network needs \(3,\)"),
+        (lambda: sweep(X, Y), ValueError, r"x has shape \(6, 3\), expected \(3,\)"),
         (lambda: sweep(X[0], Y), ValueError, r"a target has shape \(6, 2\), the output has \(2,\)"),
         (lambda: sweep(X[0], Y[0].tolist()), TypeError, "y is a list"),
         (lambda: sweep(X[0], None), TypeError, "y is a NoneType"),
@@ -420,7 +420,7 @@ def test_forward_sweep_and_backward_refuse_what_is_not_one_example():
         (lambda: backward(f, np.float32(1)), ValueError, r"dyhat has shape \(\), yhat has \(2,\)"),
         (lambda: backward(f, [1.0, 2.0]), TypeError, "dyhat is a list"),
         (lambda: backward((f.z, f.h), Y[0]), TypeError, "f is a tuple: expected what jaxbackprop.forward returns"),
-        (lambda: backward(other, Y[0]), ValueError, r"f.z has shapes \{'yhat': \(2,\)\}, the network needs"),
+        (lambda: backward(other, Y[0]), ValueError, r"f.z has shapes \{'yhat': \(2,\)\}, expected"),
         (lambda: backward(batch, Y), ValueError, r"f.z has shapes .*vmap over a batch"),
         (lambda: jbp.backward(NETWORK, {}, f, Y[0]), ValueError, r"params has \[\]"),
     ):
@@ -966,8 +966,8 @@ def test_what_evaluate_refuses(arguments, error, message):
         ({"x": "1"}, TypeError, "x has dtype <U1: expected real numbers"),
         ({"x": 1j}, TypeError, "x has dtype complex128: expected real numbers"),
         ({"x": [[1.0], [1.0, 2.0]]}, TypeError, "x is a list that makes no array"),
-        ({"x": [1.0, 2.0]}, ValueError, r"x has shape \(2,\), the network needs \(1,\)"),
-        ({"x": [[1.0]]}, ValueError, r"x has shape \(1, 1\), the network needs \(1,\)"),
+        ({"x": [1.0, 2.0]}, ValueError, r"x has shape \(2,\), expected \(1,\)"),
+        ({"x": [[1.0]]}, ValueError, r"x has shape \(1, 1\), expected \(1,\)"),
         ({"y": None}, TypeError, "y has dtype object: expected real numbers"),
         ({"y": "1"}, TypeError, "y has dtype <U1: expected real numbers"),
         ({"y": 1j}, TypeError, "y has dtype complex128"),

@@ -415,7 +415,7 @@ def test_figures_from_a_disk_are_those_of_memory(pair, monkeypatch):
             r"block \d+ of data: x holds NaN or infinity in 1 rows",
         ),
         (lambda x, y: (x, np.where(x[:, :2] == X[100, :2], np.inf, y)), "huber", r"block \d+ of data: y holds NaN"),
-        (lambda x, y: (x[:, :2], y), "huber", r"x has shape \(\d+, 2\), the network needs \(b, 3\)"),
+        (lambda x, y: (x[:, :2], y), "huber", r"x has shape \(\d+, 2\), expected \(b, 3\)"),
         (
             lambda x, y: (x, np.full(len(x), 2, np.int32)),
             "softmax_cross_entropy",

@@ -838,7 +838,7 @@ DAMAGES = {
     "no network": (edit(lambda config: config.pop("network")), "was a file altered"),
     "another width": (
         edit(lambda config: config["network"]["layers"][0].update(width=4)),
-        r"\['h0'\].*has shape.*the network needs",
+        r"\['h0'\].*has shape.*expected",
     ),
     "no encoding": (edit(lambda config: config.pop("encoding")), "was a file altered|encoding"),
     "no classes": (edit(lambda config: config["encoding"].pop("classes")), "was a file altered|encoding"),

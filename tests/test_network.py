@@ -5,7 +5,7 @@ import pytest
 
 import jaxbackprop as jbp
 from jaxbackprop import Layer, Network, exercise
-from jaxbackprop.network import contract
+from jaxbackprop.arithmetic import contract
 
 A = Layer("a", 3, ("x",), "relu")
 
@@ -112,11 +112,11 @@ def test_precision_reaches_the_products():
 def test_what_does_not_fit_is_named():
     net = jbp.mlp((3, 4, 2), bias=True)
     params = jbp.init(net, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"x has shape \(5, 4\), the network needs \(3,\) or \(b, 3\)"):
+    with pytest.raises(ValueError, match=r"x has shape \(5, 4\), expected \(3,\) or \(b, 3\)"):
         jbp.predict(net, params, jnp.ones((5, 4)))
-    with pytest.raises(ValueError, match=r"params has \['h0'\], the network needs a dict with \['h0', 'yhat'\]"):
+    with pytest.raises(ValueError, match=r"params has \['h0'\], expected a dict with \['h0', 'yhat'\]"):
         jbp.predict(net, {"h0": params["h0"]}, jnp.ones(3))
-    with pytest.raises(ValueError, match=r"params\['h0'\]\['x'\] has shape \(4, 9\), the network needs \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"params\['h0'\]\['x'\] has shape \(4, 9\), expected \(4, 3\)"):
         jbp.predict(net, params | {"h0": params["h0"] | {"x": jnp.ones((4, 9))}}, jnp.ones(3))
     with pytest.raises(ValueError, match="weights must be floating point"):
         jbp.predict(net, params | {"h0": params["h0"] | {"x": jnp.ones((4, 3), int)}}, jnp.ones(3))

@@ -12,6 +12,7 @@ from test_backprop import draw
 import jaxbackprop as jbp
 from jaxbackprop import privacy, train
 from jaxbackprop.losses import as_loss
+from jaxbackprop.model import Model
 from jaxbackprop.privacy import Plan
 
 NETWORK = jbp.skip_mlp((3, 8, 6, 2), bias=True)
@@ -20,7 +21,7 @@ NETWORK = jbp.skip_mlp((3, 8, 6, 2), bias=True)
 def step_gradient(method, batch_size, weight, dtype="float64"):
     """A compiled key → (value, gradient) on fixed data, and that data."""
     params, x, y = draw(NETWORK, "half_squared_error", len(weight), dtype)
-    problem = train.Problem(NETWORK, as_loss("half_squared_error"), optax.sgd(1.0), batch_size, method)
+    problem = train.Problem(Model(NETWORK, as_loss("half_squared_error")), optax.sgd(1.0), batch_size, method)
     run = method.value_and_grad(problem)
     return jax.jit(lambda key: run(params, x, y, jnp.asarray(weight, dtype), key)), (params, x, y)
 

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import jaxbackprop as jbp
-from jaxbackprop import data, secret, sharding, train
+from jaxbackprop import data, secret, train
 
 TESTS = Path(__file__).parent
 TOLERANCE = 2e-5  # sums over 203 rows and 1,024 units in another order, and 10 steps of Adam, in float32

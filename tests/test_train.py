@@ -393,8 +393,8 @@ def test_parameters_that_are_not_finite_are_refused_by_name():
         ({"data": (np.ones((4, 1), "float32"), None)}, "data: y is a NoneType that makes no array of numbers"),
         ({"data": ([[1.0], [2.0, 3.0]], [1.0, 2.0])}, "data: x is a list that makes no array of numbers"),
         ({"data": (np.array([["a"]]), np.ones(1))}, "data: x is a ndarray that makes no array of numbers"),
-        ({"data": (np.ones((4, 1), int), np.ones((4, 1)))}, "x has dtype int32, the network needs floating point"),
-        ({"validation": (np.ones((4, 2), "float32"), np.ones((4, 1)))}, r"x has shape \(4, 2\), the network needs"),
+        ({"data": (np.ones((4, 1), int), np.ones((4, 1)))}, "x has dtype int32, expected floating point"),
+        ({"validation": (np.ones((4, 2), "float32"), np.ones((4, 1)))}, r"x has shape \(4, 2\), expected"),
     ],
 )
 def test_what_is_no_training_is_refused_by_name(change, message, tmp_path, monkeypatch, as_users_call):

@@ -17,40 +17,54 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbackprop._names import require_hashable
-from jaxbackprop.backprop import FactoredGradient, LossLike, require_batch, sweep_batch, total, weighted_sum
-from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import Network, Precision, count_parameters, require_network, widened, widths
+from jaxbackprop.arithmetic import weighted_sum, widened
+from jaxbackprop.backprop import per_example
+from jaxbackprop.factors import FactoredGradient, total
+from jaxbackprop.losses import LossLike
+from jaxbackprop.model import Sweep
+from jaxbackprop.network import Network
+from jaxbackprop.words import require_hashable
 
 Readout = Callable[[FactoredGradient], Any]
 
-# Measured on two CPU cores with 512 KB of cache each and 32 MB together; experiments/README.md. On an accelerator a tile
-# should be large.
+# Measured on two CPU cores with 512 KB of cache each and 32 MB together; experiments/README.md.
 LANES = 40  # up to so many parameters a tile is read out in lanes,
 LANE_NUMBERS = 2**17  # which hold at most so many numbers
 CPU_WHOLE_BYTES = 48 * 2**20  # up to here a batch's activations are as fast whole,
 CPU_TILE_BYTES = 24 * 2**20  # beyond, in tiles that stay in the cache
-ACCELERATOR_TILE_BYTES = 2**30
 SMALLEST_TILE = 1024  # adding a tile's gradient to the sum, a pass over the parameters, must not be felt
+# On an H200 the whole batch at once was 1 to 7 times as fast as tiles of 1 GiB; what does not fit is swept in tiles of that.
+ACCELERATOR_TILE_BYTES = 2**30
 
 
 class Sums(NamedTuple):
     """What is summed, and how: all that is static in its compiled program."""
 
-    network: Network
-    loss: Loss
+    sweep: Sweep
     readout: Readout
     tile: int | None
-    precision: Precision
+
+
+@lru_cache(maxsize=512)
+def compiled(function: Callable, *static: Any) -> Callable:
+    """One program for each function and what is static in it, however often it is asked for.
+
+    What does not fit is refused while tracing: a program that runs again has nothing to check.
+    """
+    return jax.jit(partial(function, *static))
 
 
 def stream(
-    network: Network, loss: LossLike, readout: Readout = total, tile: int | None = None, precision: Precision = None
+    network: Network | Sweep,
+    loss: LossLike | Readout | None = None,
+    readout: Readout = total,
+    tile: int | None = None,
+    precision: Any = None,
 ) -> Callable:
     """Return a function that sums the losses and a readout over a batch, with the memory of one tile; compiled.
 
     Args:
-        network: the wiring.
+        network: the wiring; or any `Sweep`, and then what follows is the readout: `stream(sweep, readout, tile=64)`.
         loss: a name from `losses.LOSSES`, or a pair (value, derivative).
         readout: `FactoredGradient` → a pytree of sums over its examples. Keep it in a variable: a new lambda each
             time is a new program each time. One that gives something for each example is refused; a mean is not told
@@ -59,72 +73,73 @@ def stream(
         precision: of the sweep's products, as in `jax.lax.Precision`.
 
     Returns:
-        (params, x (b, d), y (b, …), weight (b,) or None) → (Σ_b c_b L_b, Σ over tiles of readout). Weights enter at
+        (params, x (b, d), y (b, …), weight=None (b,)) → (Σ_b c_b L_b, Σ over tiles of readout); of a `Sweep`
+        (params, *batch, weight=None). Weights enter at
         dyhat, before the readout: with 0 and 1 they choose examples. What the tiles leave over is one smaller tile.
 
     Raises:
         ValueError: a tile below 1, a readout that is no sum, or shapes or dtypes that do not fit.
         TypeError: no network, no function as readout, or something that is not an array where one is needed.
 
-    >>> from jaxbackprop.factored import clip
-    >>> from jaxbackprop.network import init, mlp
-    >>> net = mlp((2, 3, 1))
-    >>> clipped_sum = stream(net, "huber", lambda fg: total(clip(fg, 1.0)), tile=4)
-    >>> value, grads = clipped_sum(init(net, jax.random.key(0)), jnp.ones((10, 2)), jnp.zeros((10, 1)))
+    >>> clipped_sum = stream(net, "huber", lambda fg: total(jbp.clip(fg, 1.0)), tile=4)
+    >>> value, grads = clipped_sum(params, x, y)
     >>> grads["h0"]["x"].shape
     (3, 2)
     """
-    require_network(network, precision)
-    require_readout(readout)
-    return _compiled(Sums(network, as_loss(loss), readout, require_tile(tile), precision))
+    if isinstance(network, Sweep):
+        of_batch, sweep, readout = summed, network, readout if loss is None else loss
+    else:
+        of_batch, sweep = _summed_pairs, per_example(network, loss, precision)
+    is_readout(readout)
+    return compiled(of_batch, Sums(sweep, readout, is_tile(tile)))
 
 
-@lru_cache(maxsize=512)
-def _compiled(sums: Sums) -> Callable:
-    # what does not fit is refused while tracing: a program that runs again has nothing to check
-    @jax.jit
-    def summed(params, x, y, weight=None):
-        require_batch(sums.network, params, x, y, weight)
-        require_sums(sums, params, x, y)
-        return add_up(sums, params, x, y, 1.0 if weight is None else weight)
-
-    return summed
+def _summed_pairs(sums, params, x, y, weight=None):
+    return summed(sums, params, x, y, weight=weight)
 
 
-def add_up(sums: Sums, params, x, y, c):
+def summed(sums: Sums, params, *batch, weight=None):
+    """Σ_b c_b L_b and Σ over tiles of the readout, of a batch that is asked for first. To be compiled."""
+    sums.sweep.door(sums.sweep.model, params, *batch, weight=weight)
+    is_sum(sums, params, *batch)
+    return add_up(sums, params, *batch, c=1.0 if weight is None else weight)
+
+
+def add_up(sums: Sums, params, *batch, c):
     """Σ_b c_b L_b and Σ over tiles of the readout; c is one number, or one for each example. To be compiled."""
-    examples = jnp.shape(x)[0]
+    examples = _examples(batch)
     if sums.tile:
-        return _in_tiles(sums, min(sums.tile, examples), params, x, y, c)
-    cpu, other = (best_tile(sums.network, jnp.result_type(x), examples, platform) for platform in ("cpu", "other"))
+        return _in_tiles(sums, min(sums.tile, examples), params, batch, c)
+    cpu, other = (best_tile(sums.sweep, params, batch, platform) for platform in ("cpu", "other"))
     if cpu == other:
-        return _in_tiles(sums, cpu, params, x, y, c)
+        return _in_tiles(sums, cpu, params, batch, c)
     # by the device that the program is lowered for, which need not be the one that it is traced on
     on_cpu, elsewhere = (partial(_in_tiles, sums, tile) for tile in (cpu, other))
-    return jax.lax.platform_dependent(params, x, y, c, cpu=on_cpu, default=elsewhere)
+    return jax.lax.platform_dependent(params, batch, c, cpu=on_cpu, default=elsewhere)
 
 
-def _in_tiles(sums: Sums, tile: int, params, x, y, c):
-    network, readout, examples = sums.network, sums.readout, jnp.shape(x)[0]
+def _in_tiles(sums: Sums, tile: int, params, batch, c):
+    examples = _examples(batch)
 
     def swept(start, size):
-        parts = [
-            a if jnp.ndim(a) == 0 else jax.lax.dynamic_slice_in_dim(jnp.asarray(a), start, size) for a in (x, y, c)
-        ]
-        values, fg, _ = sweep_batch(params, *parts, network=network, loss=sums.loss, precision=sums.precision)
-        return values, parts[-1], fg
+        def part(a):
+            return a if jnp.ndim(a) == 0 else jax.lax.dynamic_slice_in_dim(jnp.asarray(a), start, size)
+
+        *tiles, weight = jax.tree.map(part, (*batch, c))
+        values, fg = sums.sweep.swept(sums.sweep.model, params, *tiles, weight=weight)
+        return values, weight, fg
 
     def read(values, c, fg):
-        return weighted_sum(values, c), readout(fg)
+        return weighted_sum(values, c), sums.readout(fg)
 
     def read_in_lanes(values, c, fg):
-        one = jax.vmap(lambda example: readout(jax.tree.map(lambda a: a[None], example)), out_axes=-1)
+        one = jax.vmap(lambda example: sums.readout(jax.tree.map(lambda a: a[None], example)), out_axes=-1)
         return values * c, one(fg)
 
     full, rest = divmod(examples, tile)
     if full == 1 and not rest:
         return read(*swept(0, tile))
-    in_lanes = count_parameters(network) <= LANES
+    in_lanes = _numbers(params) <= LANES
     each = read_in_lanes if in_lanes else read
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*widened(swept(0, tile)))))
     found, _ = jax.lax.scan(
@@ -140,28 +155,48 @@ def _in_tiles(sums: Sums, tile: int, params, x, y, c):
     return jax.tree.map(lambda a, like: a.astype(like.dtype), found, like)
 
 
-def best_tile(network: Network, dtype, examples: int, platform: str) -> int:
+def best_tile(sweep: Sweep, params, batch, platform: str) -> int:
     """How many examples to sweep at a time on a platform, where possible so many that tiles divide the batch.
 
-    >>> from jaxbackprop.network import mlp
-    >>> best_tile(mlp((8, 64, 1)), jnp.float32, 10, "cpu")
-    10
+    >>> best_tile(jbp.per_example(net, "huber"), params, (x, y), "cpu")
+    5
     """
-    numbers = count_parameters(network)
-    activations = 3 * sum(widths(network).values()) * jnp.dtype(dtype).itemsize  # z, h and dz
+    examples, numbers = _examples(batch), _numbers(params)
+    bytes_each = _bytes_of_an_example(sweep, params, batch)
     if platform != "cpu":
-        largest = max(ACCELERATOR_TILE_BYTES // activations, 1)
+        largest = examples if bytes_each * examples <= _accelerator_bytes() else ACCELERATOR_TILE_BYTES // bytes_each
     elif numbers <= LANES:
         largest = min(LANE_NUMBERS // numbers, max(examples // 8, SMALLEST_TILE))
-    elif activations * examples <= CPU_WHOLE_BYTES:
+    elif bytes_each * examples <= CPU_WHOLE_BYTES:
         largest = examples
     else:
-        largest = max(CPU_TILE_BYTES // activations, SMALLEST_TILE)
-    fewest = -(-examples // largest)
+        largest = max(CPU_TILE_BYTES // bytes_each, SMALLEST_TILE)
+    fewest = -(-examples // max(largest, 1))
     return next((examples // n for n in range(fewest, 2 * fewest) if examples % n == 0), -(-examples // fewest))
 
 
-def require_readout(readout: Any) -> None:
+def _bytes_of_an_example(sweep, params, batch) -> int:
+    """Of z, h and dz while it is swept: 3/2 of the h and dz that it leaves."""
+    _, fg = jax.eval_shape(partial(sweep.swept, sweep.model), params, *batch)
+    return max(1, sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(fg)) * 3 // (2 * _examples(batch)))
+
+
+def _accelerator_bytes() -> int:
+    """What a batch's activations may take on an accelerator: half of its memory; where nothing is known, of 16 GiB."""
+    device = jax.devices()[0]
+    memory = (device.memory_stats() or {}) if device.platform != "cpu" else {}
+    return memory.get("bytes_limit", 2**34) // 2
+
+
+def _examples(batch) -> int:
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
+def _numbers(params) -> int:
+    return sum(p.size for p in jax.tree.leaves(jax.eval_shape(lambda params: params, params)))
+
+
+def is_readout(readout: Any) -> None:
     """Refuse what is not a function, or cannot be looked up by."""
     if not callable(readout):
         raise TypeError(
@@ -170,14 +205,13 @@ def require_readout(readout: Any) -> None:
     require_hashable("readout", readout)
 
 
-def require_sums(sums: Any, params, x, y) -> None:
+def is_sum(sums: Any, params, *batch) -> None:
     """Refuse a readout that gives other shapes for other numbers of examples: it does not sum over them."""
     if sums.readout is total:
         return
 
     def read(examples):
-        args = {"network": sums.network, "loss": sums.loss, "precision": sums.precision}
-        fg = sweep_batch(params, x, y, **args)[1]
+        _, fg = sums.sweep.swept(sums.sweep.model, params, *batch)
         return sums.readout(jax.tree.map(lambda a: jnp.zeros((examples, *a.shape[1:]), a.dtype), fg))
 
     two, three = (jax.eval_shape(partial(read, examples)) for examples in (2, 3))
@@ -189,7 +223,7 @@ def require_sums(sums: Any, params, x, y) -> None:
             )
 
 
-def require_tile(tile: Any) -> int | None:
+def is_tile(tile: Any) -> int | None:
     """Refuse a tile that is neither None nor a positive integer."""
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, Integral) or tile < 1):
         raise ValueError(f"tile is {tile!r}: expected an integer of at least 1, or None for what suits the device")

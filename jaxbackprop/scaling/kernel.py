@@ -1,8 +1,8 @@
 """The same sweep in ONE kernel: forward, backward and all sums of a block of examples, with the weights on the chip.
 
-`streaming.stream` sums a readout tile by tile, and between any two products the compiler may write a tile's z, h and dz to
+`stream` sums a readout tile by tile, and between any two products the compiler may write a tile's z, h and dz to
 memory and read them back. Here a Pallas kernel holds params and the sums on the chip, takes in a block of x and y, and
-gives out nothing but the sums. What it traces on a block is `backprop.sweep_batch` and the readout: there is no second
+gives out nothing but the sums. What it traces on a block is the sweep and the readout: there is no second
 derivation. P programs share the batch, and program p has blocks p·n … p·n + n − 1:
 
     S_p = Σ_i readout(sweep(block p·n + i))        i = 0 … n − 1, in that order        then Σ_p S_p, outside the kernel
@@ -15,7 +15,7 @@ while the next block is fetched. Compiled for v5e and v6e by `experiments/tpu_co
 compiler (libtpu 0.0.42) refuses v3 and v4.
 
 NVIDIA: no kernel yet. Pallas' Triton route is deprecated from JAX 0.11 on; its successor, Mosaic GPU, has to be run to be
-trusted. There `streaming.stream` computes the same.
+trusted. There `stream` computes the same.
 
 Sources: Müller et al. 2021, "Real-time neural radiance caching for path tracing" (a whole network in one kernel pays off
 while it is narrow); the Pallas documentation's matrix product, for a sum that stays on the chip while the grid moves on.
@@ -33,10 +33,12 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from jaxbackprop.backprop import LossLike, require_batch, sweep_batch, total, weighted_sum
-from jaxbackprop.losses import Loss, as_loss
-from jaxbackprop.network import Network, Precision, require_network, widened, widths
-from jaxbackprop.streaming import Readout, require_readout, require_sums
+from jaxbackprop.arithmetic import Precision, weighted_sum, widened
+from jaxbackprop.backprop import per_example
+from jaxbackprop.factors import total
+from jaxbackprop.losses import LossLike
+from jaxbackprop.network import Network, widths
+from jaxbackprop.scaling.streaming import Readout, Sums, compiled, is_readout, is_sum
 
 ROWS = 16  # a block is a multiple: the rows of a bfloat16 tile
 VMEM = 16 * 2**20  # bytes: what the compiler allows a kernel on v5e unless told otherwise; on v6e it allows more
@@ -76,43 +78,32 @@ def fused(
             that do not fit. What depends on the device is raised when the program is lowered for it.
         TypeError: as `stream`.
 
-    >>> from jaxbackprop.factored import clip
-    >>> from jaxbackprop.network import init, mlp
-    >>> net = mlp((2, 3, 1))
-    >>> clipped_sum = fused(net, "huber", lambda fg: total(clip(fg, 1.0)), block=16, interpret=True)
-    >>> value, grads = clipped_sum(init(net, jax.random.key(0)), jnp.ones((20, 2)), jnp.zeros((20, 1)))
+    >>> clipped_sum = fused(net, "huber", lambda fg: total(jbp.clip(fg, 1.0)), block=16, interpret=True)
+    >>> value, grads = clipped_sum(params, x, y)
     >>> grads["h0"]["x"].shape
     (3, 2)
     """
-    require_network(network, precision)
-    require_readout(readout)
+    sweep = per_example(network, loss, precision)
+    is_readout(readout)
     if block is not None and (not _is_count(block) or block % ROWS):
         raise ValueError(f"block is {block!r}: expected a multiple of {ROWS}, such as 256")
     if programs is not None and not _is_count(programs):
         raise ValueError(f"programs is {programs!r}: expected an integer of at least 1")
-    spec = _Spec(network, as_loss(loss), readout, block, programs, precision)
-
-    def summed(params, x, y, weight=None):
-        require_batch(network, params, x, y, weight)
-        return _fused(params, x, y, weight, spec=spec, interpret=bool(interpret))
-
-    return summed
+    return compiled(_fused, _Spec(Sums(sweep, readout, None), block, programs), bool(interpret))
 
 
 class _Spec(NamedTuple):
     """What is static in a kernel."""
 
-    network: Network
-    loss: Loss
-    readout: Readout
+    sums: Sums
     block: int | None
     programs: int | None
-    precision: Precision
 
 
-@partial(jax.jit, static_argnames=("spec", "interpret"))
-def _fused(params, x, y, weight, *, spec, interpret):
-    require_sums(spec, params, x, y)
+def _fused(spec, interpret, params, x, y, weight=None):
+    sweep = spec.sums.sweep
+    sweep.door(sweep.model, params, x, y, weight=weight)
+    is_sum(spec.sums, params, x, y)
     rows = [jnp.asarray(a) for a in (x, y, weight) if a is not None]
     like = jax.eval_shape(partial(_sums, spec), params, *rows)
     if interpret:
@@ -131,10 +122,8 @@ def _fused(params, x, y, weight, *, spec, interpret):
 
 def _sums(spec, params, x, y, weight=None, given=lambda values, fg: (values, fg)):
     """What is summed, over one block of examples; `given` leaves out what only fills the block up."""
-    c = 1.0 if weight is None else weight
-    values, fg, _ = sweep_batch(params, x, y, c, network=spec.network, loss=spec.loss, precision=spec.precision)
-    values, fg = given(values, fg)
-    return weighted_sum(values, c), spec.readout(fg)
+    values, fg = given(*spec.sums.sweep.swept(spec.sums.sweep.model, params, x, y, weight=weight))
+    return weighted_sum(values, 1.0 if weight is None else weight), spec.sums.readout(fg)
 
 
 class _Plan(NamedTuple):
@@ -188,7 +177,7 @@ def _on_tpu(params, *rows, spec, like, interpret=False):
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
-    batch, network = rows[0].shape[0], spec.network
+    batch, network = rows[0].shape[0], spec.sums.sweep.model.network
     blocks = [spec.block] if spec.block else [1024, 512, 256, 128, 64, 32, ROWS]
     blocks = [min(block, ROWS * _divide_up(batch, ROWS)) for block in blocks]
     needs = {block: _vmem_bytes(network, params, rows, like, block) for block in blocks}

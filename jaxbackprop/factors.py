@@ -1,0 +1,105 @@
+"""Equation (3) for any use of a parameter: its gradient in factors, and what is linear in it.
+
+A parameter W enters the loss of one example through its uses u, each linear in it: z = A_u(h) W. Paths add, so that
+dW = Σ_u G_u, and with dz = dL/dz each G_u is one of three things:
+
+    outer   z[t] = W h[t]        G = Σ_t dz[t] h[t]ᵀ         a product; t its positions, one for a network's layer
+    rows    z[t] = W[id[t]]      G = Σ_t e[id[t]] dz[t]ᵀ     a lookup: outer, with h[t] = e[id[t]] never formed
+    whole   z = W + …            G = dz                      the gradient itself: a bias, a scale, what was formed
+
+Letters: b example; l member of a stack of matrices; t position; n output, m input. Arrays are h (b,l,t,m), or ids (b,l,t), and
+dz (b,l,t,n); which of l and t a use has, it says: a network's has neither, and the products below lose them.
+
+    total         dW = Σ_b c[b] Σ_u G_u[b]      bltn, bltm → lnm
+    materialise   dW[b]                         bltn, bltm → blnm
+    inner         v[b] = ⟨dW[b], V⟩             bltn, lnm, bltm → b
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxbackprop.arithmetic import Precision, contract, scaled, wide
+from jaxbackprop.doors import asks, is_direction, is_factored, is_weighted
+from jaxbackprop.views import Use, by_leaf, each, factors_of, product, scattered
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes"))
+@dataclass(frozen=True)
+class FactoredGradient:
+    """Every example's gradient, in factors: of a network's edge s→t, dW of example b is dz[t][b] h[s][b]ᵀ.
+
+    Memory is that of the activations; what several uses share is stored once. Static are the uses, how the parameters are
+    nested (`tree`), and the shape of each of their leaves.
+    """
+
+    h: dict[str, Any]
+    dz: dict[str, Any]
+    uses: tuple[Use, ...]
+    tree: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def examples_of(fg: FactoredGradient) -> int:
+    """How many examples there are: b."""
+    return jnp.shape(next(iter(fg.dz.values())))[0]
+
+
+@asks(is_weighted)
+def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precision: Precision = None) -> PyTree[Array]:
+    """Sum the examples' gradients: dW = Σ_b c[b] dW[b], nested like the parameters.
+
+    One product of (n, b) with (b, m) an edge, 2 B (parameters) flops for a network, as the plain gradient has. weight is c,
+    one number for each example; all 1 by default. What does not fit is refused by a ValueError, what is no
+    `FactoredGradient` by a TypeError.
+
+    >>> total(fg)["h0"]["x"].shape
+    (3, 2)
+    """
+
+    def summed(use, h, dz):
+        dz = dz if weight is None else scaled(dz, jnp.asarray(weight))
+        if use.kind == "outer":
+            return product("bn,bm->nm", use, dz, h, precision=precision)
+        if use.kind == "rows":
+            return scattered(fg, use, h.reshape(-1), dz.reshape(-1, dz.shape[-1]))
+        return jnp.sum(dz.astype(wide(dz.dtype)), axis=0).astype(dz.dtype)
+
+    return by_leaf(fg, summed)
+
+
+@asks(is_factored)
+def materialise(fg: FactoredGradient) -> PyTree[Array]:
+    """Form the per-example gradients themselves, dW[b], nested like the parameters: what all the others avoid.
+
+    >>> materialise(fg)["h0"]["x"].shape
+    (5, 3, 2)
+    """
+    return by_leaf(fg, partial(each, fg), examples_of(fg))
+
+
+@asks(is_direction)
+def inner(fg: FactoredGradient, direction: PyTree[Array], precision: Precision = None) -> Float[Array, " b"]:
+    """Each example's gradient along a direction V, shaped like the parameters: v[b] = ⟨dW[b], V⟩. 2 B (parameters) flops.
+
+    With V the gradient of a test loss it is the first-order influence of each example.
+
+    >>> bool(jnp.allclose(inner(fg, total(fg)), jbp.gram(fg).sum(axis=1), rtol=1e-5))
+    True
+    """
+    V = jax.tree.leaves(direction)
+
+    def along(use, h, dz):
+        W = V[use.leaf] if use.axes is None or use.kind == "whole" else jnp.transpose(V[use.leaf], use.axes)
+        if use.kind == "outer":
+            W = W.reshape(*(W.shape[:1] if "l" in use.positions else ()), dz.shape[-1], h.shape[-1])
+            return product("bn,nm,bm->b", use, dz, W, h, precision=precision)
+        if use.kind == "rows":
+            return contract("bk,bk->b", dz.reshape(len(dz), -1), W[h].reshape(len(dz), -1))
+        return contract("bk,k->b", dz.reshape(len(dz), -1), W.reshape(-1))
+
+    return sum((along(use, *factors_of(fg, use)) for use in fg.uses), start=jnp.zeros(()))
