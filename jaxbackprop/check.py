@@ -33,10 +33,10 @@ import numpy as np
 from jaxbackprop.checking.comparison import align, compare
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.leaves import names
-from jaxbackprop.checking.program import fresh, without_custom_rules
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
 from jaxbackprop.network import require_array, require_key
+from jaxbackprop.programs.flat import fresh, without_custom_rules
 
 
 def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
@@ -156,7 +156,7 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
 
         return value
 
-    plain = (lambda *args: without_custom_rules(f, *args)(*args)) if reference is None else reference
+    plain = without_custom_rules(f) if reference is None else reference
     _require_same(f, plain, args)
     report = check_gradient(pulled(plain), jax.grad(pulled(f)), params, *others, key=key)
     return replace(report, rows=tuple(row._replace(parameter=row.parameter[2:-2]) for row in report.rows))
@@ -223,7 +223,7 @@ def _require_same(f, reference, args) -> None:
 
 
 def _forget(*functions) -> None:
-    """Let functions of `jax.jit` forget what they have compiled: see `checking.program.traced`."""
+    """Let functions of `jax.jit` forget what they have compiled: see `programs.flat.traced`."""
     for function in functions:
         getattr(function, "clear_cache", lambda: None)()
 

@@ -1,4 +1,4 @@
 """The parts of `jaxbackprop.check_gradient`.
 
-In the order to read them: leaves, program, points, differences, diagnosis, report, reference, comparison.
+In the order to read them: leaves, decisions, points, differences, diagnosis, report, reference, comparison.
 """
