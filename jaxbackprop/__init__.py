@@ -1,15 +1,15 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, sharding,
-checkpoint, blocks, secret, train, privacy.
+exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, programs, checking, trace, grade,
+sharding, checkpoint, blocks, secret, train, privacy.
 """
 
 from jaxbackprop import exercise
 from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.backprop import Backward, FactoredGradient, backward, per_example, sweep, total
 from jaxbackprop.blocks import Blocks, mapped, open_npy, open_parquet, spilled
-from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
+from jaxbackprop.checking.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
 from jaxbackprop.checkpoint import Checkpoints
 from jaxbackprop.factored import (
