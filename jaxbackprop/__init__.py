@@ -8,7 +8,7 @@ from jaxbackprop import exercise
 from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.backprop import Backward, Forward, backward, forward, per_example, sweep
 from jaxbackprop.blocks import Blocks, mapped, open_npy, open_parquet, spilled
-from jaxbackprop.check import assert_gradient, check_gradient, check_vjp
+from jaxbackprop.checking.check import assert_gradient, check_gradient, check_vjp
 from jaxbackprop.checking.report import Report
 from jaxbackprop.checkpoint import Checkpoints
 from jaxbackprop.factors import FactoredGradient, inner, materialise, total

@@ -26,7 +26,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from jaxbackprop import __version__, blocks, check, checkpoint, data, network, privacy, runs, stored, train
+from jaxbackprop import __version__, blocks, checkpoint, data, network, privacy, runs, stored, train
+from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
 from jaxbackprop.cli import LOST, SAID_ANEW, WHERE
 from jaxbackprop.grade import grade

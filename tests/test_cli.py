@@ -21,7 +21,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxbackprop as jbp
-from jaxbackprop import check, cli, commands, data, runs, train
+from jaxbackprop import cli, commands, data, runs, train
+from jaxbackprop.checking import check
 
 for extra in ("matplotlib", "pyarrow", "rich", "sklearn"):
     pytest.importorskip(extra)

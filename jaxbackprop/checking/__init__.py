@@ -1,4 +1,5 @@
-"""The parts of `jaxbackprop.check_gradient`.
+"""A gradient check for anyone's gradient: `jaxbackprop.check_gradient`, `assert_gradient`, `check_vjp`.
 
-In the order to read them: leaves, program, points, differences, diagnosis, report, reference, comparison.
+In the order to read them: leaves, decisions, points, differences, diagnosis, report, reference, comparison, check. Each imports
+only those before it, and of the rest of the package `programs` and what refuses a wrong argument.
 """

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import diagnosis, differences, points
+from jaxbackprop.checking.decisions import narrowest, opaque
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
 from jaxbackprop.checking.leaves import (
@@ -23,7 +24,6 @@ from jaxbackprop.checking.leaves import (
     relative,
     widened,
 )
-from jaxbackprop.checking.program import narrowest
 from jaxbackprop.checking.reference import SAFETY, Reference, Right, between_kinks, forward_mode, right_gradients, slack
 from jaxbackprop.checking.report import Kinks, Report, Row
 
@@ -72,8 +72,7 @@ def compare(reference: Reference, gradient: Callable, params, data, given, rng: 
     rows = _by_example(reference, tested, rows, subjects, chosen, data)
     if reference.dtype != "float64":
         notes.append(f"the value computes in {reference.dtype} inside, whatever it is given: judged by that precision")
-    if reference.program.opaque:
-        inside = ", ".join(reference.program.opaque)
+    if inside := ", ".join(opaque(reference.program)):
         notes.append(f"cannot look into {inside}: kinks and decisions in there are not seen")
     notes += forward_mode(reference, params, data, right, rng)
     return Report(tuple(rows), len(chosen.params), chosen.units, chosen.both_sides, tuple(dict.fromkeys(notes)))
@@ -311,7 +310,7 @@ def _look_by_differences(reference, subjects: list[Subject], chosen, data, rng) 
             noise[point, i] = max(differences.noise_of(at, size), rounded)
         G, R = (float((v * g)[entries].sum()) for g in e.flat(point))
         apart = abs(G - R) if np.isfinite(R) else np.inf
-        slope = differences.slope(at, size, noise[point, i], G, all_kinks_seen=not reference.program.opaque)
+        slope = differences.slope(at, size, noise[point, i], G, all_kinks_seen=not opaque(reference.program))
         return _Looked(disputed, slope, float(e.slack[point]) * len(entries), apart)
 
     found: list[list[_Looked]] = []

@@ -21,14 +21,14 @@ is what h is an elementwise function of.
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxbackprop.checking.leaves import like, max_each, relative
-from jaxbackprop.checking.program import Program, Step, run, variables
+from jaxbackprop.programs.flat import Program, Step, run, variables
+from jaxbackprop.programs.uses import Product, products, viewed
 
 NOISE = 1e-10
 MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size
@@ -148,20 +148,19 @@ class Edge(NamedTuple):
     """A product W h.
 
     Attributes:
-        step: the product.
-        position: which of its operands is W.
-        parameter: which parameter W is.
-        view: the steps that reshape the parameter into W.
+        product: of which parameter.
         source: the variable h.
         root: the variable z that h is an elementwise function of, or h itself.
     """
 
-    step: Step
-    position: int
-    parameter: int
-    view: tuple[Step, ...]
+    product: Product
     source: int
     root: int
+
+    @property
+    def parameter(self) -> int:
+        """Which parameter W is."""
+        return self.product.view.parameter
 
 
 class Mistake(NamedTuple):
@@ -177,22 +176,18 @@ def edges(program: Program) -> list[Edge]:
     """The products of a parameter with something else, in the order in which they are computed.
 
     >>> import jax.numpy as jnp
-    >>> from jaxbackprop.checking.program import flatten
+    >>> from jaxbackprop.programs.flat import flatten
     >>> p, x = [jnp.ones((2, 3)), jnp.ones((3, 1))], jnp.ones((4, 2))
     >>> program = flatten(lambda p, x: jnp.sum(jnp.tanh(x @ p[0]) @ p[1]), p, x)
     >>> [(edge.parameter, edge.source == edge.root) for edge in edges(program)]
     [(0, True), (1, False)]
     """
-    origin, root = _origins(program), _roots(program)
-    found = []
-    for step in program.steps:
-        if step.name not in ("dot_general", "mul") or len(step.reads) != 2:
-            continue
-        for position in (0, 1):
-            weight, source = step.reads[position], step.reads[1 - position]
-            if weight in origin and isinstance(source, int) and source not in origin:
-                found.append(Edge(step, position, *origin[weight], source, root.get(source, source)))
-    return found
+    root = _roots(program)
+    return [
+        Edge(product, product.other, root.get(product.other, product.other))
+        for product in products(program)
+        if isinstance(product.other, int)
+    ]
 
 
 def mistakes(program: Program, names: Sequence[str], wrong: Collection[int]) -> Iterator[Mistake]:
@@ -252,7 +247,7 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
     at_edge: dict[int, list] = {}
     for i, mistake in enumerate(some):
         if isinstance(mistake.place, Edge):
-            at_edge.setdefault(id(mistake.place.step), []).append((i, mistake))
+            at_edge.setdefault(mistake.place.product.step.number, []).append((i, mistake))
         else:
             at_source.setdefault(mistake.place, []).append((i, mistake))
     fixed = jax.lax.stop_gradient
@@ -262,8 +257,8 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
         z_of: dict[int, Any] = {}
 
         def visit(step: Step, operands, results):
-            if id(step) in at_edge:
-                results = [results[0] + sum(terms(step, operands, at_edge[id(step)]))]
+            if step.number in at_edge:
+                results = [results[0] + sum(terms(operands, at_edge[step.number]))]
             z_of.update(zip(step.writes, results, strict=True))
             return [passed_on(variable) for variable in step.writes]
 
@@ -275,19 +270,19 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
                 h = h + (theta[i] * (slope * (z - fixed(z)) - (h - fixed(h)))).astype(h.dtype)
             return h
 
-        def terms(step, operands, here):
+        def terms(operands, here):
             for i, mistake in here:
                 edge = mistake.place
-                W, h = operands[edge.position], operands[1 - edge.position]
+                product, position = edge.product.of, edge.product.position
+                W, h = operands[position], operands[1 - position]
                 dW, dh = W - fixed(W), h - fixed(h)
-                product = partial(_product, step, edge.position)
                 if mistake.kind == "path missing":
                     term = -product(fixed(W), dh)
                 elif mistake.kind == "source":
                     term = product(dW, fixed(right[mistake.other])) - product(dW, fixed(h))
                 else:
                     leaf = params[edge.parameter].T if mistake.other is None else params[mistake.other]
-                    other = _viewed(edge.view, leaf)
+                    other = viewed(edge.product.view, leaf)
                     term = product(fixed(other), dh) - product(fixed(W), dh)
                 yield (theta[i] * term).astype(term.dtype)
 
@@ -307,18 +302,7 @@ def _every_value(program: Program, leaves) -> dict[int, Any]:
     return values
 
 
-def _product(step, position, W, h):
-    (result,) = step.bind(*((W, h) if position == 0 else (h, W)))
-    return result
-
-
-def _viewed(view: tuple[Step, ...], W):
-    for step in view:
-        (W,) = step.bind(W)
-    return W
-
-
-# What is elementwise in one thing, and what is a parameter reshaped
+# What is elementwise in one thing
 
 ELEMENTWISE = (
     *(
@@ -342,19 +326,6 @@ ELEMENTWISE = (
     *("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "is_finite", "stop_gradient", "convert_element_type"),
     *("custom_jvp_call", "copy", "round", "lgamma", "digamma"),
 )
-SHAPERS = ("reshape", "transpose", "broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy")
-
-
-def _origins(program: Program) -> dict[Any, tuple[int, tuple[Step, ...]]]:
-    """For each variable that is a parameter up to its shape or dtype: which one, and the steps from there."""
-    origin: dict[Any, tuple[int, tuple[Step, ...]]] = {
-        variable: (i, ()) for i, variable in enumerate(program.inputs[: program.parameters])
-    }
-    for step in program.steps:
-        if step.name in SHAPERS and len(step.reads) == 1 and step.reads[0] in origin:
-            parameter, view = origin[step.reads[0]]
-            origin[step.writes[0]] = parameter, (*view, step)
-    return origin
 
 
 def _roots(program: Program) -> dict[int, int]:

@@ -6,7 +6,7 @@ noise / t from rounding. Two of them, a tenth apart, say how much the second is 
     error of D(t/10)  ≤  |D(t) − D(t/10)|  +  2 noise / (t/10)                  (a bound: t² alone would say a 99th)
 
 Steps shrink until rounding is the larger part of that; the one with the smallest error counts, among those with no kink between
-p − t v and p + t v: every decision's side is compared (`program.py`). The noise is measured: the scatter of f over points too
+p − t v and p + t v: every decision's side is compared (`decisions.py`). The noise is measured: the scatter of f over points too
 near each other to differ otherwise (Moré and Wild 2011).
 
 Where a decision sits exactly on its kink at p, no step is clear of it. Then there are two slopes, one on each side, and any

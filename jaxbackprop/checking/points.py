@@ -2,7 +2,7 @@
 
 A mistake shows only where it matters. In the scalar exercise a missing mask changes nothing at 72 of 100 random points,
 because the unit is on, or because nothing reaches it. So many points are drawn, each is run once, forward only, to see on
-which side every decision (`program.py`) falls there, and the few that together show the most are kept.
+which side every decision (`decisions.py`) falls there, and the few that together show the most are kept.
 
 Only parameters are drawn: the data may obey rules that the derivation relies on (targets that sum to one, say).
 """
@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking.program import TWO_SIDED, Program, ties, value_and_sides
+from jaxbackprop.checking.decisions import TWO_SIDED, decisions, ties, value_and_sides
+from jaxbackprop.programs.flat import Program
 
 DRAWS, FEWEST_DRAWS, ENTRIES = (
     128,
@@ -86,10 +87,10 @@ class Look(NamedTuple):
 def look(program: Program, batch: int | None, params, data, hold: Any = False, held: Sequence[Any] = ()) -> Look:
     """Run the program once, forward, and see on which side each decision falls. Compiled, it serves every point."""
     value, sides, given = value_and_sides(program, jax.tree.leaves((params, data)), hold, held)
-    signs = [
-        _by_unit(side, batch) for side, step in zip(sides, program.decisions, strict=True) if step.name in TWO_SIDED
-    ]
-    tied = [jnp.any(side == 0) for side, step in zip(sides, program.decisions, strict=True) if step in ties(program)]
+    of = list(zip(sides, decisions(program), strict=True))
+    may_tie = {step.number for step in ties(program)}
+    signs = [_by_unit(side, batch) for side, step in of if step.name in TWO_SIDED]
+    tied = [jnp.any(side == 0) for side, step in of if step.number in may_tie]
     below = [jnp.any(sign < 0, axis=0).reshape(-1) for sign in signs]
     above = [jnp.any(sign > 0, axis=0).reshape(-1) for sign in signs]
     nothing = [jnp.zeros(0, bool)]

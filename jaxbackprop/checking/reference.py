@@ -15,19 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import points
+from jaxbackprop.checking.decisions import longest_sum, narrowest, stopped, ties, with_ties_broken
 from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host, one_line
-from jaxbackprop.checking.program import (
-    RULELESS,
-    WITHOUT_VJP,
-    Program,
-    as_function,
-    flatten,
-    longest_sum,
-    narrowest,
-    ties,
-    traced,
-    with_ties_broken,
-)
+from jaxbackprop.programs.flat import CUSTOM_VJP, RULELESS, Program, as_function, flatten, traced
 
 SAFETY = 16  # one sample of a rounding error says its size only roughly
 MOST = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
@@ -78,7 +68,7 @@ def reference_of(value: Callable, params, data) -> Reference:
     shapes = [jax.tree.map(_widened_shape, tree) for tree in (params, data)]
 
     try:
-        closed = traced(value, shapes[0], *shapes[1])
+        closed, _ = traced(value, shapes[0], *shapes[1])
     except Exception as error:  # anyone's code
         raise ValueError(
             f"value does not run in float64 ({one_line(error)}): let its dtypes follow those of its arguments"
@@ -98,11 +88,11 @@ def _reference(value, params, data) -> Reference:
     exact = as_function(flatten(value, params, *data, inlined=RULELESS))
     with jax.enable_x64(False):
         narrow = as_function(flatten(value, *jax.tree.map(_narrowed_shape, (params, *data)), inlined=RULELESS))
-    held = [program.shapes[step.writes[0]] for step in program.held]
+    held = [program.shapes[step.writes[0]] for step in stopped(program)]
     return Reference(
         value,
         program,
-        flatten(value, params, *data, inlined=WITHOUT_VJP),
+        flatten(value, params, *data, inlined=(*RULELESS, CUSTOM_VJP)),
         longest_sum(program),
         narrowest(value, params, *data),
         jax.jit(jax.value_and_grad(exact)),

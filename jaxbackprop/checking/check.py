@@ -4,9 +4,9 @@ What is compared, parameter by parameter, because a wrong skip term, say, corrup
 norm over all of them:
 
     jax.grad            in float64, at the given parameters and at drawn ones that show every decision on both sides
-                        (`checking/points.py`); and, for the given dtype, what the gradient under test gives there
+                        (`points.py`); and, for the given dtype, what the gradient under test gives there
     finite differences  of the value in float64, along entries and random directions, clear of kinks
-                        (`checking/differences.py`)
+                        (`differences.py`)
 
 What may differ is what arithmetic explains, for a parameter whose gradient has the largest entry |R|, in a dtype of precision
 eps, when the longest sum has n terms:
@@ -20,7 +20,7 @@ by a few eps moves it: a ReLU near its kink may take the other side.)
 At a kink any choice of a side is right: there a gradient may lie anywhere between those that JAX gives when each tie is broken
 upwards or downwards. Where the two differ by more, differences decide: where they confirm the gradient under test, `jax.grad` of
 the value is what is wrong (a custom rule, say), and the report says so. What `stop_gradient` is given is held constant for
-differences, as it is for the derivative. What stays wrong is compared with the familiar mistakes (`checking/diagnosis.py`).
+differences, as it is for the derivative. What stays wrong is compared with the familiar mistakes (`diagnosis.py`).
 """
 
 from collections.abc import Callable
@@ -33,9 +33,9 @@ import numpy as np
 from jaxbackprop.checking.comparison import align, compare
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.leaves import names
-from jaxbackprop.checking.program import fresh, without_custom_rules
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
+from jaxbackprop.programs.flat import fresh, without_custom_rules
 from jaxbackprop.refusals import is_key
 from jaxbackprop.words import is_array
 
@@ -142,11 +142,8 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
     rng = _generator(key)
     outputs = jax.tree.leaves(jax.eval_shape(fresh(f), *args))
     _require_outputs(outputs)
-    cotangents = [
-        jnp.asarray(rng.standard_normal(out.shape), out.dtype)
-        for out in outputs
-        if jnp.issubdtype(out.dtype, jnp.floating)
-    ]
+    drawn = [out for out in outputs if jnp.issubdtype(out.dtype, jnp.floating)]
+    cotangents = [jnp.asarray(rng.standard_normal(out.shape), out.dtype) for out in drawn]
 
     def pulled(function):
         def value(params, *others):
@@ -157,7 +154,7 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
 
         return value
 
-    plain = (lambda *args: without_custom_rules(f, *args)(*args)) if reference is None else reference
+    plain = without_custom_rules(f) if reference is None else reference
     _require_same(f, plain, args)
     report = check_gradient(pulled(plain), jax.grad(pulled(f)), params, *others, key=key)
     return replace(report, rows=tuple(row._replace(parameter=row.parameter[2:-2]) for row in report.rows))
@@ -224,7 +221,7 @@ def _require_same(f, reference, args) -> None:
 
 
 def _forget(*functions) -> None:
-    """Let functions of `jax.jit` forget what they have compiled: see `checking.program.traced`."""
+    """Let functions of `jax.jit` forget what they have compiled: see `programs.flat.traced`."""
     for function in functions:
         getattr(function, "clear_cache", lambda: None)()
 

@@ -1,0 +1,226 @@
+"""What a check reads off a program: where it decides, what it takes as constant, how long it sums, in which dtype.
+
+- A *decision* is a primitive whose derivative jumps: a comparison, max, abs, floor, … Its *side* is the sign of what it
+  compares: −1, 0 (exactly at the kink) or +1. Where no side changes between two points, no kink lies between them. At 0 it is
+  *tied*, where both signs can be asked for.
+- What `stop_gradient` is given is *held*: the derivative takes it as constant, so that differences must too.
+
+What `scan`, `while`, `cond`, kernels, pooling and the like decide is not seen, and `opaque` says so.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbackprop.checking.leaves import narrowest_of
+from jaxbackprop.programs.flat import Constant, Program, Step, equations, needed, run, shape_of, traced, variables
+
+OPAQUE = (
+    *("scan", "while", "cond", "pallas_call", "pure_callback", "io_callback", "shard_map", "ffi_call", "custom_call"),
+    # and what decides, but by more than a sign
+    *("reduce_window_max", "reduce_window_min", "reduce_window", "select_and_scatter", "select_and_gather_add", "rem"),
+    *("cummax", "cummin", "top_k", "approx_top_k", "scatter_max", "scatter_min"),
+)
+SMALL = 1e-290  # beside 0, and no denormal number
+
+# Which steps
+
+
+def decisions(program: Program) -> tuple[Step, ...]:
+    """The steps whose derivative jumps where their side changes.
+
+    >>> from jaxbackprop.programs.flat import flatten
+    >>> program = flatten(lambda w, x: jnp.sum(jax.nn.relu(w * x)), jnp.ones(3), jnp.ones(3))
+    >>> [step.name for step in decisions(program)]
+    ['max']
+    """
+    felt = needed([step for step in program.steps if step.name != "stop_gradient"], program.outputs)
+    matter = (step for step in program.steps if step.name in SIDES and _matters(program, step))
+    return tuple(step for step in matter if _decides(program, step, felt))
+
+
+def ties(program: Program) -> tuple[Step, ...]:
+    """The decisions that compare two numbers, or one with 0."""
+    return tuple(step for step in decisions(program) if step.name in (*TWO_SIDED, "clamp"))
+
+
+def stopped(program: Program) -> tuple[Step, ...]:
+    """The steps that the derivative takes as constant though their value depends on a parameter."""
+    return tuple(step for step in program.steps if step.name == "stop_gradient" and _matters(program, step))
+
+
+def opaque(program: Program) -> tuple[str, ...]:
+    """Names of the steps that cannot be looked into."""
+    return tuple(sorted({step.name for step in program.steps if step.name in OPAQUE and _matters(program, step)}))
+
+
+def _matters(program: Program, step: Step) -> bool:
+    return not (program.depends.isdisjoint(variables(step)) or program.live.isdisjoint(step.writes))
+
+
+def _decides(program: Program, step: Step, felt: frozenset[int]) -> bool:
+    """Whether a derivative changes with the step's side; `felt` are the variables that it passes through."""
+    if step.name in EXTREMES:  # of log Σ eᶻ = m + log Σ e^(z − m) the derivative does not feel m = max z
+        return not felt.isdisjoint(step.writes)
+    compared = [program.shapes[v].dtype for v in variables(step) if v in program.depends]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in compared):
+        return False  # integers and truths were decided before
+    if step.name not in COMPARISONS:
+        return True
+    # x ≠ x asks for NaN, and max(x, −inf) for nothing
+    infinite = any(isinstance(o, Constant) and np.isinf(np.asarray(o.value, np.float64)).any() for o in step.reads)
+    return step.reads[0] != step.reads[1] and not infinite
+
+
+# Runs
+
+
+def value_and_sides(program: Program, leaves: Sequence[Any], hold: Any = False, held: Sequence[Any] = ()):
+    """The program's value, the sides of each of its decisions as integer arrays, and what stop_gradient was given.
+
+    With `hold` true what stop_gradient gives is not computed but taken from `held`: the derivative takes it as constant, so
+    that differences must too.
+    """
+    deciding, holding = ({step.number for step in steps} for steps in (decisions(program), stopped(program)))
+    sides, given = [], []
+
+    def visit(step, operands, results):
+        if step.number in deciding:
+            sides.append(SIDES[step.name](operands, step.settings))
+        if step.number in holding:
+            given.append(results[0])
+            return [jnp.where(hold, held[len(given) - 1], results[0])] if len(held) else results
+        return results
+
+    value, *_ = run(program, leaves, visit)
+    return value, sides, given
+
+
+def with_ties_broken(program: Program) -> Callable:
+    """The program's value as a function of (signs, parameter leaves, data leaves): no decision sits on its kink.
+
+    What a decision compares is moved by a rounding error where it is exactly equal, up or down as its sign says. So
+    `jax.grad` gives the derivative of one choice at each kink; any other is a mixture of these.
+    """
+    tied = {step.number: i for i, step in enumerate(ties(program))}
+
+    def value(signs, params, data):
+        def visit(step, operands, results):
+            if step.number not in tied:
+                return results
+            sign = signs[tied[step.number]]
+            if step.name == "clamp":
+                low, x, high = operands
+                moved = [low, _moved(x, (x == low) | (x == high), sign), high]
+            elif len(operands) == 1:
+                moved = [_moved(operands[0], operands[0] == 0, sign)]
+            else:
+                moved = [_moved(operands[0], operands[0] == operands[1], sign), operands[1]]
+            return step.bind(*moved)
+
+        return run(program, [*params, *data], visit)[0]
+
+    return value
+
+
+def _moved(x, tied, sign):
+    step = jnp.where(x == 0, SMALL, jnp.abs(x) * jnp.finfo(x.dtype).eps) * sign
+    return x + jax.lax.stop_gradient(jnp.where(tied, step, 0)).astype(x.dtype)
+
+
+# Sizes
+
+
+def longest_sum(program: Program) -> int:
+    """How many terms the longest sum has, in the program or in its derivative.
+
+    >>> from jaxbackprop.programs.flat import flatten
+    >>> longest_sum(flatten(lambda w, x: jnp.sum(x @ w), jnp.ones((3, 4)), jnp.ones((50, 3))))
+    200
+    """
+    longest = 1
+    for step in program.steps:
+        shapes = [shape_of(program, operand) for operand in step.reads]
+        written = program.shapes[step.writes[0]].shape if step.writes else ()
+        if step.name == "dot_general":
+            (contracted, _), (batch, _) = step.settings["dimension_numbers"]
+            summed, shared = (math.prod(shapes[0][axis] for axis in axes) for axes in (contracted, batch))
+            longest = max(longest, summed, *(math.prod(shape) // max(summed * shared, 1) for shape in shapes))
+        elif step.name == "conv_general_dilated":
+            kernel, spec = shapes[1], step.settings["dimension_numbers"].rhs_spec
+            longest = max(longest, math.prod(kernel) // kernel[spec[0]], math.prod(written) // kernel[spec[0]])
+        elif step.name.startswith("cum"):
+            longest = max(longest, shapes[0][step.settings["axis"]])
+        elif step.name in ("reduce_sum", "broadcast_in_dim", "reduce_window_sum") and shapes:
+            sizes = math.prod(shapes[0]), math.prod(written)
+            longest = max(longest, *(a // max(b, 1) for a, b in (sizes, sizes[::-1])))
+    return longest
+
+
+def narrowest(function: Callable, *args) -> str:
+    """The narrowest floating-point type that a function computes in, given its arguments; "" where it cannot be traced.
+
+    >>> narrowest(lambda x: x.astype("bfloat16") + 1, jnp.ones(3))
+    'bfloat16'
+    """
+    try:
+        closed, _ = traced(function, *args)
+    except Exception:  # anyone's code: NumPy or another framework says so in its own way
+        return ""
+    avals: list[Any] = [variable.aval for equation in equations(closed.jaxpr) for variable in equation.outvars]
+    computed = [aval.dtype for aval in avals if hasattr(aval, "dtype")]
+    return narrowest_of([*computed, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(args))])
+
+
+# Sides
+
+
+def _sign(difference):
+    return jnp.sign(difference).astype(jnp.int32)
+
+
+def _compared(operands, _settings):
+    return _sign(operands[0] - operands[1])
+
+
+def _clamped(operands, _settings):
+    low, x, high = operands
+    return jnp.stack(jnp.broadcast_arrays(_sign(x - low), _sign(x - high)))
+
+
+def _rounded(operands, _settings):
+    (x,) = operands
+    return jnp.floor(2 * x).astype(jnp.int32)  # floor and ceil jump at integers, round at halves
+
+
+def _largest(operands, settings):
+    axes = tuple(settings["axes"])
+    x = jnp.moveaxis(operands[0], axes, range(len(axes)))
+    return jnp.argmax(x.reshape(-1, *x.shape[len(axes) :]), axis=0).astype(jnp.int32)
+
+
+def _smallest(operands, settings):
+    return _largest([-operands[0]], settings)
+
+
+def _ordered(operands, settings):
+    return jnp.argsort(operands[0], axis=settings["dimension"]).astype(jnp.int32)
+
+
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "max", "min")
+SIDES: dict[str, Callable] = {
+    **dict.fromkeys(COMPARISONS, _compared),
+    **dict.fromkeys(("abs", "sign"), lambda operands, _: _sign(operands[0])),
+    **dict.fromkeys(("floor", "ceil", "round"), _rounded),
+    **dict.fromkeys(("reduce_max", "argmax"), _largest),
+    **dict.fromkeys(("reduce_min", "argmin"), _smallest),
+    "clamp": _clamped,
+    "sort": _ordered,
+}
+EXTREMES = ("reduce_max", "reduce_min", "argmax", "argmin", "sort")
+# of these the side is a sign, and both signs can be asked for
+TWO_SIDED = (*COMPARISONS, "abs", "sign")
