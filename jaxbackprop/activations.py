@@ -14,20 +14,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from numpy import pi
 
-from jaxbackprop._names import look_up
+from jaxbackprop._pairs import entry_of
 
 
 class Activation(NamedTuple):
-    """A pair of elementwise functions: `value(z)` is h = g(z), `derivative(z)` is g'(z).
+    """Elementwise functions: `value(z)` is h = g(z), `derivative(z)` is g'(z).
+
+    Attributes:
+        value: g.
+        derivative: g'; where it is left out `as_activation` takes it by `jax.vjp`. At a kink JAX then chooses.
+        name: what it is known by.
+        gain: the variance of the weights before it, in units of 1 / fan-in; see `network.init`.
+        text: how it is written before "(z)"; "" where h is z itself.
 
     >>> square = Activation(value=lambda z: z**2, derivative=lambda z: 2 * z)
     >>> float(square.derivative(jnp.float32(3)))
     6.0
+    >>> float(as_activation(jnp.square).derivative(jnp.float32(3)))
+    6.0
     """
 
     value: Callable[[Array], Array]
-    derivative: Callable[[Array], Array]
+    derivative: Callable[[Array], Array] = None  # pyright: ignore[reportAssignmentType]
+    name: str = ""
+    gain: float = 1.0
+    text: str = "g"
 
+
+ActivationLike = str | Activation | tuple | Callable  # a name, an `Activation`, a pair (value, derivative), or g alone
 
 Z = Float[Array, "*n"]
 
@@ -143,30 +157,33 @@ def _gelu_u(z: Z) -> Z:
     return (2 / pi) ** 0.5 * (z + 0.044715 * z * z * z)
 
 
-ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
-    {
-        "identity": Activation(identity, d_identity),
-        "relu": Activation(relu, d_relu),
-        "leaky_relu": Activation(leaky_relu, d_leaky_relu),
-        "elu": Activation(elu, d_elu),
-        "gelu": Activation(gelu, d_gelu),
-        "gelu_tanh": Activation(gelu_tanh, d_gelu_tanh),
-        "silu": Activation(silu, d_silu),
-        "softplus": Activation(softplus, d_softplus),
-        "tanh": Activation(tanh, d_tanh),
-        "sigmoid": Activation(sigmoid, d_sigmoid),
-    }
+HALVED = 2.0  # the gain before a rectifier, which lets half of the variance through (He et al. 2015)
+
+_ALL = (
+    Activation(identity, d_identity, "identity", text=""),
+    Activation(relu, d_relu, "relu", HALVED, "relu"),
+    Activation(leaky_relu, d_leaky_relu, "leaky_relu", HALVED, "leaky_relu"),
+    Activation(elu, d_elu, "elu", HALVED, "elu"),
+    Activation(gelu, d_gelu, "gelu", HALVED, "gelu"),
+    Activation(gelu_tanh, d_gelu_tanh, "gelu_tanh", HALVED, "gelu_tanh"),
+    Activation(silu, d_silu, "silu", HALVED, "silu"),
+    Activation(softplus, d_softplus, "softplus", text="softplus"),
+    Activation(tanh, d_tanh, "tanh", text="tanh"),
+    Activation(sigmoid, d_sigmoid, "sigmoid", text="sigmoid"),
 )
+ACTIVATIONS: Mapping[str, Activation] = MappingProxyType({g.name: g for g in _ALL})
 
 
-def as_activation(name_or_pair: str | Activation | tuple) -> Activation:
-    """Return the activation of that name, or the pair (value, derivative) as an `Activation`.
+def as_activation(given: ActivationLike) -> Activation:
+    """Return the activation of that name; or a function, or a pair (value, derivative), as an `Activation`.
+
+    What it returns has a derivative: g' as given, or `jax.vjp`'s. Of the same functions it is the same activation.
 
     Raises:
         ValueError: no activation has that name; the message says the nearest.
-        TypeError: neither a name nor a pair of functions.
+        TypeError: neither a name nor functions.
 
     >>> as_activation("relu") == ACTIVATIONS["relu"]
     True
     """
-    return Activation(*look_up("activation", ACTIVATIONS, name_or_pair))
+    return entry_of("activation", ACTIVATIONS, given)

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from jaxbackprop.activations import as_activation
-from jaxbackprop.losses import Loss, as_loss
+from jaxbackprop.losses import LossLike, as_loss
 from jaxbackprop.network import (
     BIAS,
     INPUT,
@@ -54,8 +54,6 @@ from jaxbackprop.network import (
     wide,
     widths,
 )
-
-LossLike = str | Loss | tuple
 
 
 class Backward(NamedTuple):

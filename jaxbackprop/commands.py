@@ -32,6 +32,7 @@ from jaxbackprop.checking.report import Report
 from jaxbackprop.cli import LOST, SAID_ANEW, WHERE
 from jaxbackprop.grade import grade
 from jaxbackprop.gradient import plain_loss, value_and_grad
+from jaxbackprop.losses import as_loss
 from jaxbackprop.secret import SECRET_FILE
 from jaxbackprop.trace import trace
 
@@ -353,9 +354,11 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     folder = arguments.resume or arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
     if not arguments.resume and jax.process_index() == 0:
         runs.require_free(folder)
-    loss, quoted = ("softmax_cross_entropy", "accuracy") if classes else ("half_squared_error", "rmse")
+    loss = "softmax_cross_entropy" if classes else "half_squared_error"
+    figure = as_loss(loss).figure
+    assert figure is not None
     unprotected = _unprotected(arguments, classes) if spent else []
-    return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, unprotected, steps, folder)
+    return _Training(dataset, net, loss, figure.name, method, noise_multiplier, spent, unprotected, steps, folder)
 
 
 def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:

@@ -7,26 +7,65 @@ logits of any size, and the derivative is the famous difference, probability min
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num
 
-from jaxbackprop._names import look_up
+from jaxbackprop._pairs import entry_of
+
+
+class Figure(NamedTuple):
+    """What people quote beside a loss, as the mean of one number an example; where it is an "rmse", the root of that mean.
+
+    Attributes:
+        name: "accuracy" or "rmse".
+        of: (yhat (b, k), y) → (b,); y has yhat's shape where it has as many numbers.
+    """
+
+    name: str
+    of: Callable[[Array, Array], Array]
+
+
+class Written(NamedTuple):
+    """A loss of one example in symbols and in numbers: `yhat − y`, and `1.5 − 2` for each output."""
+
+    value: str
+    value_numbers: str
+    derivative: str
+    derivative_numbers: list[str]
+
+
+Show = Callable[[Any], str]  # a number as it is to be written
 
 
 class Loss(NamedTuple):
-    """A pair of functions of one example: `value(yhat, y)` is L, `derivative(yhat, y)` is dL/dyhat, shaped like yhat.
+    """Functions of one example: `value(yhat, y)` is L, `derivative(yhat, y)` is dL/dyhat, shaped like yhat.
+
+    Attributes:
+        value: L.
+        derivative: dL/dyhat; where it is left out `as_loss` takes it by `jax.vjp`.
+        name: what it is known by.
+        figure: what people quote for it, if anything.
+        text: (yhat, y, show) → `Written`, if its formula is known; yhat and y in NumPy, `show` writes a number.
 
     >>> absolute = Loss(value=lambda yhat, y: jnp.sum(jnp.abs(yhat - y)), derivative=lambda yhat, y: jnp.sign(yhat - y))
     >>> float(absolute.value(jnp.array([1.0, 5.0]), jnp.array([3.0, 2.0])))
     5.0
+    >>> as_loss(lambda yhat, y: jnp.sum((yhat - y) ** 4)).derivative(jnp.array([3.0, 1.0]), jnp.array([2.0, 2.0])).tolist()
+    [4.0, -4.0]
     """
 
     value: Callable[[Array, Array], Array]
-    derivative: Callable[[Array, Array], Array]
+    derivative: Callable[[Array, Array], Array] = None  # pyright: ignore[reportAssignmentType]
+    name: str = ""
+    figure: Figure | None = None
+    text: Callable[[np.ndarray, np.ndarray, Show], Written] | None = None
 
+
+LossLike = str | Loss | tuple | Callable  # a name, a `Loss`, a pair (value, derivative), or L alone
 
 Outputs = Float[Array, " k"]
 Target = Num[Array, "*k"]
@@ -110,24 +149,122 @@ def _probabilities(yhat: Outputs, y: Target) -> Outputs:
     return jnp.where((y >= 0) & (y < k), one_hot, jnp.nan)
 
 
-LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {
-        "half_squared_error": Loss(half_squared_error, d_half_squared_error),
-        "huber": Loss(huber, d_huber),
-        "softmax_cross_entropy": Loss(softmax_cross_entropy, d_softmax_cross_entropy),
-        "sigmoid_binary_cross_entropy": Loss(sigmoid_binary_cross_entropy, d_sigmoid_binary_cross_entropy),
-    }
+def names_a_class(loss: Loss, y: Any) -> bool:
+    """Whether targets y are classes, of which there are as many as outputs."""
+    return loss.value is softmax_cross_entropy and jnp.issubdtype(y.dtype, jnp.integer)
+
+
+# What people quote.
+
+
+def _right_class(yhat, y):
+    y = y if jnp.issubdtype(y.dtype, jnp.integer) else jnp.argmax(y, axis=1)
+    known = jnp.all(jnp.isfinite(yhat), axis=1)  # argmax would find a class among NaN, too
+    return ((jnp.argmax(yhat, axis=1) == y.reshape(-1)) & known).astype(jnp.float32)
+
+
+def _right_sides(yhat, y):
+    return jnp.mean((yhat > 0) == (y > 0.5), axis=1)
+
+
+def _squared_error(yhat, y):
+    return jnp.mean(jnp.square(yhat - y), axis=1)
+
+
+# How they are written.
+
+
+def _half_squared_error_written(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:
+    gaps = _gaps(yhat, y, show)
+    squares = " + ".join(f"({gap})²" for gap in gaps)
+    several = len(yhat) > 1
+    formula, numbers = ("½ Σ (yhat − y)²", f"½·({squares})") if several else ("½ (yhat − y)²", f"½·{squares}")
+    return Written(formula, numbers, "yhat − y", gaps)
+
+
+def _huber_written(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:
+    gaps = _gaps(yhat, y, show)
+    near = np.abs(yhat - np.reshape(y, yhat.shape)) <= 1
+    branches = [f"½·({gap})²" if quadratic else f"|{gap}| − ½" for gap, quadratic in zip(gaps, near, strict=True)]
+    formula = "Σ huber(yhat − y)" if len(yhat) > 1 else "huber(yhat − y)"
+    return Written(formula, " + ".join(branches), "clip(yhat − y, −1, 1)", [f"clip({gap}, −1, 1)" for gap in gaps])
+
+
+def _softmax_cross_entropy_written(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:
+    p = np.asarray(y, np.float64) if y.ndim else (np.arange(len(yhat)) == y).astype(np.float64)
+    s = np.exp(yhat - yhat.max()) / np.exp(yhat - yhat.max()).sum()
+    mass = float(p.sum())
+    scaled = abs(mass - 1) > 1e-9  # weights rather than probabilities
+    times = f"·{show(mass)}" if scaled else ""
+    derivative = "softmax(yhat) Σ p − p" if scaled else "softmax(yhat) − p"
+    slopes = [f"{show(a)}{times} − {bracketed(show(b))}" for a, b in zip(s, p, strict=True)]
+    return Written("−Σ p log softmax(yhat)", _minus_logs(p, s, show), derivative, slopes)
+
+
+def _sigmoid_binary_cross_entropy_written(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:
+    p = np.reshape(np.asarray(y, np.float64), yhat.shape)
+    s, rest = (np.exp(-np.logaddexp(0, sign * yhat)) for sign in (-1, 1))
+    numbers = _minus_logs(np.ravel([p, 1 - p], "F"), np.ravel([s, rest], "F"), show)
+    return Written("−Σ (y log σ(yhat) + (1 − y) log σ(−yhat))", numbers, "σ(yhat) − y", _gaps(s, p, show))
+
+
+def _gaps(a: np.ndarray, b: np.ndarray, show: Show) -> list[str]:
+    return [f"{show(a)} − {bracketed(show(b))}" for a, b in zip(a, np.reshape(b, a.shape), strict=True)]
+
+
+def _minus_logs(p: np.ndarray, s: np.ndarray, show: Show) -> str:
+    """−Σ p log s; what has p = 0 costs nothing and is left out."""
+    logs = [(a, f"log({show(b)})") for a, b in zip(p, s, strict=True) if a]
+    terms = [log if a == 1 else f"{bracketed(show(a))}·{log}" for a, log in logs]
+    return f"−{terms[0]}" if len(terms) == 1 and p.max() == 1 else f"−({' + '.join(terms) or '0'})"
+
+
+def bracketed(shown: str) -> str:
+    """A number as it stands within a formula: in brackets where it is negative.
+
+    >>> bracketed("−0.7"), bracketed("1.3")
+    ('(−0.7)', '1.3')
+    """
+    return f"({shown})" if shown.startswith("−") else shown
+
+
+ACCURACY, SIDES, RMSE = (
+    Figure("accuracy", _right_class),
+    Figure("accuracy", _right_sides),
+    Figure("rmse", _squared_error),
 )
 
+_ALL = (
+    Loss(half_squared_error, d_half_squared_error, "half_squared_error", RMSE, _half_squared_error_written),
+    Loss(huber, d_huber, "huber", RMSE, _huber_written),
+    Loss(
+        softmax_cross_entropy,
+        d_softmax_cross_entropy,
+        "softmax_cross_entropy",
+        ACCURACY,
+        _softmax_cross_entropy_written,
+    ),
+    Loss(
+        sigmoid_binary_cross_entropy,
+        d_sigmoid_binary_cross_entropy,
+        "sigmoid_binary_cross_entropy",
+        SIDES,
+        _sigmoid_binary_cross_entropy_written,
+    ),
+)
+LOSSES: Mapping[str, Loss] = MappingProxyType({loss.name: loss for loss in _ALL})
 
-def as_loss(name_or_pair: str | Loss | tuple) -> Loss:
-    """Return the loss of that name, or the pair (value, derivative) as a `Loss`.
+
+def as_loss(given: LossLike) -> Loss:
+    """Return the loss of that name; or a function, or a pair (value, derivative), as a `Loss`.
+
+    What it returns has a derivative: dL/dyhat as given, or `jax.vjp`'s. Of the same functions it is the same loss.
 
     Raises:
         ValueError: no loss has that name; the message says the nearest.
-        TypeError: neither a name nor a pair of functions.
+        TypeError: neither a name nor functions.
 
     >>> as_loss("huber") == LOSSES["huber"]
     True
     """
-    return Loss(*look_up("loss", LOSSES, name_or_pair))
+    return entry_of("loss", LOSSES, given)

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from jaxbackprop._names import unknown
-from jaxbackprop.activations import Activation, as_activation
+from jaxbackprop.activations import ActivationLike, as_activation
 
 Params = dict[str, dict[str, Float[Array, "..."]]]
 Precision = jax.lax.PrecisionLike
@@ -43,7 +43,7 @@ class Layer:
     name: str
     width: int
     sources: tuple[str, ...]
-    activation: str | Activation | tuple = "identity"
+    activation: ActivationLike = "identity"
     bias: bool = False
 
 
@@ -107,7 +107,7 @@ def count_parameters(network: Network) -> int:
     return sum(t.width * (sum(width[s] for s in t.sources) + t.bias) for t in network.layers)
 
 
-def mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+def mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool = False) -> Network:
     """Each layer feeds the next: x → h0 → h1 → … → yhat.
 
     Args:
@@ -121,7 +121,7 @@ def mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bi
     return _build(widths, activation, bias, hidden=lambda earlier: earlier[-1:], output=lambda earlier: earlier[-1:])
 
 
-def skip_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+def skip_mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool = False) -> Network:
     """The exercise's wiring at any depth: each layer feeds the next, and every hidden layer feeds yhat.
 
     `skip_mlp((1, 1, 1, 1))` is the exercise: w0 = params["h0"]["x"], w1 = params["h1"]["h0"],
@@ -135,7 +135,7 @@ def skip_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu
     )
 
 
-def dense_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+def dense_mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool = False) -> Network:
     """Every layer, and the input, feeds every later layer. The arguments are those of `mlp`.
 
     >>> print(dense_mlp((8, 16, 16, 1)))
@@ -192,8 +192,7 @@ def _init(network, key, dtype):
     width = widths(network)
     params = {}
     for t, layer_key in zip(network.layers, jax.random.split(key, len(network.layers)), strict=True):
-        gain = 2 if t.activation in _RECTIFIERS else 1
-        scale = (gain / sum(width[s] for s in t.sources)) ** 0.5
+        scale = (as_activation(t.activation).gain / sum(width[s] for s in t.sources)) ** 0.5
         keys = jax.random.split(layer_key, len(t.sources))
         params[t.name] = {
             s: scale * jax.random.normal(k, (t.width, width[s]), dtype) for s, k in zip(t.sources, keys, strict=True)
@@ -201,9 +200,6 @@ def _init(network, key, dtype):
         if t.bias:
             params[t.name][BIAS] = jnp.zeros(t.width, dtype)
     return params
-
-
-_RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu")
 
 
 class Forward(NamedTuple):
@@ -487,4 +483,4 @@ def _require_dtype(dtype: Any) -> np.dtype:
 
 
 def _activation_name(layer: Layer) -> str:
-    return layer.activation if isinstance(layer.activation, str) else "own activation"
+    return as_activation(layer.activation).name or "own activation"

@@ -26,8 +26,8 @@ from jaxtyping import ArrayLike
 
 from jaxbackprop._names import unknown
 from jaxbackprop.activations import as_activation
-from jaxbackprop.backprop import LossLike, sweep
-from jaxbackprop.losses import as_loss
+from jaxbackprop.backprop import sweep
+from jaxbackprop.losses import Loss, LossLike, Written, as_loss, bracketed, names_a_class
 from jaxbackprop.network import (
     BIAS,
     INPUT,
@@ -80,7 +80,7 @@ class Trace:
 
     Attributes:
         network: the wiring.
-        loss: its name, or "loss" for a pair of your own.
+        loss: its name, or "loss" for one of your own without a name.
         params, x, y: as given, in float64 (a class stays an integer).
         value: L.
         z, h, dz, dh: what `backprop.sweep` found, by layer.
@@ -252,7 +252,7 @@ def trace(
 
     Args:
         network: the wiring.
-        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
+        loss: a name from `losses.LOSSES`, a `Loss`, or a function or pair (value, derivative) of your own.
         params: as `init` gives them, of any floating-point dtype; computed in float64.
         x: one example, (d,), or a number where the network has one input.
         y: its target.
@@ -280,7 +280,7 @@ def trace(
     if isinstance(digits, bool) or not isinstance(digits, Integral) or not 1 <= digits <= 17:
         raise ValueError(f"digits is {digits!r}: expected 1 to 17, as many as a float64 holds")
     require_params(network, params)
-    loss = loss if isinstance(loss, str) and as_loss(loss) else as_loss(loss)
+    loss = as_loss(loss)
     weights: Weights = {t: {s: _float64(w) for s, w in sources.items()} for t, sources in params.items()}
     x, y = np.atleast_1d(_float64(_numbers("x", x))), _numbers("y", y)
     require_input(network, x, ndims=(1,))
@@ -289,13 +289,13 @@ def trace(
     with jax.enable_x64(True):
         value, f, b = jax.tree.map(np.asarray, _sweep(weights, x, y, network=network, loss=loss))
         gradient, taps = jax.tree.map(np.asarray, _jax_grad(weights, _taps(network), x, y, network=network, loss=loss))
-    names, name = names_of(network), loss if isinstance(loss, str) else "loss"
+    names = names_of(network)
     by_hand: Weights = {t.name: {} for t in network.layers}
     with np.errstate(invalid="ignore", over="ignore"):  # infinity and NaN are shown as what they are
-        rows = _rows(_Found(network, names, name, weights, y, value, f.z, f.h, b.dz, b.dh, gradient, taps, digits))
+        rows = _rows(_Found(network, names, loss, weights, y, value, f.z, f.h, b.dz, b.dh, gradient, taps, digits))
         for t, s in names.w:
             by_hand[t][s] = b.dz[t] if s == BIAS else np.outer(b.dz[t], f.h[s])
-    return Trace(network, name, weights, x, y, float(value), f.z, f.h, b.dz, b.dh, by_hand, rows, digits)
+    return Trace(network, loss.name or "loss", weights, x, y, float(value), f.z, f.h, b.dz, b.dh, by_hand, rows, digits)
 
 
 # What is computed: once by the hand-derived sweep, once by jax.grad.
@@ -312,9 +312,9 @@ def _numbers(name: str, given) -> np.ndarray:
     return array
 
 
-def _require_class(network: Network, loss: LossLike, y: np.ndarray) -> None:
+def _require_class(network: Network, loss: Loss, y: np.ndarray) -> None:
     k = network.layers[-1].width
-    if loss == "softmax_cross_entropy" and y.ndim == 0 and jnp.issubdtype(y.dtype, jnp.integer) and not 0 <= y < k:
+    if names_a_class(loss, y) and y.ndim == 0 and not 0 <= y < k:
         raise ValueError(f"y is class {y}, the network has {k} outputs: expected 0 to {k - 1}")
 
 
@@ -340,7 +340,7 @@ def _plain_loss(params, taps, x, y, network, loss):
         for s in t.sources:
             z = z + params[t.name][s] @ h[s]
         h[t.name] = as_activation(t.activation).value(z) + taps[t.name]["h"]
-    return as_loss(loss).value(h[network.layers[-1].name], y)
+    return loss.value(h[network.layers[-1].name], y)
 
 
 def _taps(network):
@@ -406,9 +406,8 @@ def _weight_name(t: Symbol, s: Symbol) -> Symbol:
 
 
 def _activation_name(layer: Layer, exercise: bool) -> Symbol:
-    if exercise or not isinstance(layer.activation, str):
-        return Symbol("g", "g")
-    return Symbol(layer.activation, rf"\operatorname{{{_ascii(layer.activation)}}}")
+    text = as_activation(layer.activation).text
+    return Symbol("g", "g") if exercise or text == "g" else Symbol(text, rf"\operatorname{{{_ascii(text)}}}")
 
 
 def _tex_name(name: str) -> str:
@@ -437,6 +436,22 @@ def _write(*parts: Symbol | str) -> Symbol:
     return Symbol(text, "".join(_operator_tex(part) if isinstance(part, str) else part.tex for part in parts))
 
 
+def in_symbols(formula: str, known: Mapping[str, Symbol]) -> Symbol:
+    r"""A formula in plain words, `½ (yhat − y)²`, in text and in LaTeX; a longer word that is not known is a function.
+
+    >>> print(in_symbols("−Σ p log softmax(yhat)", {"yhat": Symbol("yhat", r"\hat{y}")}).tex)
+    -\sum p\,\log \,\operatorname{softmax}(\hat{y})
+    """
+
+    def symbol(word: str) -> Symbol:
+        return known.get(word) or Symbol(word, word if len(word) == 1 else rf"\operatorname{{{word}}}")
+
+    known = {"log": Symbol("log", r"\log "), **known}
+    return _write(
+        *(symbol(part) if part.isascii() and part.isalpha() else part for part in re.split("([a-z]+)", formula))
+    )
+
+
 def _operator_tex(text: str) -> str:
     # LaTeX spaces + and = by itself; a space alone is a product
     return r"\," if text == " " else "".join(_TEX.get(c, c) for c in text.replace(" ", ""))
@@ -454,7 +469,7 @@ class _Found(NamedTuple):
 
     network: Network
     names: Names
-    loss: str
+    loss: Loss
     params: Weights
     y: np.ndarray
     value: np.ndarray
@@ -472,12 +487,15 @@ class _Found(NamedTuple):
 
 def _rows(found: _Found) -> tuple[Row, ...]:
     layers, last = found.network.layers, found.network.layers[-1]
-    yhat = found.h[last.name]
-    loss = _loss_formulas(found, last.name)
+    yhat, symbols = found.h[last.name], {"yhat": found.names.h[last.name]}
+    loss = (found.loss.text or _own_loss(found))(yhat, found.y, found.show)
     rows = [row for t in layers for row in _forward_rows(found, t)]
-    rows += [_row(Symbol("L", "L"), loss.value, _if_narrow([loss.value_numbers], yhat), found.value)]
+    rows += [
+        _row(Symbol("L", "L"), in_symbols(loss.value, symbols), _if_narrow([loss.value_numbers], yhat), found.value)
+    ]
     dyhat, dyhat_numbers = _d(found.names.h[last.name]), _if_narrow(loss.derivative_numbers, yhat)
-    rows += [_row(dyhat, loss.derivative, dyhat_numbers, found.dh[last.name], found.taps[last.name]["h"])]
+    derivative = in_symbols(loss.derivative, symbols)
+    rows += [_row(dyhat, derivative, dyhat_numbers, found.dh[last.name], found.taps[last.name]["h"])]
     for t in reversed(layers):
         rows += [_dh_row(found, t)] if t is not last else []
         rows += [_dz_row(found, t)]
@@ -495,7 +513,7 @@ def _row(symbol: Symbol, formula: Symbol, numbers: list[str], value, jax_grad=No
 def _forward_rows(found: _Found, t: Layer) -> list[Row]:
     """z = Σ W h + b, h = g(z): one row where yhat is z itself, as in the exercise."""
     names = found.names
-    z, h, linear = names.z[t.name], names.h[t.name], t.activation == "identity"
+    z, h, linear = names.z[t.name], names.h[t.name], not as_activation(t.activation).text
     paths = [[(names.w[t.name, s], found.params[t.name][s]), (names.h[s], found.h[s])] for s in t.sources]
     if t.bias:
         paths += [[(names.w[t.name, BIAS], found.params[t.name][BIAS])]]
@@ -527,7 +545,7 @@ def _dz_row(found: _Found, t: Layer) -> Row:
     """dz = dh · g'(z)."""
     g, z, dh = found.names.g[t.name], found.names.z[t.name], _d(found.names.h[t.name])
     value = found.dz[t.name]
-    if t.activation == "identity":
+    if not as_activation(t.activation).text:
         formula, numbers = dh, [found.show(v) for v in found.dh[t.name]]
     else:
         times = Symbol(" · ", r" \cdot " if t.width == 1 else r" \odot ")
@@ -601,77 +619,19 @@ def _sum(products: list[list[Any]], show) -> str:
     """`1.3·(−0.42) + 0.45·0.6`: a negative number stands in brackets unless it comes first."""
     if not products:
         return "0"
-    shown = " + ".join("·".join(_bracketed(show(v)) for v in factors) for factors in products)
+    shown = " + ".join("·".join(bracketed(show(v)) for v in factors) for factors in products)
     first = show(products[0][0])
-    return first + shown[len(_bracketed(first)) :]
+    return first + shown[len(bracketed(first)) :]
 
 
-def _bracketed(shown: str) -> str:
-    return f"({shown})" if shown.startswith("−") else shown
+def _own_loss(found: _Found):
+    """How a loss is written whose formula is not known: by its numbers."""
 
+    def written(_yhat, _y, show) -> Written:
+        slopes = [show(v) for v in found.dh[found.network.layers[-1].name]]
+        return Written("loss(yhat, y)", show(found.value), "loss'(yhat, y)", slopes)
 
-class _LossFormulas(NamedTuple):
-    value: Symbol
-    value_numbers: str
-    derivative: Symbol
-    derivative_numbers: list[str]
-
-
-def _loss_formulas(found: _Found, last: str) -> _LossFormulas:
-    """L and dL/dyhat in the symbols and numbers of that loss; only its name for a pair of one's own."""
-    loss, y, show = found.loss, found.y, found.show
-    yhat, h, target = found.names.h[last], found.h[last], Symbol("y", "y")
-    several = h.shape[0] > 1
-    if loss in ("half_squared_error", "huber"):
-        pairs = list(zip(h, np.reshape(y, h.shape), strict=True))
-        gaps = [f"{show(a)} − {_bracketed(show(b))}" for a, b in pairs]
-        if loss == "half_squared_error":
-            squares = " + ".join(f"({gap})²" for gap in gaps)
-            formula = _write("½ ", "Σ " if several else "", "(", yhat, " − ", target, ")²")
-            numbers = f"½·({squares})" if several else f"½·{squares}"
-            return _LossFormulas(formula, numbers, _write(yhat, " − ", target), gaps)
-        branches = [
-            f"½·({gap})²" if abs(a - b) <= 1 else f"|{gap}| − ½" for gap, (a, b) in zip(gaps, pairs, strict=True)
-        ]
-        huber, clip = Symbol("huber", r"\operatorname{huber}"), Symbol("clip", r"\operatorname{clip}")
-        return _LossFormulas(
-            _write("Σ " if several else "", huber, "(", yhat, " − ", target, ")"),
-            " + ".join(branches),
-            _write(clip, "(", yhat, " − ", target, ", −1, 1)"),
-            [f"clip({gap}, −1, 1)" for gap in gaps],
-        )
-    log = Symbol("log", r"\log ")
-    if loss == "softmax_cross_entropy":
-        p = np.asarray(y, np.float64) if y.ndim else (np.arange(len(h)) == y).astype(np.float64)
-        s = np.exp(h - h.max()) / np.exp(h - h.max()).sum()
-        softmax, mass = _write(Symbol("softmax", r"\operatorname{softmax}"), "(", yhat, ")"), float(p.sum())
-        scaled = abs(mass - 1) > 1e-9  # weights rather than probabilities
-        times = f"·{show(mass)}" if scaled else ""
-        return _LossFormulas(
-            _write("−Σ ", Symbol("p", "p"), " ", log, " ", softmax),
-            _minus_logs(p, s, show),
-            _write(softmax, " Σ p − " if scaled else " − ", Symbol("p", "p")),
-            [f"{show(a)}{times} − {_bracketed(show(b))}" for a, b in zip(s, p, strict=True)],
-        )
-    if loss == "sigmoid_binary_cross_entropy":
-        p = np.reshape(np.asarray(y, np.float64), h.shape)
-        s, rest = (np.exp(-np.logaddexp(0, sign * h)) for sign in (-1, 1))
-        return _LossFormulas(
-            _write("−Σ (", target, " ", log, " σ(", yhat, ") + (1 − ", target, ") ", log, " σ(−", yhat, "))"),
-            _minus_logs(np.ravel([p, 1 - p], "F"), np.ravel([s, rest], "F"), show),
-            _write("σ(", yhat, ") − ", target),
-            [f"{show(a)} − {_bracketed(show(b))}" for a, b in zip(s, p, strict=True)],
-        )
-    own, of = Symbol("loss", r"\operatorname{loss}"), ("(", yhat, ", ", target, ")")
-    slopes = [show(v) for v in found.dh[last]]
-    return _LossFormulas(_write(own, *of), show(found.value), _write(own, "'", *of), slopes)
-
-
-def _minus_logs(p, s, show) -> str:
-    """−Σ p log s; what has p = 0 costs nothing and is left out."""
-    logs = [(a, f"log({show(b)})") for a, b in zip(p, s, strict=True) if a]
-    terms = [log if a == 1 else f"{_bracketed(show(a))}·{log}" for a, log in logs]
-    return f"−{terms[0]}" if len(terms) == 1 and p.max() == 1 else f"−({' + '.join(terms) or '0'})"
+    return written
 
 
 # How they are shown.
