@@ -48,7 +48,7 @@ from jaxbackprop.privacy import private_gradient
 from jaxbackprop.secret import secret_key
 from jaxbackprop.sharding import data_mesh, over_devices, place_batch, place_params
 from jaxbackprop.streaming import stream
-from jaxbackprop.trace import Trace, trace
+from jaxbackprop.tracing.trace import Trace, trace
 from jaxbackprop.train import GradientMethod, TrainState, evaluate, fit, fit_many
 
 __all__ = [

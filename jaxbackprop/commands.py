@@ -34,7 +34,7 @@ from jaxbackprop.grade import grade
 from jaxbackprop.gradient import plain_loss, value_and_grad
 from jaxbackprop.losses import as_loss
 from jaxbackprop.secret import SECRET_FILE
-from jaxbackprop.trace import trace
+from jaxbackprop.tracing.trace import trace
 
 
 class _Training(NamedTuple):

@@ -20,7 +20,7 @@ import pytest
 import jaxbackprop as jbp
 from jaxbackprop import cli, exercise
 from jaxbackprop.network import widths
-from jaxbackprop.trace import NARROW
+from jaxbackprop.tracing.symbols import NARROW
 
 EXERCISE = jbp.skip_mlp((1, 1, 1, 1))
 ORDER = ["z0", "h0", "z1", "h1", "z2", "L", "dyhat", "dz2", "dh1", "dz1", "dh0", "dz0", "dw0", "dw1", "dw2", "dw3"]
