@@ -1,7 +1,7 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order:
-exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, trace, grade, sharding,
+exercise, activations, losses, network, backprop, factored, streaming, gradient, fused, check, tracing, grading, sharding,
 checkpoint, blocks, secret, train, privacy.
 """
 
@@ -29,8 +29,9 @@ from jaxbackprop.factored import (
     squared_norms,
 )
 from jaxbackprop.fused import fused
-from jaxbackprop.grade import Verdict, grade
 from jaxbackprop.gradient import apply, loss_function, plain_loss, value_and_grad
+from jaxbackprop.grading.grade import grade
+from jaxbackprop.grading.report import Verdict
 from jaxbackprop.losses import LOSSES, Loss
 from jaxbackprop.network import (
     Forward,

@@ -30,8 +30,8 @@ from jaxbackprop import __version__, blocks, check, checkpoint, data, network, p
 from jaxbackprop._names import unknown
 from jaxbackprop.checking.report import Report
 from jaxbackprop.cli import LOST, SAID_ANEW, WHERE
-from jaxbackprop.grade import grade
 from jaxbackprop.gradient import plain_loss, value_and_grad
+from jaxbackprop.grading.grade import grade
 from jaxbackprop.losses import as_loss
 from jaxbackprop.secret import SECRET_FILE
 from jaxbackprop.tracing.trace import trace

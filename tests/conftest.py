@@ -7,10 +7,9 @@ from pathlib import Path
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# every module that handles arrays; `grade` handles text, in hundreds of thousands of small calls
+# every module that handles arrays; `grading` handles text, in hundreds of thousands of small calls
 SOURCES = Path(__file__).parents[1].joinpath("jaxbackprop").glob("[a-z_]*.py")
-ARRAYS = [f"jaxbackprop.{path.stem}" for path in SOURCES if path.stem not in ("__init__", "grade")]
-ARRAYS += ["jaxbackprop.tracing"]
+ARRAYS = [f"jaxbackprop.{path.stem}" for path in SOURCES if path.stem != "__init__"] + ["jaxbackprop.tracing"]
 install_import_hook(ARRAYS, "beartype.beartype").__enter__()
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
