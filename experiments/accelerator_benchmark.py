@@ -367,7 +367,7 @@ def fused_kernel(readout: Callable, mean: bool) -> Callable[[Case], Built]:
 
     def build(case: Case) -> Built:
         try:
-            fused = importlib.import_module("jaxbackprop.fused").fused
+            fused = jbp.fused
         except ImportError:
             raise NotHereError("this version of jaxbackprop has no fused kernel") from None
         try:

@@ -159,7 +159,7 @@ def draw_params(network: jbp.Network, rng, scale: float = 1.0, bias: float = 0.5
     """Weights as large as `jbp.init` draws them, times the scale."""
     width, params = widths(network), {}
     for t in network.layers:
-        gain = 1 if t.activation in ("identity", "tanh", "sigmoid", "softplus") else 2
+        gain = as_activation(t.activation).gain
         size = scale * math.sqrt(gain / sum(width[s] for s in t.sources))
         params[t.name] = {s: size * rng.standard_normal((t.width, width[s])) for s in t.sources}
         if t.bias:

@@ -37,6 +37,9 @@ import optax
 import jaxbackprop as jbp
 from jaxbackprop import train
 from jaxbackprop.losses import as_loss
+from jaxbackprop.model import Model
+from jaxbackprop.scaling import mesh as scaling
+from jaxbackprop.scaling import processes
 
 
 class Case(NamedTuple):
@@ -57,11 +60,13 @@ def program(case: Case, examples: int, devices: int):
     """A compiled run of some steps over the first devices, and its arguments."""
     network = jbp.skip_mlp(case.widths, "relu", bias=True)
     mesh = jbp.data_mesh(jax.devices()[:devices])
-    problem = train.Problem(network, as_loss("half_squared_error"), ADAM, examples, train.GRADIENTS["hand"], mesh)
+    problem = train.Problem(
+        Model(network, as_loss("half_squared_error")), ADAM, examples, train.GRADIENTS["hand"], mesh
+    )
     rng = np.random.default_rng(0)
     x, y = (rng.normal(size=(examples, n)).astype("float32") for n in (case.widths[0], case.widths[-1]))
-    state = sharding.copied(mesh, train.start(problem._replace(mesh=None), jax.random.key(0)))
-    sums = sharding.copied(mesh, np.zeros((STEPS, 2), "float32"))
+    state = scaling.copied(mesh, train.start(problem._replace(mesh=None), jax.random.key(0)))
+    sums = scaling.copied(mesh, np.zeros((STEPS, 2), "float32"))
     batch = jbp.place_batch(mesh, x, y)
 
     @jax.jit
@@ -78,14 +83,14 @@ def gradient_bytes(case: Case) -> int:
 
 def all_reduce(mesh, numbers: int):
     """An all-reduce of so many float32 numbers, ten in one program, each waiting for the last."""
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(sharding.DATA))
-    shape = (mesh.shape[sharding.DATA], numbers)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(scaling.DATA))
+    shape = (mesh.shape[scaling.DATA], numbers)
     x = jax.make_array_from_callback(shape, rows, lambda part: np.ones(shape, "float32")[part])
 
     @jax.jit
     @partial(jax.shard_map, mesh=mesh, in_specs=rows.spec, out_specs=rows.spec, check_vma=False)
     def run(x):
-        return jax.lax.fori_loop(0, 10, lambda _, x: jax.lax.psum(x, sharding.DATA) / shape[0], x)
+        return jax.lax.fori_loop(0, 10, lambda _, x: jax.lax.psum(x, scaling.DATA) / shape[0], x)
 
     return run, x
 
@@ -103,7 +108,7 @@ def all_reduce_seconds(mesh, numbers: int) -> float:
 
 def as_process(process_id: int, port: int) -> None:
     """One of two processes: time all-reduces between them; the first prints."""
-    sharding.join(f"127.0.0.1:{port}", 2, process_id)
+    processes.join(f"127.0.0.1:{port}", 2, process_id)
     mesh = jbp.data_mesh(
         [d for i in range(2) for d in jax.devices() if d.process_index == i][:: jax.local_device_count()]
     )

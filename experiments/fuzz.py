@@ -76,7 +76,7 @@ def check_dataset(data, file: Path) -> None:
 
 def check_verdict(verdict, text: str) -> None:
     """As many lines as it says, each with a known status, on a row of the text; it prints and serialises."""
-    from jaxbackprop.grade import MARKS
+    from jaxbackprop.grading.report import MARKS
 
     lines, printed, whole = verdict.lines, str(verdict).split("\n"), verdict.to_dict()
     require(lines, "no lines")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxbackprop.grade import grade
+from jaxbackprop.grading.grade import grade
 
 HERE = Path(__file__).parent
 NOTES = HERE.parent / "tests" / "data" / "exercise_notes.md"

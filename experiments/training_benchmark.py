@@ -27,6 +27,7 @@ import optax
 
 import jaxbackprop as jbp
 from jaxbackprop import data, losses, train
+from jaxbackprop.model import Model
 
 LOSS, RATE, WIDTHS = "softmax_cross_entropy", 1e-3, (64, 32, 32, 10)
 NETWORKS = {"skip_mlp": jbp.skip_mlp(WIDTHS), "mlp": jbp.mlp(WIDTHS)}
@@ -53,7 +54,9 @@ class Setting(NamedTuple):
 
     def problem(self, gradient: str) -> train.Problem:
         """What `fit` makes of it."""
-        return train.Problem(self.network, losses.as_loss(LOSS), optimizer(), self.batch, train.GRADIENTS[gradient])
+        return train.Problem(
+            Model(self.network, losses.as_loss(LOSS)), optimizer(), self.batch, train.GRADIENTS[gradient]
+        )
 
 
 @functools.cache
@@ -65,7 +68,7 @@ def setting(network: jbp.Network, batch: int, dtype: str) -> Setting:
     digits = data.load("digits")
     x, y = digits.x_train.astype(dtype), digits.y_train
     x, y = x[: len(x) // 512 * 512], y[: len(y) // 512 * 512]  # whole batches at every size: PyTorch gets no padding
-    made = train.Problem(network, losses.as_loss(LOSS), optimizer(), batch, train.GRADIENTS["hand"])
+    made = train.Problem(Model(network, losses.as_loss(LOSS)), optimizer(), batch, train.GRADIENTS["hand"])
     return Setting(network, batch, x, y, train.start(made, jax.random.key(0), dtype=jnp.dtype(dtype)))
 
 

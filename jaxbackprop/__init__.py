@@ -12,8 +12,9 @@ from jaxbackprop.checking.check import assert_gradient, check_gradient, check_vj
 from jaxbackprop.checking.report import Report
 from jaxbackprop.checkpoint import Checkpoints
 from jaxbackprop.factors import FactoredGradient, inner, materialise, total
-from jaxbackprop.grade import Verdict, grade
 from jaxbackprop.gradient import apply, loss_function, plain_loss, predict, value_and_grad
+from jaxbackprop.grading.grade import grade
+from jaxbackprop.grading.report import Verdict
 from jaxbackprop.losses import LOSSES, Loss
 from jaxbackprop.model import Sweep
 from jaxbackprop.network import Layer, Network, count_parameters, dense_mlp, init, mlp, skip_mlp
@@ -24,7 +25,7 @@ from jaxbackprop.scaling.mesh import data_mesh, over_devices, place_batch, place
 from jaxbackprop.scaling.streaming import stream
 from jaxbackprop.secret import secret_key
 from jaxbackprop.sketches import compact, kronecker, project
-from jaxbackprop.trace import Trace, trace
+from jaxbackprop.tracing.trace import Trace, trace
 from jaxbackprop.train import GradientMethod, TrainState, evaluate, fit, fit_many
 from jaxbackprop.variance import Moments, NoiseScale, PowerSums, moments, moments_from, noise_scale, power_sums
 

@@ -28,9 +28,12 @@ def contract(indices: str, *operands: Array, precision: Precision = None) -> Arr
     terms, arrays, dtype = terms.split(","), list(operands), jnp.result_type(*operands)
     path = [] if len(arrays) < 3 else jnp.einsum_path(indices, *arrays, optimize="optimal")[0][:-1]
     for pair in path:
-        (u, v), (a, b) = ([held.pop(i) for i in sorted(pair, reverse=True)] for held in (terms, arrays))
-        kept = "".join(sorted(i for i in {*u, *v} if any(i in term for term in (result, *terms))))
-        terms, arrays = [*terms, kept], [*arrays, _product([u, v], kept, [a, b], precision)]
+        i, j = sorted(pair, reverse=True)
+        pair_terms, operands = [terms.pop(i), terms.pop(j)], [arrays.pop(i), arrays.pop(j)]
+        kept = "".join(
+            k for k in sorted({*pair_terms[0], *pair_terms[1]}) if any(k in term for term in (result, *terms))
+        )
+        terms, arrays = [*terms, kept], [*arrays, _product(pair_terms, kept, operands, precision)]
     return _product(terms, result, arrays, precision).astype(dtype)
 
 

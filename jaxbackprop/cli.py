@@ -12,20 +12,21 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxbackprop import __version__, commands
+from jaxbackprop._cache import keep_compiled_programs
+from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.commands import SAID_ANEW
+from jaxbackprop.data import BUNDLED
+from jaxbackprop.train import GRADIENTS
 from jaxbackprop.words import unknown
 
 WIRINGS = ("skip", "mlp", "dense")
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "rmsprop", "adagrad", "lion")
-GRADIENTS = ("hand", "jax.grad")
-LOST = 75  # "try again", as sysexits.h has it
 SCALES = ("rows", "none")
 FORMATS = ("text", "markdown", "latex", "json")
-BUNDLED = ("digits", "breast_cancer", "diabetes", "wine")
 DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.3, "epochs": 60, "batch_size": 32}
 PRIVATE_DEFAULTS = {"learning_rate": 0.003, "weight_decay": 0.0, "epochs": 60, "batch_size": 256}
 PRIVACY = {"epsilon": 3.0, "delta": 1e-5, "max_norm": 1.0}  # with --private alone
-WHERE = ("devices", "coordinator", "processes", "process_id", "scratch")  # what a run may have otherwise each time
-SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", *WHERE)  # beside --resume
 DECAYING = ("adamw", "lion")
 
 TRAIN_EXAMPLES = """examples:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parse(argv)
-    if arguments.command is not _train:
+    if arguments.command is not commands.train_command:
         return _run(arguments)
     _require_effect(argv, arguments)
     if arguments.resume:
@@ -78,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _require_effect(argv: list[str], arguments: argparse.Namespace) -> None:
     """Refuse what would do nothing: an option that is said means something to who says it."""
-    parser, commands = _parser()
-    train = commands.choices["train"]
+    parser, known = _parser()
+    train = known.choices["train"]
     for action in train._actions:
         action.default = argparse.SUPPRESS  # so that only what is said is found
     said = vars(parser.parse_args(argv)).keys() - {"command"}
@@ -125,8 +126,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def entry() -> NoReturn:
     """The console script: `main` on a terminal or into a pipe that may close, in any encoding, and with Ctrl-C at any time."""
-    from jaxbackprop._cache import keep_compiled_programs
-
     signal.signal(signal.SIGINT, _interrupted)
     keep_compiled_programs()
     sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
@@ -145,16 +144,16 @@ def _interrupted(_signal, _frame) -> NoReturn:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser, commands = _parser()
+    parser, known = _parser()
     if not argv:
-        parser.error(f"give a command, {_either(commands.choices)}: start with `jaxbackprop train`")
+        parser.error(f"give a command, {_either(known.choices)}: start with `jaxbackprop train`")
     if argv[0].startswith("-") and argv[0] not in parser._option_string_actions:
-        parser.error(f"unknown option {argv[0]!r}: give a command first, {_either(commands.choices)}")
-    if not argv[0].startswith("-") and argv[0] not in commands.choices:
-        parser.error(unknown("command", argv[0], commands.choices))
+        parser.error(f"unknown option {argv[0]!r}: give a command first, {_either(known.choices)}")
+    if not argv[0].startswith("-") and argv[0] not in known.choices:
+        parser.error(unknown("command", argv[0], known.choices))
     arguments, extra = parser.parse_known_args(argv)
     if extra:
-        command = commands.choices[argv[0]]
+        command = known.choices[argv[0]]
         options = [option for option in command._option_string_actions if option.startswith("--")]
         command.error(
             unknown("option", extra[0], options) if extra[0].startswith("-") else f"one argument too many: {extra[0]!r}"
@@ -170,27 +169,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
-    from jaxbackprop import __version__
-
     parser = _Parser(
         prog="jaxbackprop",
         description="Backpropagation derived by hand: train a network, see it worked through, mark a derivation.",
         epilog="Each command has its own --help with examples. Start with: jaxbackprop train",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    _add_train(commands)
-    _add_predict(commands)
-    _add_grade(commands)
-    _add_trace(commands)
-    _add_check(commands)
-    return parser, commands
+    known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_train(known)
+    _add_predict(known)
+    _add_grade(known)
+    _add_trace(known)
+    _add_check(known)
+    return parser, known
 
 
-def _add_train(commands) -> None:
-    from jaxbackprop.activations import ACTIVATIONS
-
-    train = commands.add_parser(
+def _add_train(known) -> None:
+    train = known.add_parser(
         "train",
         help="train a network on a real data set through the hand-derived gradient",
         description="Train a network on a bundled data set or a file of yours, through the hand-derived gradient, "
@@ -198,7 +193,7 @@ def _add_train(commands) -> None:
         epilog=TRAIN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.set_defaults(command=_train)
+    train.set_defaults(command=commands.train_command)
     add = train.add_argument
     add(
         "data",
@@ -276,8 +271,8 @@ def _add_train(commands) -> None:
     )
 
 
-def _add_predict(commands) -> None:
-    predict = commands.add_parser(
+def _add_predict(known) -> None:
+    predict = known.add_parser(
         "predict",
         help="predict with what a run trained",
         description="Predict for each row of a file, with the network, parameters and standardisation of a run. "
@@ -285,7 +280,7 @@ def _add_predict(commands) -> None:
         epilog=PREDICT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    predict.set_defaults(command=_predict)
+    predict.set_defaults(command=commands.predict_command)
     predict.add_argument("run", type=Path, metavar="RUN", help="the folder that `jaxbackprop train` wrote")
     predict.add_argument(
         "file", type=Path, metavar="FILE", help="a .csv, .npz or .parquet file with the run's features"
@@ -293,8 +288,8 @@ def _add_predict(commands) -> None:
     predict.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there instead of printing it")
 
 
-def _add_grade(commands) -> None:
-    command = commands.add_parser(
+def _add_grade(known) -> None:
+    command = known.add_parser(
         "grade",
         help="mark a written derivation line by line",
         description="Mark each equation of a derivation, in plain text, Unicode, LaTeX or Markdown: right, wrong and why, "
@@ -302,13 +297,13 @@ def _add_grade(commands) -> None:
         epilog=GRADE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(command=_grade)
+    command.set_defaults(command=commands.grade_command)
     command.add_argument("file", metavar="FILE", help="the derivation; - reads standard input")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
-def _add_trace(commands) -> None:
-    trace = commands.add_parser(
+def _add_trace(known) -> None:
+    trace = known.add_parser(
         "trace",
         help="work the exercise through: every value and every adjoint, with its formula and its numbers",
         description="Work the exercise through: z0 = w0 x, h0 = g(z0), z1 = w1 h0, h1 = g(z1), yhat = w2 h1 + w3 h0, "
@@ -316,7 +311,7 @@ def _add_trace(commands) -> None:
         epilog=TRACE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    trace.set_defaults(command=_trace)
+    trace.set_defaults(command=commands.trace_command)
     # argparse by itself takes -1e-3 for an option
     matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
     trace._negative_number_matcher = matcher  # pyright: ignore[reportAttributeAccessIssue]
@@ -335,8 +330,8 @@ def _add_trace(commands) -> None:
     add("--figure", type=Path, metavar="FILE", help="draw the network with its numbers: .svg, .png or .pdf")
 
 
-def _add_check(commands) -> None:
-    command = commands.add_parser(
+def _add_check(known) -> None:
+    command = known.add_parser(
         "check",
         help="check a gradient of your own, wherever it comes from",
         description="Check GRADIENT(params, *data) against jax.grad of VALUE(params, *data) and against finite differences, "
@@ -345,7 +340,7 @@ def _add_check(commands) -> None:
         epilog=CHECK_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(command=_check)
+    command.set_defaults(command=commands.check_command)
     add = command.add_argument
     add("value", metavar="MODULE:VALUE", help="the scalar in plain JAX; MODULE is a file or an importable name")
     add(
@@ -359,36 +354,6 @@ def _add_check(commands) -> None:
     )
     add("--reference", metavar="[MODULE:]NAME", help="without GRADIENT: the same function in plain JAX")
     add("--json", action="store_true", help="print one JSON object instead of text")
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    from jaxbackprop import commands  # imported where it is used, so that --help answers at once
-
-    return commands.train_command(arguments)
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    from jaxbackprop import commands
-
-    return commands.predict_command(arguments)
-
-
-def _grade(arguments: argparse.Namespace) -> int:
-    from jaxbackprop import commands
-
-    return commands.grade_command(arguments)
-
-
-def _trace(arguments: argparse.Namespace) -> int:
-    from jaxbackprop import commands
-
-    return commands.trace_command(arguments)
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from jaxbackprop import commands
-
-    return commands.check_command(arguments)
 
 
 def _default(name: str) -> str:

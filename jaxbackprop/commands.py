@@ -16,27 +16,32 @@ import warnings
 from argparse import Namespace
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxbackprop import __version__, blocks, checkpoint, data, network, privacy, runs, stored, train
 from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
-from jaxbackprop.cli import LOST, SAID_ANEW, WHERE
-from jaxbackprop.grade import grade
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
+from jaxbackprop.grading.grade import grade
+from jaxbackprop.losses import as_loss
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
 from jaxbackprop.secret import SECRET_FILE
-from jaxbackprop.trace import trace
-from jaxbackprop.words import unknown
+from jaxbackprop.tracing.trace import trace
+from jaxbackprop.words import extra, unknown
+
+if TYPE_CHECKING:
+    import optax  # imported where it is used: --help answers at once
+
+LOST = 75  # "try again", as sysexits.h has it
+WHERE = ("devices", "coordinator", "processes", "process_id", "scratch")  # what a run may have otherwise each time
+SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", *WHERE)  # beside --resume
+NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resumed run does not take over
 
 
 class _Training(NamedTuple):
@@ -56,6 +61,7 @@ class _Training(NamedTuple):
 
 def train_command(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
+    _rich()  # what is missing is said before anything is done
     with _joined(arguments):
         return _train(arguments)
 
@@ -356,9 +362,11 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     folder = arguments.resume or arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
     if not arguments.resume and jax.process_index() == 0:
         runs.require_free(folder)
-    loss, quoted = ("softmax_cross_entropy", "accuracy") if classes else ("half_squared_error", "rmse")
+    loss = "softmax_cross_entropy" if classes else "half_squared_error"
+    figure = as_loss(loss).figure
+    assert figure is not None
     unprotected = _unprotected(arguments, classes) if spent else []
-    return _Training(dataset, net, loss, quoted, method, noise_multiplier, spent, unprotected, steps, folder)
+    return _Training(dataset, net, loss, figure.name, method, noise_multiplier, spent, unprotected, steps, folder)
 
 
 def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
@@ -418,9 +426,6 @@ def _as_started(arguments: Namespace) -> Namespace:
     anew = {name: value for name, value in vars(arguments).items() if value is not None}
     said = {name: anew[name] for name in ("command", *SAID_ANEW) if name in anew}
     return Namespace(**{**vars(arguments), **started, **said})
-
-
-NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resumed run does not take over
 
 
 @contextmanager
@@ -559,7 +564,9 @@ class _Stop:
         os.write(2, b"\njaxbackprop: stopping as soon as it is saved; once more to stop at once\n")
 
 
-def _optimizer(arguments: Namespace) -> optax.GradientTransformation:
+def _optimizer(arguments: Namespace) -> "optax.GradientTransformation":
+    import optax
+
     options = {
         "adamw": {"weight_decay": arguments.weight_decay},
         "lion": {"weight_decay": arguments.weight_decay},
@@ -570,6 +577,8 @@ def _optimizer(arguments: Namespace) -> optax.GradientTransformation:
 
 
 def _config(arguments: Namespace, training: _Training) -> dict[str, Any]:
+    import optax
+
     asked = ("optimizer", "learning_rate", "weight_decay", "epochs", "batch_size", "seed", "gradient")
     device = jax.devices()[0]
     config = {
@@ -629,12 +638,23 @@ def _steps_per_second(history, steps) -> float | None:
     return steps * (len(history) - 1) / later if later > 0 else None
 
 
+def _rich() -> tuple[Any, Any]:
+    """A console, and the module of progress bars: an extra."""
+    console, progress = (extra(f"rich.{part}", "rich", "jaxbackprop train") for part in ("console", "progress"))
+    return console.Console(), progress
+
+
 @contextmanager
 def _reading(quiet: bool):
     """A progress bar while data are read through, on a terminal; yields advance(done, of)."""
-    console = Console()
-    columns = (TextColumn("            block"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    console, rich = _rich()
+    columns = (
+        rich.TextColumn("            block"),
+        rich.MofNCompleteColumn(),
+        rich.BarColumn(),
+        rich.TimeElapsedColumn(),
+    )
+    with rich.Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
@@ -643,12 +663,12 @@ class _Bar:
     """A progress bar with loss and figure on a terminal; in a pipe some ten plain lines; with `quiet` nothing."""
 
     def __init__(self, epochs: int, quoted: str, quiet: bool):
-        console = Console()
+        console, rich = _rich()
         self.epochs, self.quoted = epochs, quoted
         self.plain = not quiet and not console.is_terminal
-        description = TextColumn("{task.description}")
-        columns = (TextColumn("            epoch"), MofNCompleteColumn(), BarColumn(), description, TimeElapsedColumn())
-        self.bar = Progress(*columns, console=console, disable=quiet or self.plain)
+        columns = (rich.TextColumn("            epoch"), rich.MofNCompleteColumn(), rich.BarColumn())
+        columns += (rich.TextColumn("{task.description}"), rich.TimeElapsedColumn())
+        self.bar = rich.Progress(*columns, console=console, disable=quiet or self.plain)
         self.task = self.bar.add_task("", total=epochs)
 
     def __enter__(self):

@@ -25,28 +25,23 @@ from jaxbackprop.views import Use, factors_of, formed
 
 @asks(is_factored)
 def compact(fg: FactoredGradient) -> FactoredGradient:
-    """The same gradients, each kept as factors or formed, whichever is the smaller to keep.
+    """The same gradients, each leaf's kept as factors or formed, whichever is the smaller to keep.
 
-    Of an outer use T (n + m) numbers an example against n m; of a lookup T (n + 1) against rows · n.
+    Of a product T (n + m) numbers an example against n m of its gradient; of a lookup T (n + 1) against rows · n.
 
-    >>> compact(fg).uses == fg.uses
-    True
+    >>> [use.kind for use in compact(fg).uses if fg.shapes[use.leaf] == (1, 3)]  # 1 + 3 numbers against 3
+    ['whole']
     """
-
-    def smaller(use):
-        h, dz = factors_of(fg, use)
-        factors = 0 if use.kind == "whole" else h.size + dz.size
-        return use.kind != "whole" and examples_of(fg) * int(np.prod(fg.shapes[use.leaf])) < factors
-
-    formed, uses = {}, []
-    for i, use in enumerate(fg.uses):
-        if smaller(use):
-            name = f"{use.dz}, formed {i}"
-            formed[name] = formed(fg, [use], use.leaf, examples_of(fg))
-            use = Use(use.leaf, "whole", name)
-        uses.append(use)
+    examples, whole, uses = examples_of(fg), {}, []
+    for leaf, shape in enumerate(fg.shapes):
+        own = [use for use in fg.uses if use.leaf == leaf]
+        factors = sum(a.size for use in own if use.kind != "whole" for a in factors_of(fg, use))
+        if examples * int(np.prod(shape)) < factors:
+            name = f"leaf {leaf}"
+            whole[name], own = formed(fg, own, leaf, examples), [Use(leaf, "whole", name)]
+        uses += own
     h, dz = ({getattr(use, kind) for use in uses} for kind in ("h", "dz"))
-    kept = {key: a for key, a in fg.dz.items() if key in dz} | formed
+    kept = {key: a for key, a in fg.dz.items() if key in dz} | whole
     return replace(fg, h={key: a for key, a in fg.h.items() if key in h}, dz=kept, uses=tuple(uses))
 
 

@@ -27,7 +27,7 @@ from jaxbackprop.arithmetic import wide
 from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
-from jaxbackprop.losses import LOSSES, LossLike, as_loss
+from jaxbackprop.losses import LossLike, as_loss, names_a_class
 from jaxbackprop.model import Model
 from jaxbackprop.network import Network, Params, count_parameters, init
 from jaxbackprop.refusals import are_like, is_key, is_network
@@ -608,7 +608,7 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     drawn_by = {} if problem.gradient.secret else {"key": np.asarray(jax.random.key_data(key)).tobytes().hex()}
     return {
         "network": str(problem.model.network),
-        "loss": next((name for name, known in LOSSES.items() if known == problem.model.loss), "own loss"),
+        "loss": problem.model.loss.name or "own loss",
         "gradient": method,
         "batch size": str(problem.batch_size),
         "data set": f"{reading.examples_of(data)} examples, {fingerprint_of(data)}",
@@ -739,15 +739,15 @@ def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Bloc
 
 
 def _figures(network, loss, params, data) -> Row:
-    known = loss if isinstance(loss, str) and as_loss(loss) else as_loss(loss)
+    loss = as_loss(loss)
     if not isinstance(data, Blocks):
-        sums = {name: float(total) for name, total in _figure_sums(network, known, params, *data, 1.0).items()}
+        sums = {name: float(total) for name, total in _figure_sums(network, loss, params, *data, 1.0).items()}
         examples = np.shape(data[0])[0]
     else:
         sums, examples = {}, data.examples
         for span in reading.read_ahead(reading.spans(replace(data, lanes=1), EVALUATED_ROWS, seed=0)):
             x, y, weight = (a.reshape(-1, *a.shape[2:]) for a in (span.x, span.y, span.weight))
-            for name, total in _figure_sums(network, known, params, x, y, weight).items():
+            for name, total in _figure_sums(network, loss, params, x, y, weight).items():
                 sums[name] = sums.get(name, 0.0) + float(total)
     means = {name: total / examples for name, total in sums.items()}
     return {name: math.sqrt(mean) if name == "rmse" else mean for name, mean in means.items()}
@@ -759,33 +759,10 @@ EVALUATED_ROWS = 8192
 @partial(jax.jit, static_argnums=(0, 1))
 def _figure_sums(network, loss, params, x, y, weight):
     yhat = predict(network, params, x)
-    figures = {"loss": jax.vmap(as_loss(loss).value)(yhat, y)}
-    if loss in METRICS:
-        name, metric = METRICS[loss]
-        figures[name] = metric(yhat, y.reshape(yhat.shape) if y.size == yhat.size else y)
+    figures = {"loss": jax.vmap(loss.value)(yhat, y)}
+    if loss.figure:
+        figures[loss.figure.name] = loss.figure.of(yhat, y.reshape(yhat.shape) if y.size == yhat.size else y)
     return {name: jnp.sum(weight * figure.astype(wide(figure.dtype))) for name, figure in figures.items()}
-
-
-def _right_class(yhat, y):
-    y = y if jnp.issubdtype(y.dtype, jnp.integer) else jnp.argmax(y, axis=1)
-    known = jnp.all(jnp.isfinite(yhat), axis=1)  # argmax would find a class among NaN, too
-    return ((jnp.argmax(yhat, axis=1) == y.reshape(-1)) & known).astype(jnp.float32)
-
-
-def _right_sides(yhat, y):
-    return jnp.mean((yhat > 0) == (y > 0.5), axis=1)
-
-
-def _squared_error(yhat, y):
-    return jnp.mean(jnp.square(yhat - y), axis=1)
-
-
-METRICS: dict[object, tuple[str, Callable]] = {
-    "softmax_cross_entropy": ("accuracy", _right_class),
-    "sigmoid_binary_cross_entropy": ("accuracy", _right_sides),
-    "half_squared_error": ("rmse", _squared_error),
-    "huber": ("rmse", _squared_error),
-}
 
 
 def _require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh) -> None:
@@ -873,7 +850,7 @@ def _require_rows(name, network, loss, x, y) -> None:
             raise ValueError(
                 f"{name}: {what} holds NaN or infinity in {len(rows):,} rows, first in row {rows[0]}: correct or drop them"
             )
-    if loss == "softmax_cross_entropy" and jnp.issubdtype(y.dtype, jnp.integer):
+    if names_a_class(as_loss(loss), y):
         low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
         if low < 0 or high >= classes:
             raise ValueError(

@@ -7,13 +7,11 @@ from pathlib import Path
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# every module that handles arrays; `grade` handles text, in hundreds of thousands of small calls
+# every module that handles arrays; `grading` handles text, in hundreds of thousands of small calls
 PACKAGE = Path(__file__).parents[1] / "jaxbackprop"
-FILES = [*PACKAGE.glob("[a-z]*.py"), *PACKAGE.glob("scaling/[a-z]*.py")]
+FILES = [path for wing in ("", "scaling/", "tracing/") for path in PACKAGE.glob(f"{wing}[a-z]*.py")]
 ARRAYS = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
-install_import_hook(
-    [a for a in ARRAYS if a.split(".")[-1] not in ("grade", "conftest")], "beartype.beartype"
-).__enter__()
+install_import_hook([a for a in ARRAYS if a != "jaxbackprop.conftest"], "beartype.beartype").__enter__()
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 # LLVM at its lowest level, the rest of the compiler as for users: the programs are small, compiled once and run once, and the

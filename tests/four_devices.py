@@ -14,6 +14,8 @@ from jax.sharding import PartitionSpec
 import jaxbackprop as jbp
 from jaxbackprop import train
 from jaxbackprop.losses import as_loss
+from jaxbackprop.model import Model
+from jaxbackprop.scaling import mesh as mesh_of
 
 NETWORK = jbp.skip_mlp((3, 8, 1024, 2), "tanh", bias=True)
 X = np.random.default_rng(0).normal(size=(203, 3)).astype("float32")
@@ -90,9 +92,9 @@ def main() -> None:
             row["over_devices"] = difference(summed(*placed)[1], alone["streamed"])
             row["over_devices_collectives"] = collectives(summed.lower(*placed).compile())
         trained, rows = fit(mesh=mesh)
-        problem = train.Problem(NETWORK, as_loss(LOSS), OPTIMIZER, 48, train.GRADIENTS["hand"], mesh)
-        begun = sharding.copied(mesh, train.start(problem, jax.random.key(0)))
-        step = train._epoch.lower(problem, begun, *sharding.copied(mesh, (X, Y))).compile()
+        problem = train.Problem(Model(NETWORK, as_loss(LOSS)), OPTIMIZER, 48, train.GRADIENTS["hand"], mesh)
+        begun = mesh_of.copied(mesh, train.start(problem, jax.random.key(0)))
+        step = train._epoch.lower(problem, begun, *mesh_of.copied(mesh, (X, Y))).compile()
         row["fit_collectives"] = collectives(step)
         row["fit"] = difference(trained.params, state.params)
         row["fit_loss"] = abs(rows[-1]["validation_loss"] / history[-1]["validation_loss"] - 1)
@@ -113,7 +115,7 @@ def main() -> None:
         found["meshes"][f"{devices}x{model}"] = row
     for name, wrong in (
         ("model", lambda: jbp.data_mesh(model=3)),
-        ("rows", lambda: jbp.place_batch(sharding.data_mesh(), X, Y[:5])),
+        ("rows", lambda: jbp.place_batch(mesh_of.data_mesh(), X, Y[:5])),
         ("batch", lambda: fit(stored, mesh=jbp.data_mesh(jax.devices()[:3]), epochs=1, batch_size=50)),
     ):
         try:

@@ -6,6 +6,7 @@ import pytest
 
 from jaxbackprop.activations import ACTIVATIONS, Activation, as_activation
 
+RECTIFIERS = ["relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu"]
 WIDE = np.concatenate([-np.logspace(4, -6, 301), [0.0], np.logspace(-6, 4, 301)])
 
 
@@ -37,7 +38,7 @@ def test_jax_grad_of_the_value_is_right_at_zero_too(name):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_finite_everywhere_and_of_the_inputs_dtype(name, dtype):
     z = jnp.asarray(WIDE, dtype)
-    for function in ACTIVATIONS[name]:
+    for function in (ACTIVATIONS[name].value, ACTIVATIONS[name].derivative):
         out = function(z)
         assert out.dtype == z.dtype
         assert bool(jnp.all(jnp.isfinite(out)))
@@ -77,6 +78,35 @@ def test_nan_goes_through(name):
 def test_an_activation_of_ones_own():
     pair = (jnp.square, lambda z: 2 * z)
     assert as_activation(pair) == Activation(*pair)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_derivative_that_is_left_out_is_that_of_jax_grad(name):
+    g, z = ACTIVATIONS[name], jnp.asarray(WIDE[WIDE != 0], jnp.float32)
+    for own in (as_activation(g.value), as_activation(Activation(g.value, gain=2.0))):
+        by_jax = jax.vmap(jax.grad(g.value))(z)
+        np.testing.assert_array_equal(own.derivative(z), by_jax)
+        np.testing.assert_array_equal(jax.vmap(own.derivative)(z), by_jax)
+
+
+def test_an_activation_made_twice_of_the_same_functions_is_the_same():
+    for given in (jnp.square, (jnp.square, jnp.cos), Activation(jnp.square), Activation(jnp.square, name="square")):
+        assert as_activation(given) == as_activation(given) == as_activation(as_activation(given))
+        assert hash(as_activation(given)) == hash(as_activation(given))
+    assert as_activation(jnp.square) == as_activation(Activation(jnp.square)) != as_activation(jnp.cos)
+
+
+def test_what_an_activation_carries_is_kept():
+    g = as_activation(Activation(jnp.square, None, "square", 2.0, "sq"))
+    assert g[2:] == ("square", 2.0, "sq")
+    assert [name for name, g in ACTIVATIONS.items() if g.gain == 2] == RECTIFIERS
+    assert all(name == g.name for name, g in ACTIVATIONS.items())
+
+
+@pytest.mark.parametrize("given", [(jnp.square,), (jnp.square, None), (1, 2)])
+def test_what_is_no_activation_is_refused(given):
+    with pytest.raises(TypeError, match=r"expected a name .* or a pair of functions"):
+        as_activation(given)
 
 
 def test_an_unknown_name_suggests_the_nearest():

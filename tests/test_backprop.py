@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import jaxbackprop as jbp
 from jaxbackprop import Layer, Network
 from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.backprop import sweep_batch
 
 HAND_WIRED = Network(
     5,
@@ -157,6 +158,21 @@ def wirings(draw):
 
 
 @settings(max_examples=20)
+def quartic(yhat, y):
+    return jnp.sum((yhat - y) ** 4)
+
+
+def test_derivatives_that_are_left_out_give_the_gradient_of_jax_grad_in_one_program():
+    net = jbp.skip_mlp((3, 4, 2, 2), jbp.Activation(jnp.sin), bias=True)
+    params, x, y = jbp.init(net, jax.random.key(0)), jax.random.normal(jax.random.key(1), (5, 3)), jnp.ones((5, 2))
+    compiled = sweep_batch._cache_size()
+    for loss in (quartic, jbp.Loss(quartic), jbp.Loss(quartic)):
+        again = jbp.skip_mlp((3, 4, 2, 2), jbp.Activation(jnp.sin), bias=True)
+        _, fg = jbp.per_example(again, loss)(params, x, y)
+        oracle.assert_close(jbp.total(fg), jax.grad(jbp.plain_loss(net, loss, "sum"))(params, x, y), 1e-5)
+    assert sweep_batch._cache_size() == compiled + 1
+
+
 @given(wirings(), st.sampled_from(list(jbp.LOSSES)), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_random_wirings(wiring, loss, batch, seed):
     network = Network(wiring[0], tuple(Layer(*layer) for layer in wiring[1]))

@@ -535,6 +535,15 @@ def test_diverging_with_json_prints_no_second_kind_of_output():
     assert result.out == "" or strict(result.out)
 
 
+def test_without_rich_only_training_is_refused_and_nothing_is_written(monkeypatch):
+    for module in ("rich", "rich.console", "rich.progress"):
+        monkeypatch.setitem(sys.modules, module, None)  # what `import` finds when there is none
+    before = everything_below()
+    refused(jaxbackprop("train", "kinds.csv", *QUICK), r"train needs rich: pip install 'jaxbackprop\[cli\]'")
+    assert everything_below() == before
+    assert jaxbackprop("trace").status == 0
+
+
 def test_a_wrong_gradient_is_seen_before_anything_is_written(monkeypatch):
     right = commands.value_and_grad
 

@@ -1,6 +1,7 @@
 """`grade`: the notes, every way of writing every right line, every planted mistake, and text that means harm."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbackprop.grade import Verdict, grade
 from jaxbackprop.grading.court import claims_of, exercise
 from jaxbackprop.grading.formula import show
+from jaxbackprop.grading.grade import grade
 from jaxbackprop.grading.notation import Unread, parse, plain
+from jaxbackprop.grading.report import Verdict
 from jaxbackprop.grading.statements import chains
 from jaxbackprop.grading.wiring import from_network, read_forward, wire
 from jaxbackprop.grading.worlds import sample, value_of
@@ -909,3 +911,11 @@ def test_show_and_parse_are_inverse(text):
     )
     if not any(mark in text for mark in "@⊗'L^T"):
         np.testing.assert_allclose(value_of(world, again), value_of(world, expr), equal_nan=True)
+
+
+def test_without_the_parser_grade_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lark", None)  # what `import` finds when there is none
+    with pytest.raises(ImportError, match=r"grade needs the parser lark: pip install 'jaxbackprop\[grade\]'"):
+        grade("dL/dz1 = dL/dh1")
+    with pytest.raises(TypeError, match="give the derivation as a string"):
+        grade(1)  # pyright: ignore[reportArgumentType]

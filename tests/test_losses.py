@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import pytest
 
-from jaxbackprop.losses import LOSSES, as_loss
+from jaxbackprop.losses import LOSSES, Loss, as_loss
 
 
 def targets(name, k, rng):
@@ -78,3 +78,37 @@ def test_targets_that_do_not_fit_are_named():
         as_loss("hubert")
     with pytest.raises(TypeError, match="expected a name"):
         as_loss((1, 2))
+
+
+def quartic(yhat, y):
+    return jnp.sum((yhat - y) ** 4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_derivative_that_is_left_out_is_that_of_jax_grad(name, k):
+    rng = np.random.default_rng(k)
+    with jax.enable_x64(True):
+        yhat = jnp.asarray(rng.normal(size=k) * 3)
+        for y in targets(name, k, rng):
+            for own in (as_loss(LOSSES[name].value), as_loss(Loss(LOSSES[name].value, name="mine"))):
+                np.testing.assert_array_equal(own.derivative(yhat, y), jax.grad(own.value)(yhat, y))
+
+
+def test_a_loss_made_twice_of_the_same_functions_is_the_same():
+    for given in (quartic, (quartic, jnp.subtract), Loss(quartic), Loss(quartic, name="quartic"), "huber"):
+        assert as_loss(given) == as_loss(given) == as_loss(as_loss(given))
+        assert hash(as_loss(given)) == hash(as_loss(given))
+    assert as_loss(quartic) == as_loss(Loss(quartic)) != as_loss((quartic, jnp.subtract))
+
+
+def test_a_loss_known_by_its_name_and_its_entry_are_one():
+    assert all(as_loss(name) == LOSSES[name] == as_loss(LOSSES[name]) and LOSSES[name].name == name for name in LOSSES)
+    figures = {name: loss.figure.name for name, loss in LOSSES.items()}
+    assert figures == dict.fromkeys(LOSSES, "accuracy") | {"half_squared_error": "rmse", "huber": "rmse"}
+
+
+@pytest.mark.parametrize("given", [(quartic,), (quartic, None), (1, 2)])
+def test_what_is_no_loss_is_refused(given):
+    with pytest.raises(TypeError, match=r"expected a name .* or a pair of functions"):
+        as_loss(given)

@@ -17,6 +17,7 @@ import pytest
 
 import jaxbackprop as jbp
 from jaxbackprop import data, secret, train
+from jaxbackprop.scaling import processes
 
 TESTS = Path(__file__).parent
 TOLERANCE = 2e-5  # sums over 203 rows and 1,024 units in another order, and 10 steps of Adam, in float32
@@ -87,12 +88,12 @@ def test_what_cannot_be_laid_out_is_refused(found):
 )
 def test_an_address_or_an_id_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        sharding.join(*arguments)
+        processes.join(*arguments)
 
 
 def test_nobody_at_the_address_is_said_and_no_process_is_aborted():
     with pytest.raises(TimeoutError, match=r"nobody answers at 127.0.0.1:\d+ for 1 s .*: start process 0 there"):
-        sharding.join(f"127.0.0.1:{free_port()}", 2, 1, initialization_seconds=1)
+        processes.join(f"127.0.0.1:{free_port()}", 2, 1, initialization_seconds=1)
 
 
 # ---- two processes
@@ -300,17 +301,17 @@ def test_arguments_that_do_not_go_together_are_refused(tmp_path):
 def test_what_is_no_loss_is_not_called_one(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for error, expected in (
-        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed"), sharding.LostProcessError),
-        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), sharding.LostProcessError),
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed"), processes.LostProcessError),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), processes.LostProcessError),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), jax.errors.JaxRuntimeError),
         (ValueError("batch_size is 0: expected an integer of at least 1"), ValueError),
     ):
-        with pytest.raises(expected) as caught, sharding.noticing_loss():
+        with pytest.raises(expected) as caught, processes.noticing_loss():
             raise error
         assert type(caught.value) is expected
 
 
 def test_one_process_agrees_with_itself():
-    assert sharding.agree(True, 5) == (True, 5)
-    assert sharding.from_first(b"\0 bytes") == b"\0 bytes"
+    assert processes.agree(True, 5) == (True, 5)
+    assert processes.from_first(b"\0 bytes") == b"\0 bytes"
     assert jbp.data_mesh().shape["data"] >= 1

@@ -20,7 +20,7 @@ import pytest
 import jaxbackprop as jbp
 from jaxbackprop import cli, exercise
 from jaxbackprop.network import widths
-from jaxbackprop.trace import NARROW
+from jaxbackprop.tracing.symbols import NARROW
 
 EXERCISE = jbp.skip_mlp((1, 1, 1, 1))
 ORDER = ["z0", "h0", "z1", "h1", "z2", "L", "dyhat", "dz2", "dh1", "dz1", "dh0", "dz0", "dw0", "dw1", "dw2", "dw3"]
@@ -204,6 +204,25 @@ def test_the_exercise_reads_as_on_paper():
         "dw3 = dz2 h0ᵀ",
         "dz2 = dyhat",
     ]
+
+
+@pytest.mark.parametrize("name", jbp.LOSSES)
+def test_a_loss_and_an_activation_by_name_and_by_entry_read_the_same(name):
+    y = 1 if name == "softmax_cross_entropy" else jnp.array([0.25, 1.0])
+    by_name, by_entry = (
+        drawn(jbp.mlp((2, 3, 2), g), loss, y)
+        for g, loss in (("tanh", name), (jbp.ACTIVATIONS["tanh"], jbp.LOSSES[name]))
+    )
+    assert by_name.to_dict() == by_entry.to_dict()
+    assert by_name.latex() == by_entry.latex()
+
+
+def test_an_activation_of_ones_own_may_say_how_it_is_written():
+    own = jbp.Activation(lambda z: z * jax.nn.sigmoid(1.5 * z), text="swish")
+    t = drawn(jbp.mlp((1, 1, 1), own), lambda yhat, y: jnp.sum((yhat - y) ** 4), 0.5)
+    assert (t["h0"].formula, t["dz0"].formula) == ("h0 = swish(z0)", "dz0 = dh0 · swish'(z0)")
+    assert (t["L"].formula, t["dyhat"].formula) == ("L = loss(yhat, y)", "dyhat = loss'(yhat, y)")
+    assert t.difference < 1e-12
 
 
 def test_names_elsewhere_are_those_of_the_edges(traces):

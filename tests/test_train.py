@@ -8,7 +8,7 @@ from oracle import assert_close
 
 import jaxbackprop as jbp
 from jaxbackprop import network, train
-from jaxbackprop.losses import as_loss
+from jaxbackprop.losses import Figure, as_loss
 
 NETWORK = jbp.skip_mlp((3, 8, 6, 4), "tanh", bias=True)
 X_OF_ONE = np.ones((4, 1), "float32")
@@ -148,6 +148,45 @@ def test_the_figures_that_people_quote():
     assert "rmse" not in train.evaluate(
         net, (lambda a, b: jnp.sum(a - b), lambda a, b: jnp.ones_like(a)), params, (x, x)
     )
+
+
+@pytest.mark.parametrize("name", jbp.LOSSES)
+def test_a_loss_by_its_name_and_its_entry_give_the_same_figures(name):
+    net = jbp.mlp((3, 4), "tanh")
+    x, y = data(20)
+    params, y = jbp.init(net, jax.random.key(0)), y if name == "softmax_cross_entropy" else jax.nn.one_hot(y, 4)
+    by_name, by_entry = (jbp.evaluate(net, loss, params, (x, y)) for loss in (name, jbp.LOSSES[name]))
+    assert by_name == by_entry
+    assert set(by_name) == {"loss", jbp.LOSSES[name].figure.name}
+
+
+def test_a_class_that_does_not_exist_is_refused_whichever_way_the_loss_is_given():
+    net = jbp.mlp((3, 2))
+    for loss in ("softmax_cross_entropy", jbp.LOSSES["softmax_cross_entropy"]):
+        with pytest.raises(ValueError, match="y holds classes 0 to 3, the network has 2 outputs"):
+            jbp.evaluate(net, loss, jbp.init(net, jax.random.key(0)), data(20))
+
+
+def quartic(yhat, y):
+    return jnp.mean((yhat - y) ** 4)
+
+
+def test_a_loss_without_a_derivative_trains_and_quotes_its_own_figure():
+    worst = Figure("worst", lambda yhat, y: jnp.max(jnp.abs(yhat - y), axis=1))
+    x, _ = data(32)
+    y = jnp.sin(x)
+    net, settings = jbp.mlp((3, 8, 3), jnp.sin), {"epochs": 3, "batch_size": 16, "key": jax.random.key(1)}
+    runs = [
+        jbp.fit(net, loss, ADAM, (x, y), validation=(x, y), gradient=gradient, **settings)
+        for loss in (quartic, jbp.Loss(quartic, figure=worst))
+        for gradient in ("hand", "jax.grad")
+    ]
+    for state, history in runs:
+        assert_close(state.params, runs[0][0].params, 1e-5)
+        assert history[-1]["loss"] < history[0]["loss"]
+    yhat = jbp.predict(net, runs[2][0].params, x)
+    assert runs[2][1][-1]["validation_worst"] == pytest.approx(float(jnp.mean(worst.of(yhat, y))), rel=1e-6)
+    assert set(runs[0][1][-1]) == {"epoch", "loss", "validation_loss", "seconds"}
 
 
 def test_a_target_vector_for_one_output_is_not_broadcast():

@@ -1,4 +1,4 @@
-"""The parts of `jaxbackprop.grade`.
+"""A written derivation, marked line by line: `grade`.
 
-In the order to read them: formula, notation, statements, wiring, worlds, court, remarks, judge.
+In the order to read them: report, formula, notation, statements, wiring, worlds, court, remarks, judge, grade.
 """

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.grade import INHERITED, RIGHT, UNREAD, WRONG, Line, short
 from jaxbackprop.grading.court import Claim, Court, claims_of, convene, has_local, holds, marked, same_names, size
 from jaxbackprop.grading.formula import Expr, ShapeError, UnknownError, adjoint, has, name, names, show
 from jaxbackprop.grading.notation import Unread
 from jaxbackprop.grading.remarks import correction, example, why
+from jaxbackprop.grading.report import INHERITED, RIGHT, UNREAD, WRONG, Line, short
 from jaxbackprop.grading.statements import chains
 from jaxbackprop.grading.wiring import gates, numbers_only
 from jaxbackprop.grading.worlds import World, differs, value_of, with_adjoints
@@ -21,7 +21,7 @@ DIAGNOSED = 800  # symbols in the wrong lines whose cause is looked for; beyond,
 
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Iterable[Line]:
-    """Judge each equation of the text; see `jaxbackprop.grade.grade`."""
+    """Judge each equation of the text; see `jaxbackprop.grade`."""
     claims = claims_of(same_names(chains(text)))
     if not claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")

@@ -7,13 +7,15 @@ executed, every step is bounded, and what cannot be read becomes an `Unread` tha
 """
 
 import re
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
-
-from lark import Lark, Transformer, v_args
-from lark.exceptions import LarkError, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxbackprop.grading.formula import ONE, OTHERWISE, ZERO, Expr, depth, name, nodes, number
+
+if TYPE_CHECKING:
+    from lark import Lark
 
 MAX_PIECE = 1_000  # characters in one side of an equation
 MAX_DEPTH = 40  # levels in one formula
@@ -116,8 +118,17 @@ class Unread(NamedTuple):
 
 
 @cache
-def _parser() -> Lark:
-    return Lark(GRAMMAR, parser="lalr", lexer="contextual", transformer=_Build(), maybe_placeholders=False)
+def _parser() -> "Lark":
+    from lark import Lark  # an extra
+
+    build = _Build()
+    rules = {rule: _of_parts(getattr(build, rule)) for rule in vars(_Build) if not rule.startswith("_")}
+    options = {"parser": "lalr", "lexer": "contextual", "maybe_placeholders": False}
+    return Lark(GRAMMAR, transformer=SimpleNamespace(**rules), **options)
+
+
+def _of_parts(rule: Callable) -> Callable:
+    return lambda parts: rule(*parts)  # lark gives a list
 
 
 def canonical(text: str) -> str:
@@ -133,8 +144,7 @@ def canonical(text: str) -> str:
     return re.sub(r"(?<=[a-z])_(?=\d)", "", text)
 
 
-@v_args(inline=True)
-class _Build(Transformer):
+class _Build:
     """From the grammar's rules to `Expr`, while parsing."""
 
     def number(self, token):
@@ -255,6 +265,8 @@ def parse(text: str) -> Expr | Unread:
         return Unread(f"one side of the equation has {len(text)} characters; at most {MAX_PIECE} are read")
     if not text.strip():
         return Unread("nothing stands on one side of the equation")
+    from lark.exceptions import LarkError, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+
     try:
         expr = _parser().parse(text)
     except UnexpectedCharacters as error:

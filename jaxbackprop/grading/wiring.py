@@ -218,7 +218,8 @@ def from_network(network: Any, forward: Forward | None = None) -> Wiring:
     written = _written_names(forward, edges, z_of) if forward else {}
     definitions, same = {}, {}
     for layer, sources, activation, bias in layers:
-        if not isinstance(activation, str) or activation not in FUNCTIONS:
+        function = getattr(activation, "name", activation)
+        if not isinstance(function, str) or function not in FUNCTIONS:
             known = ", ".join(sorted(FUNCTIONS))
             raise ValueError(f"layer {layer!r} has the activation {activation!r}: grade knows those named {known}")
         z, terms = z_of[layer], []
@@ -229,10 +230,10 @@ def from_network(network: Any, forward: Forward | None = None) -> Wiring:
                 same[long] = short
             terms.append(name(short) if source is None else Expr("product", (name(short), name(source))))
         definitions[z] = plus(terms)
-        if activation == "identity":
+        if function == "identity":
             same[layer] = z
         else:
-            definitions[layer] = Expr("call", (activation, 0, name(z)))
+            definitions[layer] = Expr("call", (function, 0, name(z)))
     output = same.get(layers[-1][0], layers[-1][0])
     if "yhat" not in (output, *same):
         same["yhat"] = output

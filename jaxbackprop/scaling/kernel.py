@@ -188,7 +188,7 @@ def _on_tpu(params, *rows, spec, like, interpret=False):
             f"the network {network} is too wide for one kernel: it needs about {needs[block]:,} bytes of on-chip memory with "
             f"blocks of {block}, and there are {VMEM:,}; use jaxbackprop.stream",
         )
-    if not interpret and (names := [t.name for t in network.layers if t.activation in ("elu", "gelu")]):
+    if not interpret and (names := [t.name for t in network.layers if t.g.name in ("elu", "gelu")]):
         return _refuse(
             like,
             f"layer {names[0]!r}: Pallas cannot lower the functions in elu and gelu for a TPU: use gelu_tanh, silu or relu "

@@ -56,7 +56,7 @@ def compiled(function: Callable, *static: Any) -> Callable:
 
 def stream(
     network: Network | Sweep,
-    loss: LossLike | Readout | None = None,
+    loss: Any = None,
     readout: Readout = total,
     tile: int | None = None,
     precision: Any = None,

@@ -8,17 +8,20 @@ share. A weight stands on its edge where few edges are; elsewhere the norm of th
 
 import textwrap
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, PathPatch
-from matplotlib.path import Path
 
 from jaxbackprop.network import BIAS, INPUT, widths
-from jaxbackprop.trace import Names, Trace, names_of, norm, number, slope
+from jaxbackprop.tracing.rows import Worked, slope
+from jaxbackprop.tracing.symbols import Names, names_of, norm, number
+
+if TYPE_CHECKING:  # an extra: imported where it is used
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.path import Path
+
+Point = tuple[float, float]
 
 UNITS = 8  # a wider layer, and the picture shows boxes
 FEW = 3  # unit edges of a layer pair that each get a label
@@ -53,7 +56,7 @@ class _Plan(NamedTuple):
     """
 
     columns: dict[str, list[_Node]]
-    place: dict[str, list[tuple[float, float]]]
+    place: dict[str, list[Point]]
     order: list[str]
     boxes: bool
     column: float
@@ -72,21 +75,22 @@ class _Edge(NamedTuple):
     name: str
 
 
-def draw(trace: Trace) -> Figure:
-    """Draw a trace; `Trace.figure` is the way to call it.
+def draw(trace: Worked) -> "Figure":
+    """Draw what was worked through; `Trace.figure` is the way to call it.
 
     Returns:
         a matplotlib Figure made without pyplot. The texts carry a gid: "node" within a node, "value" and "adjoint".
 
     >>> import jax
     >>> import jax.numpy as jnp
-    >>> from jaxbackprop.network import init, mlp
-    >>> from jaxbackprop.trace import trace
+    >>> from jaxbackprop import init, mlp, trace
     >>> net = mlp((1, 2, 1))
     >>> figure = draw(trace(net, "huber", init(net, jax.random.key(0)), jnp.ones(1), jnp.ones(1)))
     >>> [text.get_text() for text in figure.axes[0].texts if text.get_gid() == "node"]
     ['x', 'h0[0]', 'h0[1]', 'yhat', 'L']
     """
+    from matplotlib.figure import Figure
+
     names = names_of(trace.network)
     edges = [_Edge(s, t, trace.params[t][s], trace.gradient[t][s], names.w[t, s].text) for t, s in names.w if s != BIAS]
     plan = _plan(trace, names, edges)
@@ -122,7 +126,7 @@ def draw(trace: Trace) -> Figure:
     return figure
 
 
-def _plan(trace: Trace, names: Names, edges: list[_Edge]) -> _Plan:
+def _plan(trace: Worked, names: Names, edges: list[_Edge]) -> _Plan:
     boxes = max(widths(trace.network).values()) > UNITS
     columns, label = _columns(trace, names, boxes), _label_of(trace.digits)
     texts = [line for nodes in columns.values() for node in nodes for line in (*node.above, *node.below)]
@@ -142,7 +146,7 @@ def _plan(trace: Trace, names: Names, edges: list[_Edge]) -> _Plan:
     return _Plan(columns, place, order, boxes, column, reach, thickness, label)
 
 
-def _columns(trace: Trace, names: Names, boxes: bool) -> dict[str, list[_Node]]:
+def _columns(trace: Worked, names: Names, boxes: bool) -> dict[str, list[_Node]]:
     """The nodes of each column, by layer, x first and L last."""
     digits = trace.digits
     columns = {INPUT: _nodes("x", [("x", "x", trace.x)], [], None, digits, boxes)}
@@ -180,7 +184,7 @@ def _nodes(name, above, below, off, digits, boxes) -> list[_Node]:
     return nodes
 
 
-def _stacked(x: float, nodes: list[_Node], boxes: bool) -> list[tuple[float, float]]:
+def _stacked(x: float, nodes: list[_Node], boxes: bool) -> list[Point]:
     """The centres of a column's nodes, spread about the middle."""
     apart = _above(nodes, boxes) + _below(nodes, boxes) + GAP
     return [(x, ((len(nodes) - 1) / 2 - k) * apart) for k in range(len(nodes))]
@@ -224,7 +228,7 @@ def _labelled_below(edge: _Edge, boxes: bool) -> bool:
     return not boxes and (min(edge.weight.shape) > 1 or edge.weight.size > FEW)
 
 
-def _draw_straight(axes: Axes, edge: _Edge, plan: _Plan) -> None:
+def _draw_straight(axes: "Axes", edge: _Edge, plan: _Plan) -> None:
     sources, targets = plan.place[edge.source], plan.place[edge.target]
     texts = _texts(edge, plan.label)
     middle = (sources[0][0] + targets[0][0]) / 2
@@ -251,7 +255,7 @@ def _draw_straight(axes: Axes, edge: _Edge, plan: _Plan) -> None:
     return None
 
 
-def _draw_cable(axes: Axes, edge: _Edge, height: float, plan: _Plan, alone: bool) -> None:
+def _draw_cable(axes: "Axes", edge: _Edge, height: float, plan: _Plan, alone: bool) -> None:
     sources, targets = plan.place[edge.source], plan.place[edge.target]
     dx, dy = (BOX[0], 0.12) if plan.boxes else (0.866 * RADIUS, 0.5 * RADIUS)
     up, down = sources[0][0] + plan.reach, targets[0][0] - plan.reach
@@ -260,36 +264,48 @@ def _draw_cable(axes: Axes, edge: _Edge, height: float, plan: _Plan, alone: bool
     corner = (min(1.2, (down - up) / 3), 0.6) if alone else CORNER
     for x, y in sources:
         _line(axes, _riser((x + dx, y + dy), up, height, corner), size if len(sources) == 1 else 1.0)
-    _line(axes, Path([(up + corner[0], height), (down - corner[0], height)]), size)
+    _line(axes, [(up + corner[0], height), (down - corner[0], height)], size)
     for x, y in targets:
         riser = _riser((x - dx, y + dy), down, height, (-corner[0], corner[1]))
-        _arrow(axes, Path(np.asarray(riser.vertices)[::-1], riser.codes), size if len(targets) == 1 else 1.0)
+        _arrow(axes, riser[::-1], size if len(targets) == 1 else 1.0)
     # above the first gap no other cable rises
     middle = (up + down) / 2 if alone else sources[0][0] + plan.column / 2
     texts = _texts(edge, plan.label)
     _write_edge(axes, middle, height, *texts)
 
 
-def _riser(start: tuple[float, float], x: float, height: float, corner: tuple[float, float]) -> Path:
-    """From a node aside to x, up, and round the corner: the codes read the same from either end."""
+def _riser(start: Point, x: float, height: float, corner: Point) -> list[Point]:
+    """From a node aside to x, up, and round the corner."""
     points = [start, (x, start[1]), (x, start[1] + 0.25)]
-    points += [(x, height - corner[1]), (x, height), (x + corner[0], height)]
-    return Path(points, [Path.MOVETO, Path.CURVE3, Path.CURVE3, Path.LINETO, Path.CURVE3, Path.CURVE3])
+    return [*points, (x, height - corner[1]), (x, height), (x + corner[0], height)]
 
 
-def _arrow(axes: Axes, path: Path | list[tuple[float, float]], width: float) -> None:
+def _path(points: list[Point]) -> "Path":
+    """Straight from point to point; a riser's six with two bends, the same from either end."""
+    from matplotlib.path import Path
+
+    bends = [Path.MOVETO, Path.CURVE3, Path.CURVE3, Path.LINETO, Path.CURVE3, Path.CURVE3]
+    return Path(points, bends if len(points) == len(bends) else None)
+
+
+def _arrow(axes: "Axes", points: list[Point], width: float) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
     style = f"-|>,head_length={3 + width},head_width={1.5 + width / 2}"
-    path = path if isinstance(path, Path) else Path(path)
     ends = {"shrinkA": 0, "shrinkB": 0, "joinstyle": "miter"}
-    axes.add_patch(FancyArrowPatch(path=path, arrowstyle=style, color=LINE, linewidth=width, zorder=1, **ends))
+    axes.add_patch(FancyArrowPatch(path=_path(points), arrowstyle=style, color=LINE, linewidth=width, zorder=1, **ends))
 
 
-def _line(axes: Axes, path: Path, width: float) -> None:
-    patch = PathPatch(path, edgecolor=LINE, facecolor="none", linewidth=width, zorder=1, capstyle="butt", snap=False)
-    axes.add_patch(patch)
+def _line(axes: "Axes", points: list[Point], width: float) -> None:
+    from matplotlib.patches import PathPatch
+
+    style = {"edgecolor": LINE, "facecolor": "none", "linewidth": width, "zorder": 1, "capstyle": "butt", "snap": False}
+    axes.add_patch(PathPatch(_path(points), **style))
 
 
-def _draw_node(axes: Axes, node: _Node, point: tuple[float, float], box: bool, square: bool) -> None:
+def _draw_node(axes: "Axes", node: _Node, point: Point, box: bool, square: bool) -> None:
+    from matplotlib.patches import Circle, FancyBboxPatch
+
     x, y = point
     style = {"facecolor": OFF if node.off else FILL, "edgecolor": INK, "linewidth": 1.2, "zorder": 3}
     if node.off:
@@ -310,21 +326,23 @@ def _draw_node(axes: Axes, node: _Node, point: tuple[float, float], box: bool, s
         _write(axes, x, y - half - 0.1 - LINE_HEIGHT * i, line, ADJOINT, "top")
 
 
-def _write_edge(axes: Axes, x: float, y: float, weight: str, gradient: str, over: bool = False) -> None:
+def _write_edge(axes: "Axes", x: float, y: float, weight: str, gradient: str, over: bool = False) -> None:
     """A weight above its edge and the gradient below it; over a slanting edge both on white."""
     away = 0.01 if over else 0.06
     _write(axes, x, y + away, weight, VALUE, "bottom", SIZE - 1, over)
     _write(axes, x, y - away, gradient, ADJOINT, "top", SIZE - 1, over)
 
 
-def _write(axes: Axes, x, y, text: str, color: str, va: str, size: float = SIZE, over: bool = True) -> None:
+def _write(axes: "Axes", x, y, text: str, color: str, va: str, size: float = SIZE, over: bool = True) -> None:
     # a white ground, where an edge passes behind
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85} if over else None
     gid = "value" if color == VALUE else "adjoint"
     axes.text(x, y, text, size=size, color=color, ha="center", va=va, zorder=5, gid=gid, bbox=ground, parse_math=False)
 
 
-def _legend(figure: Figure, off: bool) -> None:
+def _legend(figure: "Figure", off: bool) -> None:
+    from matplotlib.lines import Line2D
+
     handles = [
         Line2D([], [], marker="s", linestyle="", color=VALUE, label="value, forward"),
         Line2D([], [], marker="s", linestyle="", color=ADJOINT, label="adjoint, backward: dfoo is dL/dfoo"),
