@@ -296,7 +296,7 @@ def gradient_and_clipped_sum(params, x, y):
 
 def reference(case: Case) -> dict[str, Any]:
     """What each quantity's gradient should be; a training step is told by the gradient that Adam saw."""
-    parameters = jbp.count_parameters(case.network)
+    parameters = jbp.network.count_parameters(case.network)
     tile = max(1, min(100_000, 10_000_000 // parameters))
     summed, clipped = in_float64(gradient_and_clipped_sum, case.params, case.x, case.y, tile)
     mean = jax.tree.map(lambda g: g / case.batch, summed)

@@ -119,7 +119,7 @@ def log_uniform(rng: np.random.Generator, largest: int = LARGEST) -> int:
 
 def draw_activation(rng) -> str:
     """relu half of the time."""
-    return "relu" if rng.random() < 0.45 else str(rng.choice(list(jbp.ACTIVATIONS)))
+    return "relu" if rng.random() < 0.45 else str(rng.choice(list(jbp.activations.ACTIVATIONS)))
 
 
 def draw_widths(rng, outputs: int) -> list[int]:
@@ -181,7 +181,7 @@ def draw_case(index: int) -> Case:
     """Network number `index`; one in 25 is the exercise's own, on one example."""
     rng = np.random.default_rng(index)
     dtype, batch = ("float32", "float64")[index % 2], log_uniform(rng)
-    loss = str(rng.choice(list(jbp.LOSSES)))
+    loss = str(rng.choice(list(jbp.losses.LOSSES)))
     wiring = str(rng.choice(["mlp", "skip_mlp", "dense_mlp", "by hand"], p=[0.3, 0.3, 0.2, 0.2]))
     has_bias, zero = bool(rng.random() < 0.7), bool(rng.random() < 0.25)
     shape = draw_widths(rng, max(log_uniform(rng), 2 if loss == "softmax_cross_entropy" else 1))
@@ -232,7 +232,7 @@ def sweep(network: jbp.Network, loss: str, *, slope=slope_of, path=path_of, sour
 
     def gradient(params, x, y):
         z, h = forward(network, params, x)
-        dyhat = jax.vmap(jbp.LOSSES[loss].derivative)(h[network.layers[-1].name], y) / len(x)
+        dyhat = jax.vmap(jbp.losses.LOSSES[loss].derivative)(h[network.layers[-1].name], y) / len(x)
         dz, grads = {}, {}
         for t in reversed(network.layers):
             readers = [r for r in network.layers if t.name in r.sources]
@@ -653,7 +653,10 @@ def applies(checker: str, case: Case) -> bool:
         return False
     if checker == CHECK_GRADS:
         return True
-    return importlib.util.find_spec("torch") is not None and jbp.count_parameters(case.network) <= GRADCHECK_PARAMETERS
+    return (
+        importlib.util.find_spec("torch") is not None
+        and jbp.network.count_parameters(case.network) <= GRADCHECK_PARAMETERS
+    )
 
 
 def judge(checker: str, case: Case, gradient: Callable) -> Verdict:
@@ -682,7 +685,7 @@ def run(index: int) -> tuple[dict, list[dict]]:
         "dtype": case.dtype,
         "batch": len(case.x),
         "bias": case.bias,
-        "parameters": jbp.count_parameters(case.network),
+        "parameters": jbp.network.count_parameters(case.network),
         "no_spot": ", ".join(no_spot),
         "spots_without_effect": without_effect,
     }

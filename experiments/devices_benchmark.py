@@ -67,7 +67,7 @@ def program(case: Case, examples: int, devices: int):
     x, y = (rng.normal(size=(examples, n)).astype("float32") for n in (case.widths[0], case.widths[-1]))
     state = scaling.copied(mesh, train.start(problem._replace(mesh=None), jax.random.key(0)))
     sums = scaling.copied(mesh, np.zeros((STEPS, 2), "float32"))
-    batch = jbp.place_batch(mesh, x, y)
+    batch = jbp.scaling.mesh.place_batch(mesh, x, y)
 
     @jax.jit
     def steps(state, sums, x, y, weight):
@@ -78,7 +78,7 @@ def program(case: Case, examples: int, devices: int):
 
 def gradient_bytes(case: Case) -> int:
     """What a step adds up between devices: the gradient and the loss, in float32."""
-    return 4 * (jbp.count_parameters(jbp.skip_mlp(case.widths, "relu", bias=True)) + 1)
+    return 4 * (jbp.network.count_parameters(jbp.skip_mlp(case.widths, "relu", bias=True)) + 1)
 
 
 def all_reduce(mesh, numbers: int):

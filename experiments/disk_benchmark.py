@@ -60,10 +60,10 @@ def train(way: str, folder: Path, case: str) -> None:
     if way == "memory":
         data = np.load(folder / "x.npy"), np.load(folder / "y.npy")
     elif way == "npy":
-        data = jbp.open_npy(folder / "x.npy", folder / "y.npy")
+        data = jbp.blocks.open_npy(folder / "x.npy", folder / "y.npy")
     else:
-        data = jbp.open_parquet(folder / "parquet")
-        data = jbp.spilled(data, folder) if way == "spilled" else data
+        data = jbp.blocks.open_parquet(folder / "parquet")
+        data = jbp.blocks.spilled(data, folder) if way == "spilled" else data
     _, history = jbp.fit(
         jbp.mlp(widths, bias=True),
         "half_squared_error",

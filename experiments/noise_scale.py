@@ -58,7 +58,7 @@ def draw(steps: int, key, examples: int, batch_size: int):
     return jax.random.randint(key, (steps, batch_size), 0, examples), jnp.ones((steps, batch_size))
 
 
-def rounds_of(batch: int) -> tuple[int, jbp.GradientMethod]:
+def rounds_of(batch: int) -> tuple[int, jbp.train.GradientMethod]:
     """Few steps in a round for large batches, more for small ones, which need more; and the method that draws them."""
     steps = 1 + 64 // batch
     return steps, GRADIENTS["hand"]._replace(batches=partial(draw, steps))

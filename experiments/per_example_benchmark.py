@@ -72,7 +72,7 @@ class Case(NamedTuple):
     @property
     def gradient_bytes(self) -> int:
         """What one example's gradient takes."""
-        return 4 * jbp.count_parameters(self.network)
+        return 4 * jbp.network.count_parameters(self.network)
 
     def __str__(self) -> str:
         widths = (self.network.inputs, *(layer.width for layer in self.network.layers))

@@ -45,7 +45,7 @@ class Setting(NamedTuple):
     batch: int
     x: np.ndarray
     y: np.ndarray
-    start: jbp.TrainState
+    start: jbp.train.TrainState
 
     @property
     def steps(self) -> int:

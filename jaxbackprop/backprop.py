@@ -24,36 +24,20 @@ is one matrix product, and every other readout is another contraction of the sam
 The sweep is therefore written for one example and vmapped, and equation (3) is contracted once per edge, over the batch.
 """
 
-from functools import lru_cache, partial, reduce
+from functools import partial, reduce
 from operator import add
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from jaxbackprop.arithmetic import NARROW, Precision, contract, scaled
+from jaxbackprop.arithmetic import Precision, contract, scaled
 from jaxbackprop.doors import asks, bare, is_batch_of, is_example, is_pass, is_swept
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.losses import LossLike, as_loss
-from jaxbackprop.model import Model, Sweep
-from jaxbackprop.network import BIAS, INPUT, Network, Params, widths
+from jaxbackprop.model import Backward, Forward, Model, Sweep, batch_axis, uses_of
+from jaxbackprop.network import BIAS, INPUT, Network, Params
 from jaxbackprop.refusals import is_network
-from jaxbackprop.views import Use
-
-
-class Forward(NamedTuple):
-    """Every value of the forward pass, by layer: z before the activation, h after it; h["x"] is the input."""
-
-    z: dict[str, Array]
-    h: dict[str, Array]
-
-
-class Backward(NamedTuple):
-    """Every adjoint of the sweep, by layer: dz = dL/dz and dh = dL/dh; dh["x"] is dL/dx."""
-
-    dz: dict[str, Array]
-    dh: dict[str, Array]
 
 
 @asks(is_example)
@@ -130,36 +114,15 @@ def sweep_batch(model: Model, params, x, y, weight=1.0):
 
 def factored_by(network: Network, f: Forward, b: Backward) -> FactoredGradient:
     """(3) dW_ts = dz_t h_sᵀ, db_t = dz_t: what a batch's passes leave, as the factors of every example's gradient."""
-    uses, tree, shapes = _uses(network)
+    uses, tree, shapes = uses_of(network)
     return FactoredGradient({use.h: f.h[use.h] for use in uses if use.h}, b.dz, uses, tree, shapes)
-
-
-@lru_cache(maxsize=512)
-def _uses(network):
-    leaves, tree = jax.tree.flatten_with_path(network.shapes, is_leaf=lambda node: isinstance(node, tuple))
-    edges = [(path[0].key, path[1].key) for path, _ in leaves]
-    uses = [Use(i, "whole", t) if s == BIAS else Use(i, "outer", t, s) for i, (t, s) in enumerate(edges)]
-    return tuple(uses), tree, tuple(shape for _, shape in leaves)
-
-
-def batch_axis(network: Network) -> int:
-    """Where a batch is best put when one example's computation is vmapped: 0, the major axis, or −1, the minor one.
-
-    Wide layers are then rows, and W is read once however small the batch; narrow ones are long vectors.
-    """
-    return -1 if max(widths(network).values()) <= NARROW else 0
 
 
 def per_example(network: Network, loss: LossLike, precision: Precision = None) -> Sweep:
     """Return a function that computes every example's loss and, factored, every example's gradient, in one sweep.
 
-    Args:
-        network: the wiring.
-        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
-        precision: of all products, as in `jax.lax.Precision`.
-
-    Returns:
-        (params, x (b, d), y (b, …), weight=None) → (values (b,), `FactoredGradient`), a `Sweep`. The readouts take it.
+    loss is a name from `losses.LOSSES`, a `Loss`, or a pair (value, derivative); precision is that of all products, as in
+    `jax.lax.Precision`. Returns a `Sweep`: (params, x (b, d), y (b, …), weight=None) → (values (b,), `FactoredGradient`).
 
     >>> values, fg = per_example(net, "half_squared_error")(params, x, y)
     >>> values.shape, fg.dz["h0"].shape

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxbackprop.arithmetic import Precision, contract
-from jaxbackprop.factors import FactoredGradient, examples_of
-from jaxbackprop.views import factors_of, formed
+from jaxbackprop.factors import FactoredGradient
+from jaxbackprop.views import examples_of, factors_of, formed
 
 
 def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precision: Precision = None) -> Array:
@@ -28,7 +28,8 @@ def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precisi
         pairs = [(u, v, 1 if u is v else 2) for i, u in enumerate(us) for v in us[: i + 1]]
     else:
         pairs = [(u, v, 1) for u in us for v in vs]
-    return sum((times * _dot(fg, u, gh, v, out, precision) for u, v, times in pairs), start=jnp.zeros(()))
+    shape = [examples_of(f) for f, _ in zip((fg, gh), out, strict=False)]
+    return sum((times * _dot(fg, u, gh, v, out, precision) for u, v, times in pairs), start=jnp.zeros(shape))
 
 
 def _dot(fg, u, gh, v, out, precision):

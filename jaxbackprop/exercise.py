@@ -144,32 +144,23 @@ def gradient(w: Weights, x: ArrayLike, y: ArrayLike) -> Weights:
 
 def _require_shapes(w: Weights, x, f=None, **like_yhat) -> None:
     """Refuse what does not fit together, naming the first that does not."""
-    if not isinstance(w, Weights):
-        raise TypeError(f"w is a {type(w).__name__}: expected exercise.Weights(w0, w1, w2, w3)")
-    for name, value in {**w._asdict(), "x": x, **like_yhat}.items():
-        if not hasattr(value, "dtype") and not isinstance(value, int | float | complex):
-            raise TypeError(f"{name} is a {type(value).__name__}: expected a number or an array")
-        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biufcV":
-            raise TypeError(f"{name} has dtype {value.dtype}, which JAX does not have: expected numbers")
-    shapes = {name: jnp.shape(value) for name, value in w._asdict().items()}
-    if any((*shapes.values(), jnp.shape(x))):
-        if jnp.ndim(x) != 1:
-            raise ValueError(
-                f"x has shape {jnp.shape(x)}, expected (d,) for matrix weights: one example; vmap over a batch"
-            )
-        n0, n1, n2 = (shapes[name][0] if len(shapes[name]) == 2 else "n" + name[1] for name in ("w0", "w1", "w2"))
-        for name, expected in {"w0": (n0, *jnp.shape(x)), "w1": (n1, n0), "w2": (n2, n1), "w3": (n2, n0)}.items():
-            if shapes[name] != expected:
-                wanted = ", ".join(map(str, expected))
-                raise ValueError(f"{name} has shape {shapes[name]}, expected ({wanted}) (outputs, inputs)")
-    if f is not None and not isinstance(f, Forward):
-        raise TypeError(f"f is a {type(f).__name__}: expected what exercise.forward returns")
-    for name, weight in {} if f is None else {"z0": "w0", "h0": "w0", "z1": "w1", "h1": "w1", "z2": "w2"}.items():
-        if jnp.shape(getattr(f, name)) != shapes[weight][:1]:
-            found = f"f.{name} has shape {jnp.shape(getattr(f, name))}, expected {shapes[weight][:1]}"
-            raise ValueError(f"{found}: take forward(w, x) of the same weights")
-    for name, value in like_yhat.items():
-        if jnp.shape(value) != shapes["w2"][:1]:
-            raise ValueError(
-                f"{name} has shape {jnp.shape(value)}, yhat has {shapes['w2'][:1]}: give one for each output"
-            )
+    for name, given, kind in (("w", w, Weights), *([("f", f, Forward)] if f is not None else [])):
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} is a {type(given).__name__}: expected exercise.{kind.__name__}")
+    values = {f"f.{name}": value for name, value in f._asdict().items()} if f else {}
+    shapes = {name: _shape(name, value) for name, value in {"x": x, **w._asdict(), **values, **like_yhat}.items()}
+    d, n0, n1, n2 = (shapes[name][:1] or (() if shapes["x"] == () else (name,)) for name in ("x", "w0", "w1", "w2"))
+    fit = {"x": d, "w0": n0 + d, "w1": n1 + n0, "w2": n2 + n1, "w3": n2 + n0, "0": n0, "1": n1}
+    for name, shape in shapes.items():
+        wanted = fit.get(name, fit.get(name[-1], n2)) if name in fit or name[:2] == "f." else n2
+        if shape != wanted:
+            hint = "take forward(w, x) of the same weights" if name[:2] == "f." else "w is (outputs, inputs)"
+            raise ValueError(f"{name} has shape {shape}, expected {wanted}: {hint}; one example; vmap over a batch")
+
+
+def _shape(name, given):
+    if not hasattr(given, "dtype") and not isinstance(given, int | float | complex):
+        raise TypeError(f"{name} is a {type(given).__name__}: expected a number or an array")
+    if isinstance(given, np.ndarray | np.generic) and given.dtype.kind not in "biufcV":
+        raise TypeError(f"{name} has dtype {given.dtype}, which JAX does not have: expected numbers")
+    return jnp.shape(given)

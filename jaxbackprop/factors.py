@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxbackprop.arithmetic import Precision, contract, scaled, wide
 from jaxbackprop.doors import asks, is_direction, is_factored, is_weighted
-from jaxbackprop.views import Use, by_leaf, each, factors_of, product, scattered
+from jaxbackprop.views import Use, by_leaf, each, examples_of, factors_of, product, scattered
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes"))
@@ -42,11 +42,6 @@ class FactoredGradient:
     uses: tuple[Use, ...]
     tree: Any
     shapes: tuple[tuple[int, ...], ...]
-
-
-def examples_of(fg: FactoredGradient) -> int:
-    """How many examples there are: b."""
-    return jnp.shape(next(iter(fg.dz.values())))[0]
 
 
 @asks(is_weighted)

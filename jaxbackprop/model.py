@@ -1,15 +1,18 @@
-"""What is static in a compiled program: a `Model`, and the `Sweep` of any loss that readouts, sums and training take."""
+"""A `Model`, what its passes leave, and the `Sweep` of any loss that readouts, sums and training take."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array, Float
 
-from jaxbackprop.arithmetic import Precision
+from jaxbackprop.arithmetic import NARROW, Precision
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.losses import Loss
-from jaxbackprop.network import Network
+from jaxbackprop.network import BIAS, Network, widths
+from jaxbackprop.views import Use
 
 
 class Model(NamedTuple):
@@ -18,6 +21,20 @@ class Model(NamedTuple):
     network: Network
     loss: Loss
     precision: Precision = None
+
+
+class Forward(NamedTuple):
+    """Every value of the forward pass, by layer: z before the activation, h after it; h["x"] is the input."""
+
+    z: dict[str, Array]
+    h: dict[str, Array]
+
+
+class Backward(NamedTuple):
+    """Every adjoint of the sweep, by layer: dz = dL/dz and dh = dL/dh; dh["x"] is dL/dx."""
+
+    dz: dict[str, Array]
+    dh: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -40,3 +57,27 @@ class Sweep:
         """Sweep a batch."""
         self.door(self.model, params, *batch, weight=weight)
         return self.swept(self.model, params, *batch, weight=weight)
+
+
+@lru_cache(maxsize=512)
+def uses_of(network: Network) -> tuple[tuple[Use, ...], Any, tuple[tuple[int, ...], ...]]:
+    """Where a network's parameters enter, how they are nested, and their shapes: an edge is a product, a bias the whole of dz.
+
+    >>> [(use.kind, use.h, use.dz) for use in uses_of(net)[0]]
+    [('whole', '', 'h0'), ('outer', 'x', 'h0'), ('whole', '', 'yhat'), ('outer', 'h0', 'yhat')]
+    """
+    leaves, tree = jax.tree.flatten_with_path(network.shapes, is_leaf=lambda node: isinstance(node, tuple))
+    edges = [(path[0].key, path[1].key) for path, _ in leaves]
+    uses = [Use(i, "whole", t) if s == BIAS else Use(i, "outer", t, s) for i, (t, s) in enumerate(edges)]
+    return tuple(uses), tree, tuple(shape for _, shape in leaves)
+
+
+def batch_axis(network: Network) -> int:
+    """Where a batch is best put when one example's computation is vmapped: 0, the major axis, or −1, the minor one.
+
+    Wide layers are then rows, and W is read once however small the batch; narrow ones are long vectors.
+
+    >>> batch_axis(net), batch_axis(jbp.mlp((784, 64, 10)))
+    (-1, 0)
+    """
+    return -1 if max(widths(network).values()) <= NARROW else 0

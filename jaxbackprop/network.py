@@ -112,10 +112,7 @@ def count_parameters(network: Network) -> int:
 def mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
     """Each layer feeds the next: x → h0 → h1 → … → yhat.
 
-    Args:
-        widths: input, hidden layers, output.
-        activation: of the hidden layers; the output's is the identity.
-        bias: whether each layer has one.
+    widths are those of input, hidden layers and output; the activation is the hidden layers', the output's is the identity.
 
     >>> print(mlp((8, 64, 1), activation="tanh", bias=True))
     x 8 → h0 64 tanh; h0 → yhat 1 identity (641 parameters)
@@ -165,13 +162,12 @@ def _build(widths, activation, bias, *, hidden, output) -> Network:
 def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> Params:
     """Draw the parameters: weights from N(0, gain / fan-in), biases 0, in one compiled call.
 
-    The fan-in of a layer counts all its sources, so that z keeps the size of h however many paths meet in it. The gain
-    is 2 before a rectifier, which lets half of the variance through (He et al. 2015), and 1 otherwise (LeCun et al. 1998).
+    The fan-in counts all of a layer's sources, so that z keeps the size of h however many paths meet. The gain is the
+    activation's: 2 for a rectifier, which lets half of the variance through (He et al. 2015), else 1 (LeCun et al. 1998).
 
     Args:
         network: the wiring.
-        key: a `jax.random.key`.
-        dtype: float32, float64 (under `jax.enable_x64`), bfloat16 or float16.
+        key, dtype: a `jax.random.key`; float32, float64 (under `jax.enable_x64`), bfloat16 or float16.
 
     Returns:
         params[t][s] of shape (width of t, width of s), params[t]["bias"] of shape (width of t,).

@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from jaxbackprop.arithmetic import Precision, contract, wide
 from jaxbackprop.doors import asks, is_factored
-from jaxbackprop.factors import FactoredGradient, examples_of
+from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.readouts import names_of
 from jaxbackprop.refusals import is_key, is_positive
-from jaxbackprop.views import Use, factors_of, formed
+from jaxbackprop.views import Use, examples_of, factors_of, formed
 
 
 @asks(is_factored)

@@ -16,10 +16,10 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxbackprop.arithmetic import Precision, scaled, wide
 from jaxbackprop.doors import asks, is_factored, is_weighted
-from jaxbackprop.factors import FactoredGradient, examples_of, total
+from jaxbackprop.factors import FactoredGradient, total
 from jaxbackprop.readouts import norms
 from jaxbackprop.refusals import is_positive
-from jaxbackprop.views import as_leaf, factors_of, formed, product
+from jaxbackprop.views import as_leaf, examples_of, factors_of, formed, product
 
 Params = PyTree[Array]
 
@@ -40,12 +40,8 @@ def power_sums(
     It sums over examples, so that `stream` takes it: the moments over any number of examples in the memory of a tile.
     Two contractions, 4 B P flops, 2 P numbers (Dangel et al. 2020); squares in float32 at least.
 
-    >>> from jaxbackprop.streaming import stream
-    >>> from jaxbackprop.network import init, mlp
-        >>> net = mlp((2, 3, 1))
-    >>> x, y = jax.random.normal(jax.random.key(1), (10, 2)), jnp.ones((10, 1))
-    >>> _, sums = stream(net, "huber", power_sums, tile=5)(init(net, jax.random.key(0)), x, y)
-    >>> moments_from(sums, examples=10).variance["h0"]["x"].shape
+    >>> _, sums = jbp.stream(net, "huber", power_sums, tile=2)(params, x, y)
+    >>> moments_from(sums, examples=5).variance["h0"]["x"].shape
     (3, 2)
     """
     weight = None if weight is None else jnp.asarray(weight)

@@ -26,6 +26,11 @@ class Use(NamedTuple):
     axes: tuple[int, ...] | None = None
 
 
+def examples_of(fg: Any) -> int:
+    """How many examples there are: b."""
+    return jnp.shape(next(iter(fg.dz.values())))[0]
+
+
 def factors_of(fg: Any, use: Use) -> tuple[Any, Array]:
     """h, or ids, or None; and dz."""
     return fg.h.get(use.h), fg.dz[use.dz]

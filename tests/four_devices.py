@@ -71,13 +71,13 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     np.save(folder / "x.npy", X)
     np.save(folder / "y.npy", Y)
-    stored = jbp.open_npy(folder / "x.npy", folder / "y.npy")
+    stored = jbp.blocks.open_npy(folder / "x.npy", folder / "y.npy")
     state, history = fit()
     read_state, _ = fit(stored)
     found = {"devices": len(jax.devices()), "meshes": {}}
     for devices, model in ((1, 1), (2, 1), (4, 1), (4, 2)):
         mesh = jbp.data_mesh(jax.devices()[:devices], model=model)
-        placed = jbp.place_params(mesh, NETWORK, params), *jbp.place_batch(mesh, X, Y)
+        placed = jbp.scaling.mesh.place_params(mesh, NETWORK, params), *jbp.scaling.mesh.place_batch(mesh, X, Y)
         here = readouts(*placed)
         run = jbp.value_and_grad(NETWORK, LOSS, reduction="sum")
         norms_stay = not here["norms"].sharding.is_fully_replicated
@@ -88,7 +88,7 @@ def main() -> None:
         row["wide_layer"] = placed[0]["h1"]["h0"].sharding.spec == PartitionSpec("model")
         row["collectives"] = collectives(run.lower(*placed).compile())
         if model == 1:
-            summed = jbp.over_devices(mesh, jbp.stream(NETWORK, LOSS, READOUT, tile=16))
+            summed = jbp.scaling.mesh.over_devices(mesh, jbp.stream(NETWORK, LOSS, READOUT, tile=16))
             row["over_devices"] = difference(summed(*placed)[1], alone["streamed"])
             row["over_devices_collectives"] = collectives(summed.lower(*placed).compile())
         trained, rows = fit(mesh=mesh)
@@ -115,7 +115,7 @@ def main() -> None:
         found["meshes"][f"{devices}x{model}"] = row
     for name, wrong in (
         ("model", lambda: jbp.data_mesh(model=3)),
-        ("rows", lambda: jbp.place_batch(mesh_of.data_mesh(), X, Y[:5])),
+        ("rows", lambda: jbp.scaling.mesh.place_batch(mesh_of.data_mesh(), X, Y[:5])),
         ("batch", lambda: fit(stored, mesh=jbp.data_mesh(jax.devices()[:3]), epochs=1, batch_size=50)),
     ):
         try:

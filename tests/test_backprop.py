@@ -96,7 +96,7 @@ def test_activations(activation, dtype):
         check_against_the_oracle(network, "half_squared_error", *draw(network, "half_squared_error", 7, dtype))
 
 
-@pytest.mark.parametrize("loss", jbp.LOSSES)
+@pytest.mark.parametrize("loss", jbp.losses.LOSSES)
 @pytest.mark.parametrize("batch", [1, 7])
 def test_losses(loss, batch):
     network = jbp.skip_mlp((3, 5, 4, 2), bias=True)
@@ -173,7 +173,7 @@ def test_derivatives_that_are_left_out_give_the_gradient_of_jax_grad_in_one_prog
     assert sweep_batch._cache_size() == compiled + 1
 
 
-@given(wirings(), st.sampled_from(list(jbp.LOSSES)), st.integers(1, 5), st.integers(0, 2**32 - 1))
+@given(wirings(), st.sampled_from(list(jbp.losses.LOSSES)), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_random_wirings(wiring, loss, batch, seed):
     network = Network(wiring[0], tuple(Layer(*layer) for layer in wiring[1]))
     with jax.enable_x64(True):

@@ -103,8 +103,8 @@ def factored(x=X, y=Y, loss=HALF):
         (lambda: jbp.mlp((2, 3, 1), ["relu"]), TypeError, r"layer 'h0': activation is \['relu'\]: expected a name"),
         (lambda: jbp.mlp((2, 3, 1), (Unhashable(),) * 2), TypeError, "layer 'h0': activation cannot be hashed"),
         (lambda: jbp.mlp((2, 3, 1), bias="yes"), TypeError, "layer 'h0': bias is 'yes'"),
-        (lambda: jbp.count_parameters("mlp"), TypeError, "network is a str: expected a jaxbackprop.Network"),
-        (lambda: jbp.count_parameters(None), TypeError, "network is a NoneType"),
+        (lambda: jbp.network.count_parameters("mlp"), TypeError, "network is a str: expected a jaxbackprop.Network"),
+        (lambda: jbp.network.count_parameters(None), TypeError, "network is a NoneType"),
     ],
 )
 def test_a_wiring_of_the_wrong_kind_is_refused(make, error, message):
@@ -132,7 +132,7 @@ def test_widths_of_the_wrong_kind_are_refused(build, widths, error, message):
 
 def test_integers_of_numpy_are_widths():
     assert jbp.mlp(np.array([2, 3, 1]), bias=np.bool_(True)) == jbp.mlp([2, 3, 1], bias=True)
-    assert jbp.count_parameters(jbp.mlp(np.array([2, 3, 1]))) == 9
+    assert jbp.network.count_parameters(jbp.mlp(np.array([2, 3, 1]))) == 9
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_precision_that_does_not_exist_is_refused_by_every_product():
         lambda p: jbp.sweep(NETWORK, HALF, PARAMS, X[0], Y[0], precision=p),
         lambda p: jbp.backward(NETWORK, PARAMS, f, Y[0], p),
         lambda p: jbp.total(fg, precision=p),
-        lambda p: jbp.power_sums(fg, precision=p),
+        lambda p: jbp.variance.power_sums(fg, precision=p),
         lambda p: jbp.moments(fg, precision=p),
         lambda p: jbp.gram(fg, precision=p),
         lambda p: jbp.inner(fg, PARAMS, p),
@@ -432,7 +432,7 @@ def test_a_plain_number_is_a_target():
     for y in (2.0, 2, np.int32(2)):
         value, _, b = jax.eval_shape(lambda y=y: jbp.sweep(jbp.mlp((3, 1)), HALF, params, X[0], y))
         assert (value.shape, b.dz["yhat"].shape) == ((), (1,))
-    half = jbp.LOSSES[HALF]
+    half = jbp.losses.LOSSES[HALF]
     loss = (lambda yhat, y: half.value(yhat, y), lambda yhat, y: half.derivative(yhat, y))
     assert jbp.sweep(jbp.mlp((3, 1)), loss, params, X[0], 2)[0] == half.value(
         jnp.array([X[0] @ X[0]]), jnp.array([2.0])
@@ -524,13 +524,13 @@ def test_a_traced_bound_that_is_not_positive_gives_nan(bound):
     fg = factored()
     given = jax.jit(lambda bound: jbp.norms(jbp.clip(fg, bound)))(bound)
     assert np.isnan(given).all()
-    sums = jbp.power_sums(fg)
-    given = jax.jit(lambda n: jbp.moments_from(sums, n))(bound)
+    sums = jbp.variance.power_sums(fg)
+    given = jax.jit(lambda n: jbp.variance.moments_from(sums, n))(bound)
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(given))
 
 
 def test_numbers_of_examples_that_moments_from_refuses():
-    sums = jbp.power_sums(factored())
+    sums = jbp.variance.power_sums(factored())
     for examples, error, message in (
         (0, ValueError, "examples is 0: expected a positive number"),
         (-6, ValueError, "examples is -6: expected a positive number"),
@@ -539,9 +539,13 @@ def test_numbers_of_examples_that_moments_from_refuses():
         (None, TypeError, "examples is a NoneType: expected a positive number"),
         (True, TypeError, "examples has dtype bool"),
     ):
-        refused(lambda n=examples: jbp.moments_from(sums, n), error, message)
-    for other, kind in ((PARAMS, "dict"), (jbp.Moments(PARAMS, PARAMS), "Moments"), (None, "NoneType")):
-        refused(lambda other=other: jbp.moments_from(other, 6), TypeError, f"sums is a {kind}: expected the PowerSums")
+        refused(lambda n=examples: jbp.variance.moments_from(sums, n), error, message)
+    for other, kind in ((PARAMS, "dict"), (jbp.variance.Moments(PARAMS, PARAMS), "Moments"), (None, "NoneType")):
+        refused(
+            lambda other=other: jbp.variance.moments_from(other, 6),
+            TypeError,
+            f"sums is a {kind}: expected the PowerSums",
+        )
 
 
 def test_weights_of_moments_are_at_least_zero_and_not_all_zero():
@@ -551,7 +555,7 @@ def test_weights_of_moments_are_at_least_zero_and_not_all_zero():
     for weight in (negative, 0 * negative):
         given = jax.jit(lambda weight: jbp.moments(fg, weight))(weight)
         assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(given))
-    for readout in (jbp.total, jbp.power_sums, jbp.moments):
+    for readout in (jbp.total, jbp.variance.power_sums, jbp.moments):
         refused(lambda readout=readout: readout(fg, [1.0] * 6), TypeError, "weight is a list")
         refused(lambda readout=readout: readout(fg, np.ones(6, "complex64")), ValueError, "weight has dtype complex64")
 
@@ -700,7 +704,7 @@ def every_readout(params, x, y):
         "total": jbp.total(fg),
         "moments": jbp.moments(fg),
         "clipped": jbp.total(jbp.clip(fg, 0.5)),
-        "lost": jbp.count_not_finite(fg),
+        "lost": jbp.readouts.count_not_finite(fg),
     }
 
 
@@ -769,20 +773,20 @@ def test_nan_in_a_parameter_reaches_every_example(layer, loss):
     values, fg = jbp.per_example(NETWORK, loss)(params, X, y)
     assert np.isnan(values).all()
     assert np.isnan(jbp.norms(fg)).all()
-    assert int(jbp.count_not_finite(fg)) == 6
+    assert int(jbp.readouts.count_not_finite(fg)) == 6
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(jbp.total(jbp.clip(fg, 1.0))))
 
 
 def test_nan_stays_where_no_class_is_likely():
     nan = jnp.full(2, jnp.nan, "float32")
     for p in ([0.0, 0.0], [1.0, 0.0], [0.5, 0.5]):
-        assert np.isnan(jbp.LOSSES[SOFTMAX].value(nan, jnp.array(p)))
-        assert np.isnan(jbp.LOSSES[SOFTMAX].derivative(nan, jnp.array(p))).all()
+        assert np.isnan(jbp.losses.LOSSES[SOFTMAX].value(nan, jnp.array(p)))
+        assert np.isnan(jbp.losses.LOSSES[SOFTMAX].derivative(nan, jnp.array(p))).all()
     # while a class that cannot be costs nothing where it is not the target
     certain = jnp.array([0.0, -jnp.inf])
-    assert float(jbp.LOSSES[SOFTMAX].value(certain, jnp.array([1.0, 0.0]))) == 0
-    assert float(jbp.LOSSES[SOFTMAX].value(certain, jnp.array([0.0, 1.0]))) == np.inf
-    assert np.isfinite(jax.grad(jbp.LOSSES[SOFTMAX].value)(jnp.array([0.0, -1e4]), jnp.array([1.0, 0.0]))).all()
+    assert float(jbp.losses.LOSSES[SOFTMAX].value(certain, jnp.array([1.0, 0.0]))) == 0
+    assert float(jbp.losses.LOSSES[SOFTMAX].value(certain, jnp.array([0.0, 1.0]))) == np.inf
+    assert np.isfinite(jax.grad(jbp.losses.LOSSES[SOFTMAX].value)(jnp.array([0.0, -1e4]), jnp.array([1.0, 0.0]))).all()
 
 
 @pytest.mark.parametrize("bad", [-1, 2, 200])
@@ -1108,8 +1112,8 @@ NUMBERS = exercise.Weights(0.5, 2.0, -1.0, 3.0)
         (lambda: exercise.forward(matrices(), np.ones((2, 3))), ValueError, "one example; vmap over a batch"),
         (lambda: exercise.gradient(matrices(), ONE, None), TypeError, "y is a NoneType: expected a number or an array"),
         (lambda: exercise.gradient(matrices(), ONE, [1.0, 2.0]), TypeError, "y is a list"),
-        (lambda: exercise.gradient(matrices(), ONE, ONE), ValueError, r"y has shape \(3,\), yhat has \(2,\)"),
-        (lambda: exercise.loss(matrices(), ONE, ONE), ValueError, r"y has shape \(3,\), yhat has \(2,\)"),
+        (lambda: exercise.gradient(matrices(), ONE, ONE), ValueError, r"y has shape \(3,\), expected \(2,\)"),
+        (lambda: exercise.loss(matrices(), ONE, ONE), ValueError, r"y has shape \(3,\), expected \(2,\)"),
         (lambda: exercise.gradient([1, 2, 3, 4], 1.0, 1.0), TypeError, "w is a list: expected exercise.Weights"),
         (
             lambda: exercise.backward(matrices(), ONE, tuple(exercise.forward(matrices(), ONE)), np.ones(2)),

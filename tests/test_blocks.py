@@ -33,7 +33,7 @@ def numbered(lengths, lanes=1, reads=None):
         x = np.arange(ends[i] - lengths[i], ends[i], dtype=np.float32)[:, None]
         return x, 10 * x
 
-    return jbp.Blocks(tuple(lengths), read, "numbers", 8 * max(lengths), lanes)
+    return jbp.blocks.Blocks(tuple(lengths), read, "numbers", 8 * max(lengths), lanes)
 
 
 def batches(data, batch_size, seed=0, **more):
@@ -60,7 +60,7 @@ def pair(tmp_path):
     paths = tmp_path / "ä x.npy", tmp_path / "y.npy"
     for path, array in zip(paths, (X, Y), strict=True):
         np.save(path, array)
-    return jbp.open_npy(*paths)
+    return jbp.blocks.open_npy(*paths)
 
 
 uneven = st.lists(st.integers(1, 17), min_size=1, max_size=40)
@@ -153,10 +153,10 @@ def test_a_pair_of_npy_files_is_mapped(pair, tmp_path):
     np.testing.assert_array_equal(np.concatenate([y for _, y in rows]), Y)
     np.save(tmp_path / "ints.npy", np.arange(609).reshape(203, 3).astype(np.uint8))
     np.save(tmp_path / "labels.npy", np.arange(203) % 3)
-    x, y = jbp.open_npy(tmp_path / "ints.npy", tmp_path / "labels.npy").read(1)
+    x, y = jbp.blocks.open_npy(tmp_path / "ints.npy", tmp_path / "labels.npy").read(1)
     assert (x.dtype, y.dtype, x[0].tolist(), y.tolist()) == ("float32", "int64", [9, 10, 11], [0, 1, 2])
     np.save(tmp_path / "flat.npy", Y[:, 0].astype("float64"))
-    assert jbp.open_npy(tmp_path / "ints.npy", tmp_path / "flat.npy").like[1].shape == (1, 1)
+    assert jbp.blocks.open_npy(tmp_path / "ints.npy", tmp_path / "flat.npy").like[1].shape == (1, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float64", ">f4", ">f8"])
@@ -165,7 +165,7 @@ def test_training_is_the_same_from_numbers_stored_otherwise(dtype, order, pair, 
     paths = tmp_path / "other x.npy", tmp_path / "other y.npy"
     for path, array in zip(paths, (X, Y), strict=True):
         np.save(path, np.asarray(array, dtype, order=order))
-    found, expected = fit(jbp.open_npy(*paths)), fit(pair)
+    found, expected = fit(jbp.blocks.open_npy(*paths)), fit(pair)
     assert jax.tree.all(jax.tree.map(np.array_equal, found[0].params, expected[0].params))
 
 
@@ -173,7 +173,7 @@ def test_64_bit_rows_stay_so_where_they_are_on(tmp_path):
     paths = tmp_path / "x.npy", tmp_path / "y.npy"
     for path, array in zip(paths, (X, Y + 1e-12 * X[:, :2].astype("float64")), strict=True):
         np.save(path, array.astype("float64"))
-    data = jbp.open_npy(*paths)
+    data = jbp.blocks.open_npy(*paths)
     with jax.enable_x64(True):
         _, history = fit(data, epochs=1, batch_size=203, optimizer=optax.sgd(0.0))
         params = train.drawn(NETWORK, jax.random.key(0), "float64")
@@ -182,11 +182,11 @@ def test_64_bit_rows_stay_so_where_they_are_on(tmp_path):
 
 
 def test_whole_numbers_that_do_not_fit_are_refused_and_not_cut(pair):
-    for data in ((X, np.arange(203) + 2**32), jbp.mapped(pair, lambda x, y: (x, np.full(len(y), -(2**31) - 1)))):
+    for data in ((X, np.arange(203) + 2**32), jbp.blocks.mapped(pair, lambda x, y: (x, np.full(len(y), -(2**31) - 1)))):
         with pytest.raises(ValueError, match=r"data: y holds [-0-9,]+ to [-0-9,]+, beyond int32: give floats"):
             fit(data, loss="softmax_cross_entropy")
     kinds = [np.ones((3, 2), int), np.full((3, 2), 1.5)]
-    mixed = jbp.Blocks((3, 3), lambda i: (X[:3], kinds[i]), "mixed", 99)
+    mixed = jbp.blocks.Blocks((3, 3), lambda i: (X[:3], kinds[i]), "mixed", 99)
     with pytest.raises(ValueError, match="block 1 of data: y holds float64, where block 0 holds whole numbers"):
         fit(mixed, batch_size=2)
 
@@ -204,7 +204,7 @@ def test_batches_that_are_handed_over_are_aligned_and_share_no_memory(pair, smal
 def test_spilled_rows_are_read_once_and_leave_no_file(pair, tmp_path):
     reads = []
     counted = dataclasses.replace(pair, read=lambda i: (reads.append(i), pair.read(i))[1])
-    kept = jbp.spilled(counted, tmp_path)
+    kept = jbp.blocks.spilled(counted, tmp_path)
     reads.clear()  # the first block was looked at
     before = sorted(tmp_path.iterdir())
     found, expected = fit(kept, epochs=3), fit(pair, epochs=3)
@@ -216,7 +216,7 @@ def test_spilled_rows_are_read_once_and_leave_no_file(pair, tmp_path):
 
 def test_blocks_that_do_not_fit_the_first_are_not_spilled(tmp_path):
     targets = [np.ones(3, int), np.full(3, 1.5), np.ones(2, int)]
-    kept = jbp.spilled(jbp.Blocks((3, 3, 3), lambda i: (X[:3], targets[i]), "mixed", 99), tmp_path)
+    kept = jbp.blocks.spilled(jbp.blocks.Blocks((3, 3, 3), lambda i: (X[:3], targets[i]), "mixed", 99), tmp_path)
     assert kept.read(0)[1].tolist() == [1, 1, 1]
     with pytest.raises(TypeError, match="Cannot cast"):
         kept.read(1)
@@ -226,9 +226,9 @@ def test_blocks_that_do_not_fit_the_first_are_not_spilled(tmp_path):
 
 def test_what_is_no_blocks_is_refused_by_name(pair, tmp_path):
     for call, message in (
-        (lambda: jbp.mapped((X, Y), lambda x, y: (x, y)), "blocks is a tuple: expected Blocks"),
-        (lambda: jbp.mapped(pair, 2), "function is a int: expected a function of"),
-        (lambda: jbp.spilled((X, Y), tmp_path), "blocks is a tuple: expected Blocks"),
+        (lambda: jbp.blocks.mapped((X, Y), lambda x, y: (x, y)), "blocks is a tuple: expected Blocks"),
+        (lambda: jbp.blocks.mapped(pair, 2), "function is a int: expected a function of"),
+        (lambda: jbp.blocks.spilled((X, Y), tmp_path), "blocks is a tuple: expected Blocks"),
     ):
         jaxtyping.config.update("jaxtyping_disable", True)  # the message is ours
         try:
@@ -243,10 +243,10 @@ def test_spilling_where_there_is_no_room_is_refused(pair, tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(NotADirectoryError, match="nowhere is not a folder"):
-        jbp.spilled(pair, tmp_path / "nowhere")
+        jbp.blocks.spilled(pair, tmp_path / "nowhere")
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"No space left on device: 203 rows, 0 MB do not go into"):
-        jbp.spilled(pair, tmp_path)
+        jbp.blocks.spilled(pair, tmp_path)
 
 
 def test_what_fills_a_batch_has_a_finite_loss_too(tmp_path):
@@ -255,7 +255,7 @@ def test_what_fills_a_batch_has_a_finite_loss_too(tmp_path):
     np.save(x, 1 + X[:21, :1] ** 2)
     np.save(y, 1 + Y[:21, :1] ** 2)
     relative = (lambda yhat, y: jnp.sum((yhat / y - 1) ** 2), lambda yhat, y: 2 * (yhat / y - 1) / y)
-    network, data = jbp.mlp((1, 3, 1), "tanh"), jbp.open_npy(x, y)
+    network, data = jbp.mlp((1, 3, 1), "tanh"), jbp.blocks.open_npy(x, y)
     _, history = fit(data, network=network, loss=relative, batch_size=16, validation=data)
     assert np.isfinite([history[-1]["loss"], history[-1]["validation_loss"]]).all()
 
@@ -268,22 +268,22 @@ def test_large_whole_numbers_keep_their_differences_and_row_numbers_of_pandas_ar
         "price": 3_000_000_000 + time,
         "__index_level_0__": time,
     }
-    data = jbp.open_parquet(parquet_folder(tmp_path / "p", [table]))
+    data = jbp.blocks.open_parquet(parquet_folder(tmp_path / "p", [table]))
     x, y = data.read(0)
     assert (data.features, data.target) == (("time", "small"), "price")
     assert (x.dtype, x[:, 0].tolist(), y.tolist()) == ("float64", time.tolist(), table["price"].tolist())
     only_small = {name: table[name] for name in ("small", "price")}
-    assert jbp.open_parquet(parquet_folder(tmp_path / "s", [only_small])).like[0].dtype == "float32"
+    assert jbp.blocks.open_parquet(parquet_folder(tmp_path / "s", [only_small])).like[0].dtype == "float32"
     np.save(tmp_path / "x.npy", time[:, None])
     np.save(tmp_path / "y.npy", time)
-    x, y = jbp.open_npy(tmp_path / "x.npy", tmp_path / "y.npy").read(0)
+    x, y = jbp.blocks.open_npy(tmp_path / "x.npy", tmp_path / "y.npy").read(0)
     assert (x[0], y[0]) == (time[0], time[0])
 
 
 def test_files_that_are_no_such_pair_are_refused_in_one_line(pair, tmp_path):
     def refused(x, y, message):
         with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-            jbp.open_npy(tmp_path / x, tmp_path / y)
+            jbp.blocks.open_npy(tmp_path / x, tmp_path / y)
         assert "\n" not in str(error.value)
 
     refused("none.npy", "y.npy", "no file .*none.npy")
@@ -314,13 +314,13 @@ def test_a_folder_of_parquet_files_is_read_by_row_groups(tmp_path):
     columns = {"a": X[:, 0], "price": Y[:, 0], "b": X[:, 1].astype("float64")}
     halves = [{name: values[part] for name, values in columns.items()} for part in (slice(120), slice(120, None))]
     folder = parquet_folder(tmp_path / "häuser", halves, row_group_size=50)
-    data = jbp.open_parquet(folder, target="price")
+    data = jbp.blocks.open_parquet(folder, target="price")
     assert data.lengths == (50, 50, 20, 50, 33)
     rows = [data.read(i) for i in range(5)]
     np.testing.assert_array_equal(np.concatenate([x for x, _ in rows]), X[:, :2])
     np.testing.assert_array_equal(np.concatenate([y for _, y in rows]), Y[:, :1])
     assert sorted(np.concatenate([s.x[s.weight > 0] for s in blocks.spans(data, 16, 0)])[:, 0]) == sorted(X[:, 0])
-    assert jbp.open_parquet(folder).like[0].shape == (1, 2)  # the last column is the target
+    assert jbp.blocks.open_parquet(folder).like[0].shape == (1, 2)  # the last column is the target
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_a_folder_of_parquet_files_is_read_by_row_groups(tmp_path):
 def test_parquet_that_cannot_be_used_is_refused_with_its_place(tables, target, message, tmp_path):
     folder = parquet_folder(tmp_path / "folder", tables)
     with pytest.raises(ValueError, match=message):
-        _ = jbp.open_parquet(folder, target).like
+        _ = jbp.blocks.open_parquet(folder, target).like
 
 
 @pytest.mark.parametrize("spoil", [lambda c: b"", lambda c: c[: len(c) // 2], lambda c: c[:60] + b"\0" * 40 + c[100:]])
@@ -345,7 +345,7 @@ def test_a_damaged_parquet_file_is_refused_by_name(spoil, tmp_path):
     path = folder / "part-0.parquet"
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ValueError, match=r"part-0.parquet cannot be read as Parquet") as error:
-        jbp.open_parquet(folder).read(0)
+        jbp.blocks.open_parquet(folder).read(0)
     assert "\n" not in str(error.value)
 
 
@@ -401,7 +401,7 @@ def test_figures_from_a_disk_are_those_of_memory(pair, monkeypatch):
     for loss in ("half_squared_error", "huber"):
         in_memory = jbp.evaluate(NETWORK, loss, params, (X, Y))
         assert jbp.evaluate(NETWORK, loss, params, pair) == pytest.approx(in_memory, rel=1e-6)
-    labels = jbp.mapped(pair, lambda x, y: (x, (y[:, 0] > 0).astype(np.int32)))
+    labels = jbp.blocks.mapped(pair, lambda x, y: (x, (y[:, 0] > 0).astype(np.int32)))
     in_memory = jbp.evaluate(NETWORK, "softmax_cross_entropy", params, (X, (Y[:, 0] > 0).astype(int)))
     assert jbp.evaluate(NETWORK, "softmax_cross_entropy", params, labels) == pytest.approx(in_memory, rel=1e-6)
 
@@ -425,7 +425,7 @@ def test_figures_from_a_disk_are_those_of_memory(pair, monkeypatch):
 )
 def test_rows_that_cannot_be_used_are_refused_with_their_block(spoil, loss, message, pair):
     with pytest.raises(ValueError, match=message):
-        fit(jbp.mapped(pair, spoil), loss=loss)
+        fit(jbp.blocks.mapped(pair, spoil), loss=loss)
 
 
 def test_a_batch_size_that_the_lanes_do_not_divide_takes_fewer_lanes(pair):
@@ -448,8 +448,8 @@ def test_a_checkpoint_of_other_data_on_a_disk_is_refused(tmp_path):
         np.save(folder / "y.npy", Y[:, 0])
         parquet_folder(folder / "parquet", [table])
     opened = (
-        lambda folder: jbp.open_npy(folder / "x.npy", folder / "y.npy"),
-        lambda folder: jbp.open_parquet(folder / "parquet"),
+        lambda folder: jbp.blocks.open_npy(folder / "x.npy", folder / "y.npy"),
+        lambda folder: jbp.blocks.open_parquet(folder / "parquet"),
     )
     for i, (open_data, width) in enumerate(zip(opened, (3, 1), strict=True)):
         kept, network = jbp.Checkpoints(tmp_path / f"kept {i}"), jbp.mlp((width, 1))
@@ -461,13 +461,13 @@ def test_a_checkpoint_of_other_data_on_a_disk_is_refused(tmp_path):
 
 def test_blocks_of_another_length_than_they_say_are_refused(pair):
     with pytest.raises(ValueError, match=r"block \d+ of data has 2 rows, its length is said to be 3"):
-        fit(jbp.mapped(pair, lambda x, y: (x[:2], y[:2])))
+        fit(jbp.blocks.mapped(pair, lambda x, y: (x[:2], y[:2])))
 
 
 def test_data_without_rows_is_refused():
     for lengths in ((), (3, 0)):
         with pytest.raises(ValueError, match="holds no rows"):
-            jbp.Blocks(lengths, lambda i: (X, Y), "nothing", 1)
+            jbp.blocks.Blocks(lengths, lambda i: (X, Y), "nothing", 1)
 
 
 def test_training_from_a_disk_learns(pair):

@@ -134,7 +134,7 @@ def test_shapes_that_do_not_fit_are_named(w, x, message):
 
 def test_a_target_that_does_not_fit_is_named():
     w = Weights(np.ones((4, 5)), np.ones((3, 4)), np.ones((2, 3)), np.ones((2, 4)))
-    with pytest.raises(ValueError, match=r"y has shape \(3,\), yhat has \(2,\)"):
+    with pytest.raises(ValueError, match=r"y has shape \(3,\), expected \(2,\)"):
         exercise.gradient(w, np.ones(5), np.ones(3))
-    with pytest.raises(ValueError, match=r"dyhat has shape \(\), yhat has \(2,\)"):
+    with pytest.raises(ValueError, match=r"dyhat has shape \(\), expected \(2,\)"):
         exercise.backward(w, np.ones(5), exercise.forward(w, np.ones(5)), 1.0)

@@ -53,7 +53,7 @@ def check_every_readout(network, batch, seed, loss=LOSS):
             "materialise": jbp.materialise(fg),
             "total": jax.tree.map(lambda d: d[None], jbp.total(fg, weight)),
             "norms": jbp.norms(fg),
-            "squared_norms": jbp.squared_norms(fg),
+            "squared_norms": jbp.readouts.squared_norms(fg),
             "clip": jbp.materialise(jbp.clip(fg, bound)),
             "moments": jbp.moments(fg),
             "gram": jbp.gram(fg),
@@ -85,7 +85,7 @@ def test_every_readout(network):
 
 
 @settings(max_examples=12)
-@given(wirings(), st.sampled_from(list(jbp.LOSSES)), st.integers(1, 5), st.integers(0, 2**32 - 1))
+@given(wirings(), st.sampled_from(list(jbp.losses.LOSSES)), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_every_readout_of_random_wirings(wiring, loss, batch, seed):
     with jax.enable_x64(True):
         check_every_readout(Network(wiring[0], tuple(Layer(*layer) for layer in wiring[1])), batch, seed, loss)
@@ -110,8 +110,8 @@ def test_the_bound_holds_and_what_is_within_is_untouched(per_layer):
         assert bool(jnp.all(jbp.norms(clipped) <= bound * (1 + 1e-14)))
         inside = jbp.norms(fg) < bound
         if per_layer:
-            for name, square in jbp.squared_norms(clipped).items():
-                wanted = jnp.minimum(jbp.squared_norms(fg)[name], bound**2 / len(NETWORK.layers))
+            for name, square in jbp.readouts.squared_norms(clipped).items():
+                wanted = jnp.minimum(jbp.readouts.squared_norms(fg)[name], bound**2 / len(NETWORK.layers))
                 close(square, wanted)
         else:
             assert 0 < int(inside.sum()) < 7
@@ -140,7 +140,7 @@ def test_an_example_that_is_not_finite_is_left_out_and_counted(bad, per_layer):
     @jax.jit
     def run(x, y):
         fg = jbp.per_example(network, LOSS)(params, x, y)[1]
-        return jbp.total(jbp.clip(fg, 0.5, per_layer)), jbp.count_not_finite(fg)
+        return jbp.total(jbp.clip(fg, 0.5, per_layer)), jbp.readouts.count_not_finite(fg)
 
     given, count = run(x.at[2].set(bad), y)
     kept = jnp.array([0, 1, 3, 4, 5])

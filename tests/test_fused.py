@@ -42,12 +42,12 @@ def step_by_step(network, loss, readout=jbp.total, block=None, programs=None):
 
 
 def everything(fg):
-    clipped, lost = jbp.total(jbp.clip(fg, 0.3)), jbp.count_not_finite(fg)
+    clipped, lost = jbp.total(jbp.clip(fg, 0.3)), jbp.readouts.count_not_finite(fg)
     return {"total": jbp.total(fg), "clipped": clipped, "squares": jnp.sum(jbp.norms(fg) ** 2), "lost": lost}
 
 
 def clipped(fg):
-    return jbp.total(jbp.clip(fg, 0.3)), jbp.count_not_finite(fg)
+    return jbp.total(jbp.clip(fg, 0.3)), jbp.readouts.count_not_finite(fg)
 
 
 def plain(network, loss):
@@ -137,7 +137,7 @@ def test_step_by_step_it_lowers_for_any_device():
 
 
 def test_the_activations_that_do_not_lower_are_those_refused():
-    for name in jbp.ACTIVATIONS:
+    for name in jbp.activations.ACTIVATIONS:
         network = Network(16, (Layer("yhat", 16, ("x",), name),))
         traced = jax.jit(jbp.fused(network, HALF)).trace(*draw(network, HALF, 16, "float32"))
         if name in ("elu", "gelu"):

@@ -19,7 +19,7 @@ def clipped(fg):
     return {
         "sum": jbp.total(jbp.clip(fg, 0.3)),
         "squares": jnp.sum(jbp.norms(fg) ** 2),
-        "lost": jbp.count_not_finite(fg),
+        "lost": jbp.readouts.count_not_finite(fg),
     }
 
 
@@ -46,10 +46,10 @@ def test_the_default_readout_is_the_gradient_of_the_sum():
 def test_moments_of_more_examples_than_a_tile(network):
     with jax.enable_x64(True):
         params, x, y = draw(network, "huber", 10, "float64")
-        _, sums = jbp.stream(network, "huber", jbp.power_sums, tile=4)(params, x, y)
+        _, sums = jbp.stream(network, "huber", jbp.variance.power_sums, tile=4)(params, x, y)
         single = jbp.materialise(jbp.per_example(network, "huber")(params, x, y)[1])
         mean, variance = (jax.tree.map(lambda d, f=f: f(d, axis=0), single) for f in (jnp.mean, jnp.var))
-        oracle.assert_close(jbp.moments_from(sums, 10), jbp.Moments(mean, variance))
+        oracle.assert_close(jbp.variance.moments_from(sums, 10), jbp.variance.Moments(mean, variance))
 
 
 def test_half_precision_tiles_are_added_in_float32():

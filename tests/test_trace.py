@@ -163,7 +163,7 @@ def evaluated(numbers, functions):
 def functions_of(network):
     table = {"abs": abs, "log": math.log, "clip": lambda v, low, high: min(max(v, low), high)}
     for layer in network.layers:
-        g = layer.activation if not isinstance(layer.activation, str) else jbp.ACTIVATIONS[layer.activation]
+        g = layer.activation if not isinstance(layer.activation, str) else jbp.activations.ACTIVATIONS[layer.activation]
         for name in ("g", layer.activation if isinstance(layer.activation, str) else "g"):
             if layer.activation != "identity":
                 table[name] = lambda v, g=g: float(g.value(jnp.float32(v)))
@@ -206,12 +206,12 @@ def test_the_exercise_reads_as_on_paper():
     ]
 
 
-@pytest.mark.parametrize("name", jbp.LOSSES)
+@pytest.mark.parametrize("name", jbp.losses.LOSSES)
 def test_a_loss_and_an_activation_by_name_and_by_entry_read_the_same(name):
     y = 1 if name == "softmax_cross_entropy" else jnp.array([0.25, 1.0])
     by_name, by_entry = (
         drawn(jbp.mlp((2, 3, 2), g), loss, y)
-        for g, loss in (("tanh", name), (jbp.ACTIVATIONS["tanh"], jbp.LOSSES[name]))
+        for g, loss in (("tanh", name), (jbp.activations.ACTIVATIONS["tanh"], jbp.losses.LOSSES[name]))
     )
     assert by_name.to_dict() == by_entry.to_dict()
     assert by_name.latex() == by_entry.latex()

@@ -150,19 +150,19 @@ def test_the_figures_that_people_quote():
     )
 
 
-@pytest.mark.parametrize("name", jbp.LOSSES)
+@pytest.mark.parametrize("name", jbp.losses.LOSSES)
 def test_a_loss_by_its_name_and_its_entry_give_the_same_figures(name):
     net = jbp.mlp((3, 4), "tanh")
     x, y = data(20)
     params, y = jbp.init(net, jax.random.key(0)), y if name == "softmax_cross_entropy" else jax.nn.one_hot(y, 4)
-    by_name, by_entry = (jbp.evaluate(net, loss, params, (x, y)) for loss in (name, jbp.LOSSES[name]))
+    by_name, by_entry = (jbp.evaluate(net, loss, params, (x, y)) for loss in (name, jbp.losses.LOSSES[name]))
     assert by_name == by_entry
-    assert set(by_name) == {"loss", jbp.LOSSES[name].figure.name}
+    assert set(by_name) == {"loss", jbp.losses.LOSSES[name].figure.name}
 
 
 def test_a_class_that_does_not_exist_is_refused_whichever_way_the_loss_is_given():
     net = jbp.mlp((3, 2))
-    for loss in ("softmax_cross_entropy", jbp.LOSSES["softmax_cross_entropy"]):
+    for loss in ("softmax_cross_entropy", jbp.losses.LOSSES["softmax_cross_entropy"]):
         with pytest.raises(ValueError, match="y holds classes 0 to 3, the network has 2 outputs"):
             jbp.evaluate(net, loss, jbp.init(net, jax.random.key(0)), data(20))
 

@@ -177,24 +177,10 @@ def _on_tpu(params, *rows, spec, like, interpret=False):
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
-    batch, network = rows[0].shape[0], spec.sums.sweep.model.network
-    blocks = [spec.block] if spec.block else [1024, 512, 256, 128, 64, 32, ROWS]
-    blocks = [min(block, ROWS * _divide_up(batch, ROWS)) for block in blocks]
-    needs = {block: _vmem_bytes(network, params, rows, like, block) for block in blocks}
-    block = next((block for block in blocks if needs[block] <= VMEM), blocks[-1])
-    if needs[block] > VMEM:
-        return _refuse(
-            like,
-            f"the network {network} is too wide for one kernel: it needs about {needs[block]:,} bytes of on-chip memory with "
-            f"blocks of {block}, and there are {VMEM:,}; use jaxbackprop.stream",
-        )
-    if not interpret and (names := [t.name for t in network.layers if t.g.name in ("elu", "gelu")]):
-        return _refuse(
-            like,
-            f"layer {names[0]!r}: Pallas cannot lower the functions in elu and gelu for a TPU: use gelu_tanh, silu or relu "
-            "there, or jaxbackprop.stream",
-        )
-
+    batch = rows[0].shape[0]
+    block, refusal = _block_that_fits(spec, params, rows, like, interpret)
+    if refusal:
+        return _refuse(like, refusal)
     plan = _plan(batch, block, spec.programs or 1)
     rows = [_filled(a, (plan.rows, *a.shape[1:])) for a in rows]
     part, sums = _part(spec, plan, params, rows)
@@ -239,6 +225,26 @@ def _on_tpu(params, *rows, spec, like, interpret=False):
         name="fused_sweep",
     )(*resident, *fetched)
     return _added(parts, like)
+
+
+def _block_that_fits(spec, params, rows, like, interpret) -> tuple[int, str]:
+    """How many examples a block has; and why there is no kernel, if there is none."""
+    batch, network = rows[0].shape[0], spec.sums.sweep.model.network
+    blocks = [spec.block] if spec.block else [1024, 512, 256, 128, 64, 32, ROWS]
+    blocks = [min(block, ROWS * _divide_up(batch, ROWS)) for block in blocks]
+    needs = {block: _vmem_bytes(network, params, rows, like, block) for block in blocks}
+    block = next((block for block in blocks if needs[block] <= VMEM), blocks[-1])
+    if needs[block] > VMEM:
+        return block, (
+            f"the network {network} is too wide for one kernel: it needs about {needs[block]:,} bytes of on-chip memory with "
+            f"blocks of {block}, and there are {VMEM:,}; use jaxbackprop.stream"
+        )
+    if not interpret and (names := [t.name for t in network.layers if t.g.name in ("elu", "gelu")]):
+        return block, (
+            f"layer {names[0]!r}: Pallas cannot lower the functions in elu and gelu for a TPU: use gelu_tanh, silu or relu "
+            "there, or jaxbackprop.stream"
+        )
+    return block, ""
 
 
 def _vmem_bytes(network, params, rows, like, block) -> int:

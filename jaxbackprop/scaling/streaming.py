@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from jaxbackprop.arithmetic import weighted_sum, widened
 from jaxbackprop.backprop import per_example
 from jaxbackprop.factors import FactoredGradient, total
-from jaxbackprop.losses import LossLike
 from jaxbackprop.model import Sweep
 from jaxbackprop.network import Network
 from jaxbackprop.words import require_hashable

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.activations import as_activation
-from jaxbackprop.losses import Loss, Written, bracketed
+from jaxbackprop.formulas import Written, bracketed
+from jaxbackprop.losses import Loss
 from jaxbackprop.network import BIAS, Layer, Network
 from jaxbackprop.tracing.symbols import (
     Names,

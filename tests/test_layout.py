@@ -1,0 +1,117 @@
+"""The house: imports go down and hide nowhere, files and functions are short, and no module is shadowed."""
+
+import ast
+import importlib
+import warnings
+from pathlib import Path
+
+import pytest
+
+import jaxbackprop as jbp
+
+PACKAGE = Path(jbp.__file__).parent
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "conftest.py"
+}
+# from the bottom up: a module imports what stands before it
+BOTTOM = "exercise words pairs refusals doors arithmetic activations formulas losses network views factors"
+GROUND = [*BOTTOM.split(), *"model backprop bilinear readouts variance sketches".split()]  # noqa: SIM905
+WINGS = """
+scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.kernel
+programs programs.flat programs.uses
+checking checking.leaves checking.decisions checking.points checking.differences checking.diagnosis
+checking.report checking.reference checking.comparison checking.check
+grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
+grading.remarks grading.report grading.judge grading.grade
+tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
+_cache data blocks stored checkpoint orbax_store secret runs train privacy
+"""
+FLOORS = [*GROUND, *WINGS.split()]
+
+
+def imports(tree):
+    """The modules of ours that a file imports, each with whether it hides in a function."""
+    for node in ast.walk(tree):
+        for inner in ast.walk(node) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ():
+            yield from ((name, True) for name in named(inner))
+    yield from ((name, False) for node in tree.body for name in named(node))
+
+
+def named(node):
+    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxbackprop":
+        base = node.module.partition(".")[2]
+        for alias in node.names:
+            full = f"{base}.{alias.name}".strip(".")
+            yield full if full in FILES else base
+    elif isinstance(node, ast.Import):
+        yield from (a.name.partition(".")[2] for a in node.names if a.name.split(".")[0] == "jaxbackprop")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("__init__", "commands", "cli")])
+def test_imports_go_down_and_hide_in_no_function(name):
+    assert name in FLOORS, f"{name} has no place in the order: put it where it belongs"
+    for other, hidden in imports(ast.parse(FILES[name].read_text())):
+        assert not hidden, f"{name} imports {other} inside a function"
+        assert FLOORS.index(other) < FLOORS.index(name), f"{name} imports {other}, which stands above it"
+
+
+def test_the_command_line_stands_above_all():
+    for name, above in (("commands", {"cli"}), ("cli", set())):
+        for other, hidden in imports(ast.parse(FILES[name].read_text())):
+            assert not hidden
+            assert other not in above
+
+
+def test_the_exercise_imports_nothing_of_ours():
+    assert list(imports(ast.parse(FILES["exercise"].read_text()))) == []
+
+
+def test_the_derivation_is_short():
+    lines = {name: len(FILES[name].read_text().splitlines()) for name in GROUND}
+    assert {name: n for name, n in lines.items() if n > 200} == {}
+    assert lines["exercise"] + lines["backprop"] + lines["factors"] <= 400
+
+
+def test_no_function_of_the_core_is_longer_than_a_screen():
+    core = [*GROUND, *(name for name in FILES if name.startswith(("scaling", "programs", "gradient")))]
+    long = {
+        f"{name}.{node.name}": node.end_lineno - node.lineno
+        for name in core
+        for node in ast.walk(ast.parse(FILES[name].read_text()))
+        if isinstance(node, ast.FunctionDef) and code_lines(node) > 60
+    }
+    assert long == {}
+
+
+def code_lines(function):
+    docstring = function.body[0] if ast.get_docstring(function) else None
+    spared = docstring.end_lineno - docstring.lineno + 1 if docstring else 0
+    return function.end_lineno - function.lineno + 1 - spared
+
+
+def test_no_module_is_shadowed():
+    for name in jbp.__all__:
+        if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir():
+            assert getattr(jbp, name) is importlib.import_module(f"jaxbackprop.{name}"), name
+
+
+def test_the_top_level_is_a_short_list():
+    assert len(jbp.__all__) <= 45
+    assert len(set(jbp.__all__)) == len(jbp.__all__)
+    for name in jbp.__all__:
+        assert getattr(jbp, name) is not None
+
+
+def test_old_names_answer_and_say_where_they_are():
+    for name, where in jbp._MOVED.items():
+        with pytest.warns(DeprecationWarning, match=f"jaxbackprop.{name} is now {where}.{name}"):
+            found = getattr(jbp, name)
+        assert found is getattr(importlib.import_module(where), name)
+        assert name not in jbp.__all__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not hasattr(jbp, "no_such_name")
+    with pytest.raises(AttributeError, match=r"module 'jaxbackprop' has no attribute 'value_and_gard'.*value_and_grad"):
+        _ = jbp.value_and_gard
