@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from numpy import pi
 
 from jaxbackprop.pairs import entry_of
@@ -57,7 +57,7 @@ def d_identity(z: Z) -> Z:
 
 
 @jax.custom_jvp
-def relu(z: Z) -> Z:
+def relu(z: ArrayLike) -> Array:
     """g(z) = 0 for z < 0, z otherwise: as a maximum, which the compiler draws into the product that reads it.
 
     `jax.grad` of it is `d_relu`, 1 at z = 0; of the maximum itself it would be ½ there.

@@ -25,15 +25,14 @@ def contract(indices: str, *operands: Array, precision: Precision = None) -> Arr
     [[9.0, 9.0], [9.0, 9.0]]
     """
     terms, result = indices.split("->")
-    terms, arrays, dtype = terms.split(","), list(operands), jnp.result_type(*operands)
+    terms, dtype = terms.split(","), jnp.result_type(*operands)
+    arrays: list[Any] = list(operands)
     path = [] if len(arrays) < 3 else jnp.einsum_path(indices, *arrays, optimize="optimal")[0][:-1]
-    for pair in path:
-        i, j = sorted(pair, reverse=True)
-        pair_terms, operands = [terms.pop(i), terms.pop(j)], [arrays.pop(i), arrays.pop(j)]
-        kept = "".join(
-            k for k in sorted({*pair_terms[0], *pair_terms[1]}) if any(k in term for term in (result, *terms))
-        )
-        terms, arrays = [*terms, kept], [*arrays, _product(pair_terms, kept, operands, precision)]
+    for places in path:
+        i, j = sorted(places, reverse=True)
+        letters, pair = [terms.pop(i), terms.pop(j)], [arrays.pop(i), arrays.pop(j)]
+        kept = "".join(k for k in sorted({*letters[0], *letters[1]}) if any(k in term for term in (result, *terms)))
+        terms, arrays = [*terms, kept], [*arrays, _product(letters, kept, pair, precision)]
     return _product(terms, result, arrays, precision).astype(dtype)
 
 
@@ -89,7 +88,8 @@ def scaled(d: Array, c: ArrayLike) -> Array:
     if isinstance(c, float) and c == 1:
         return d
     c = jnp.asarray(c, wide(d.dtype))
-    return (d.astype(c.dtype) * c.reshape(c.shape + (1,) * (d.ndim - c.ndim if c.ndim else 0))).astype(d.dtype)
+    c = c.reshape(c.shape + (1,) * (d.ndim - 1)) if c.ndim == 1 else c
+    return (d.astype(c.dtype) * c).astype(d.dtype)
 
 
 def weighted_sum(values: Array, c: ArrayLike) -> Array:

@@ -144,18 +144,19 @@ def gradient(w: Weights, x: ArrayLike, y: ArrayLike) -> Weights:
 
 def _require_shapes(w: Weights, x, f=None, **like_yhat) -> None:
     """Refuse what does not fit together, naming the first that does not."""
-    for name, given, kind in (("w", w, Weights), *([("f", f, Forward)] if f is not None else [])):
-        if not isinstance(given, kind):
+    for name, given, kind in (("w", w, Weights), ("f", f, Forward)):
+        if not isinstance(given, kind) and given is not None:
             raise TypeError(f"{name} is a {type(given).__name__}: expected exercise.{kind.__name__}")
-    values = {f"f.{name}": value for name, value in f._asdict().items()} if f else {}
+    values = {} if f is None else {f"f.{name}": value for name, value in f._asdict().items()}
     shapes = {name: _shape(name, value) for name, value in {"x": x, **w._asdict(), **values, **like_yhat}.items()}
     d, n0, n1, n2 = (shapes[name][:1] or (() if shapes["x"] == () else (name,)) for name in ("x", "w0", "w1", "w2"))
     fit = {"x": d, "w0": n0 + d, "w1": n1 + n0, "w2": n2 + n1, "w3": n2 + n0, "0": n0, "1": n1}
     for name, shape in shapes.items():
         wanted = fit.get(name, fit.get(name[-1], n2)) if name in fit or name[:2] == "f." else n2
         if shape != wanted:
-            hint = "take forward(w, x) of the same weights" if name[:2] == "f." else "w is (outputs, inputs)"
-            raise ValueError(f"{name} has shape {shape}, expected {wanted}: {hint}; one example; vmap over a batch")
+            raise ValueError(
+                f"{name} has shape {shape}, expected {wanted}: f is forward(w, x) of one example; vmap over a batch"
+            )
 
 
 def _shape(name, given):

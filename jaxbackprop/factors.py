@@ -33,8 +33,7 @@ from jaxbackprop.views import Use, by_leaf, each, examples_of, factors_of, produ
 class FactoredGradient:
     """Every example's gradient, in factors: of a network's edge s→t, dW of example b is dz[t][b] h[s][b]ᵀ.
 
-    Memory is that of the activations; what several uses share is stored once. Static are the uses, how the parameters are
-    nested (`tree`), and the shape of each of their leaves.
+    Memory is that of the activations; what uses share is stored once. Static: the uses, how parameters are nested, shapes.
     """
 
     h: dict[str, Any]

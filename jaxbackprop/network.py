@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from jaxbackprop.activations import Activation, as_activation
+from jaxbackprop.activations import Activation, ActivationLike, as_activation
 from jaxbackprop.refusals import is_dtype, is_key, is_network, is_wiring
 
 Params = dict[str, dict[str, Float[Array, "..."]]]
 
-INPUT = "x"
-BIAS = "bias"
+INPUT, BIAS = "x", "bias"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Layer:
     name: str
     width: int
     sources: tuple[str, ...]
-    activation: str | Activation | tuple = "identity"
+    activation: ActivationLike = "identity"
     bias: bool = False
 
     @property
@@ -109,7 +108,7 @@ def count_parameters(network: Network) -> int:
     return sum(t.width * (sum(width[s] for s in t.sources) + t.bias) for t in network.layers)
 
 
-def mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+def mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool = False) -> Network:
     """Each layer feeds the next: x → h0 → h1 → … → yhat.
 
     widths are those of input, hidden layers and output; the activation is the hidden layers', the output's is the identity.
@@ -120,7 +119,7 @@ def mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bi
     return _build(widths, activation, bias, hidden=lambda earlier: earlier[-1:], output=lambda earlier: earlier[-1:])
 
 
-def skip_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+def skip_mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool = False) -> Network:
     """The exercise's wiring at any depth: each layer feeds the next, and every hidden layer feeds yhat.
 
     `skip_mlp((1, 1, 1, 1))` is the exercise: w0 = params["h0"]["x"], w1 = params["h1"]["h0"],
@@ -134,7 +133,7 @@ def skip_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu
     )
 
 
-def dense_mlp(widths: Sequence[int], activation: str | Activation | tuple = "relu", bias: bool = False) -> Network:
+def dense_mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool = False) -> Network:
     """Every layer, and the input, feeds every later layer. The arguments are those of `mlp`.
 
     >>> print(dense_mlp((8, 16, 16, 1)))
@@ -167,7 +166,8 @@ def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) 
 
     Args:
         network: the wiring.
-        key, dtype: a `jax.random.key`; float32, float64 (under `jax.enable_x64`), bfloat16 or float16.
+        key: a `jax.random.key`.
+        dtype: float32, float64 (under `jax.enable_x64`), bfloat16 or float16.
 
     Returns:
         params[t][s] of shape (width of t, width of s), params[t]["bias"] of shape (width of t,).

@@ -42,7 +42,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
 from jaxbackprop.arithmetic import wide
-from jaxbackprop.backprop import per_example
 from jaxbackprop.factors import total
 from jaxbackprop.readouts import clip
 from jaxbackprop.refusals import is_positive
@@ -88,7 +87,7 @@ def private_gradient(max_norm: float, noise_multiplier: float) -> GradientMethod
 
 
 def _private_value_and_grad(max_norm: float, noise_multiplier: float, problem: Problem):
-    clipped_sum = stream(per_example(*problem.model), lambda fg: total(clip(fg, max_norm)))
+    clipped_sum = stream(problem.sweep, lambda fg: total(clip(fg, max_norm)))
 
     def value_and_grad(params, x, y, weight, key):
         value, sums = clipped_sum(params, x, y, weight=weight)

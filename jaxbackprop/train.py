@@ -24,11 +24,12 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from jaxbackprop import blocks as reading
 from jaxbackprop.arithmetic import wide
+from jaxbackprop.backprop import per_example
 from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
 from jaxbackprop.losses import LossLike, as_loss, names_a_class
-from jaxbackprop.model import Model
+from jaxbackprop.model import Model, Sweep
 from jaxbackprop.network import Network, Params, count_parameters, init
 from jaxbackprop.refusals import are_like, is_key, is_network
 from jaxbackprop.scaling.mesh import DATA, MODEL, copied, params_shardings, place_params, placed
@@ -67,6 +68,11 @@ class Problem(NamedTuple):
     batch_size: int
     gradient: "GradientMethod"
     mesh: Mesh | None = None  # over which each batch is laid
+
+    @property
+    def sweep(self) -> Sweep:
+        """Every example's loss and factored gradient: what a gradient method needs to know of the network."""
+        return per_example(*self.model)
 
 
 class GradientMethod(NamedTuple):
@@ -734,6 +740,7 @@ def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Bloc
     >>> sorted(evaluate(net, "softmax_cross_entropy", init(net, jax.random.key(0)), (jnp.ones((4, 2)), jnp.zeros(4, int))))
     ['accuracy', 'loss']
     """
+    is_network(network)
     are_like("params", params, network.shapes)
     return _figures(network, loss, params, _require_data("data", network, loss, data))
 

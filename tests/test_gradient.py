@@ -68,7 +68,8 @@ def test_the_default_tile_divides_the_batch_where_it_can():
             tile = best(widths, examples, "cpu")
             assert 1 <= tile <= examples
             assert examples % tile == 0
-            assert widths == (1, 5000, 1) or best(widths, examples, "gpu") == examples, "tiles lose on an accelerator"
+            if examples <= 65_536:
+                assert best(widths, examples, "gpu") == examples, "tiles lose on an accelerator"
         assert 1 <= best(widths, 1_000_003, "cpu") <= 1_000_003  # a prime
         assert best(widths, 2**31, "gpu") < 2**31, "what does not fit is swept in tiles"
 

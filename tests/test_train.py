@@ -9,6 +9,7 @@ from oracle import assert_close
 import jaxbackprop as jbp
 from jaxbackprop import network, train
 from jaxbackprop.losses import Figure, as_loss
+from jaxbackprop.model import Model
 
 NETWORK = jbp.skip_mlp((3, 8, 6, 4), "tanh", bias=True)
 X_OF_ONE = np.ones((4, 1), "float32")
@@ -50,7 +51,7 @@ def test_an_epoch_is_the_steps_one_by_one():
     state, history = jbp.fit(
         NETWORK, "softmax_cross_entropy", optimizer, (x, y), epochs=1, batch_size=8, key=jax.random.key(1)
     )
-    problem = train.Problem(NETWORK, as_loss("softmax_cross_entropy"), optimizer, 8, train.GRADIENTS["hand"])
+    problem = train.Problem(Model(NETWORK, as_loss("softmax_cross_entropy")), optimizer, 8, train.GRADIENTS["hand"])
     start = train.start(problem, jax.random.key(1))
     order = np.asarray(jax.random.permutation(jax.random.split(start.key, 3)[1], 21))
     params, opt_state, losses = start.params, optimizer.init(start.params), []

@@ -9,8 +9,9 @@ a tile costs more than all else. There each example is read out by itself, side 
 lanes of all tiles are added elementwise, and one sum over the lanes is left for the end.
 """
 
+import inspect
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -50,7 +51,13 @@ def compiled(function: Callable, *static: Any) -> Callable:
 
     What does not fit is refused while tracing: a program that runs again has nothing to check.
     """
-    return jax.jit(partial(function, *static))
+
+    @wraps(function)
+    def program(*args, **kwargs):
+        return function(*static, *args, **kwargs)
+
+    program.__signature__ = inspect.signature(partial(function, *static))  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.jit(program)
 
 
 def stream(
