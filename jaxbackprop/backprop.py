@@ -66,11 +66,13 @@ def backward(
     >>> b.dz["h0"].shape, b.dh["h0"].shape, b.dh["x"].shape
     ((3,), (3,), (2,))
     """
-    dz, dh = {}, {s: jnp.zeros_like(h) for s, h in f.h.items()} | {network.output: dyhat}
+    dz, dh = {}, {network.output: dyhat}
     for t in reversed(network.layers):  # all that read t are done
+        dh.setdefault(t.name, jnp.zeros_like(f.h[t.name]))  # where nothing reads it
         dz[t.name] = dh[t.name] * t.g.derivative(f.z[t.name])  # (2)
         for s in t.sources:  # (1): each path adds its part
-            dh[s] += contract("ts,t->s", params[t.name][s], dz[t.name], precision=precision)
+            path = contract("ts,t->s", params[t.name][s], dz[t.name], precision=precision)
+            dh[s] = dh[s] + path if s in dh else path
     return Backward(dz, dh)
 
 

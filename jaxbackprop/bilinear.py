@@ -48,6 +48,9 @@ def _dot(fg, u, gh, v, out, precision):
     ):
         G, H = (_flat(f, use) for f, use in ((fg, u), (gh, v)))
         return contract(f"bk,{c}k->{out}", G, H, precision=precision)
+    if u.kind == v.kind == "outer" and not p + q:  # one position: products that the edges of a layer share
+        hh, dd = (contract(f"bk,{c}k->{out}", *pair, precision=precision) for pair in ((h, k), (dz, ez)))
+        return hh * dd
     if u.kind == v.kind == "outer":
         return contract(f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h, k, dz, ez, precision=precision)
     (h, dz), (k, ez) = (a if p else (a[0][:, None], a[1][:, None]) for a, p in (((h, dz), p), ((k, ez), q)))
