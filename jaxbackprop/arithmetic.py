@@ -40,14 +40,14 @@ def _product(terms: list[str], result: str, arrays: list[Any], precision: Precis
     """The sum over what is not in the result, of one operand or the product of two, in float32 at least."""
     dtype = wide(jnp.result_type(*arrays))
     sizes = {i: n for term, a in zip(terms, arrays, strict=True) for i, n in zip(term, a.shape, strict=True)}
+    if [len(term) for term in terms] == [2, 1] and max(sizes.values()) > NARROW:
+        # the order decides where `jax.vmap` leaves the batch: a vector first makes it rows, a matrix first the minor axis
+        terms, arrays = terms[::-1], arrays[::-1]
     summed = [i for i in sizes if i not in result and sizes[i] != 1]
     if all(set(summed) <= set(term) for term in terms) and (not summed or len({*map(frozenset, terms)}) == 1):
         order = result + "".join(summed)
         product = reduce(mul, [_aligned(t, a.astype(dtype), order) for t, a in zip(terms, arrays, strict=True)])
         return jnp.sum(product, axis=tuple(range(len(result), len(order)))) if summed else product
-    if len(terms[0]) > len(terms[1]) == 1 and max(sizes.values()) > NARROW:
-        # the order decides where `jax.vmap` leaves the batch: a vector first makes it rows, a matrix first the minor axis
-        terms, arrays = terms[::-1], arrays[::-1]
     indices = f"{','.join(terms)}->{result}"
     return jnp.einsum(indices, *arrays, precision=precision, preferred_element_type=dtype)
 

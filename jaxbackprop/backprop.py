@@ -135,4 +135,4 @@ def per_example(network: Network, loss: LossLike, precision: Precision = None) -
 
 
 def _swept(model, params, x, y, weight=None):
-    return sweep_batch(model, params, x, y, 1.0 if weight is None else weight)[:2]
+    return sweep_batch(model, params, x, y, *(() if weight is None else (weight,)))[:2]

@@ -59,11 +59,13 @@ def scattered(fg: Any, use: Use, ids: Array, dz: Array) -> Array:
 
 def by_leaf(fg: Any, of_use: Any, *batch: int) -> PyTree[Array]:
     """Σ of something over the uses of each leaf, with the leaf's axes, nested like the parameters; 0 where there is no use."""
-    found: list[Any] = [0] * len(fg.shapes)
+    found: list[Any] = [None] * len(fg.shapes)
     for use in fg.uses:
-        found[use.leaf] += as_leaf(fg, use, of_use(use, *factors_of(fg, use)), *batch)
-    full = (jnp.broadcast_to(G, (*batch, *shape)) for G, shape in zip(found, fg.shapes, strict=True))
-    return jax.tree.unflatten(fg.tree, list(full))
+        G = as_leaf(fg, use, of_use(use, *factors_of(fg, use)), *batch)
+        found[use.leaf] = G if found[use.leaf] is None else found[use.leaf] + G
+    dtype = next(iter(fg.dz.values())).dtype
+    zeros = (jnp.zeros((*batch, *shape), dtype) for shape in fg.shapes)
+    return jax.tree.unflatten(fg.tree, [zero if G is None else G for G, zero in zip(found, zeros, strict=True)])
 
 
 def as_leaf(fg: Any, use: Use, G: Array, *batch: int) -> Array:
