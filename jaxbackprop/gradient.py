@@ -3,7 +3,7 @@
     L = Σ_b c_b L_b        dL/dW_ts = Σ_b c_b dW_ts,b        dL/dx_b = c_b dh_x,b        dL/dc_b = L_b
 
 with c_b = 1 for the sum over a batch, 1/B for its mean. c enters at dyhat, where it costs one number an example, and
-not a pass over the parameters at the end. The sums over b are `streaming.py`'s, in tiles where that is faster.
+not a pass over the parameters at the end. The sums over b are those of scaling/streaming.py, in tiles where that is faster.
 """
 
 from collections.abc import Callable

@@ -14,8 +14,8 @@ is added once. `fit(…, mesh=mesh)` lays each of its batches. A second axis, `d
     z = W h: a wide layer's W (t, s) and bias lie over t, so that each device computes its part of z and of h = g(z);
     the W of a layer that reads h lies over s where it can: each device multiplies its part, and the products are added.
 
-What is summed in tiles (`stream`, or `value_and_grad` of a batch whose activations take more than 48 MB on a CPU, 1 GiB on
-an accelerator) needs each device to cut its own rows: `over_devices(mesh, summed)`.
+What is summed in tiles (`stream`, or `value_and_grad` of a batch whose activations take more than 48 MB on a CPU, half of the
+memory on an accelerator) needs each device to cut its own rows: `over_devices(mesh, summed)`.
 
 Several processes (`join`) form one mesh of all their devices. Each runs the same program; what the programs decide by a
 clock or a signal they must decide alike (`agree`), or they would wait for each other for ever.
