@@ -134,5 +134,5 @@ def per_example(network: Network, loss: LossLike, precision: Precision = None) -
     return Sweep(Model(network, as_loss(loss), precision), is_batch_of, _swept)
 
 
-def _swept(model, params, x, y, weight=None):
-    return sweep_batch(model, params, x, y, *(() if weight is None else (weight,)))[:2]
+def _swept(model, *batch, weight=None):
+    return sweep_batch(model, *batch, *(() if weight is None else (weight,)))[:2]

@@ -30,11 +30,14 @@ Everything here reads the same for plain numbers, where each product is an ordin
 shape (outputs, inputs) with vectors x, z, h. For a batch: `jax.vmap(gradient, in_axes=(None, 0, 0))`.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
+
+_outer = partial(jnp.tensordot, axes=0)  # dz hᵀ: a matrix for vectors, a plain product for numbers
 
 
 class Weights(NamedTuple):
@@ -115,11 +118,6 @@ def backward(w: Weights, x: ArrayLike, f: Forward, dyhat: ArrayLike) -> Backward
     return Backward(dz2, dh1, dz1, dh0, dz0, dw0, dw1, dw2, dw3)
 
 
-def _outer(dz, h):
-    """dz hᵀ: a matrix for vectors, a plain product for numbers."""
-    return jnp.tensordot(dz, h, axes=0)
-
-
 def loss(w: Weights, x: ArrayLike, y: ArrayLike) -> Array:
     """L = ½ Σ (yhat − y)², half the squared error of one example.
 
@@ -144,8 +142,8 @@ def gradient(w: Weights, x: ArrayLike, y: ArrayLike) -> Weights:
 
 def _require_shapes(w: Weights, x, f=None, **like_yhat) -> None:
     """Refuse what does not fit together, naming the first that does not."""
-    for name, given, kind in (("w", w, Weights), ("f", f, Forward)):
-        if not isinstance(given, kind) and given is not None:
+    for name, given, kind in (("w", w, Weights), *([] if f is None else [("f", f, Forward)])):
+        if not isinstance(given, kind):
             raise TypeError(f"{name} is a {type(given).__name__}: expected exercise.{kind.__name__}")
     values = {} if f is None else {f"f.{name}": value for name, value in f._asdict().items()}
     shapes = {name: _shape(name, value) for name, value in {"x": x, **w._asdict(), **values, **like_yhat}.items()}
@@ -154,9 +152,8 @@ def _require_shapes(w: Weights, x, f=None, **like_yhat) -> None:
     for name, shape in shapes.items():
         wanted = fit.get(name, fit.get(name[-1], n2)) if name in fit or name[:2] == "f." else n2
         if shape != wanted:
-            raise ValueError(
-                f"{name} has shape {shape}, expected {wanted}: f is forward(w, x) of one example; vmap over a batch"
-            )
+            found = f"{name} has shape {shape}, expected {wanted}"
+            raise ValueError(f"{found}: f is forward(w, x), w (outputs, inputs), of one example; vmap over a batch")
 
 
 def _shape(name, given):

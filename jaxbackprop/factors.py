@@ -48,8 +48,7 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
     """Sum the examples' gradients: dW = Σ_b c[b] dW[b], nested like the parameters.
 
     One product of (n, b) with (b, m) an edge, 2 B (parameters) flops for a network, as the plain gradient has. weight is c,
-    one number for each example; all 1 by default. What does not fit is refused by a ValueError, what is no
-    `FactoredGradient` by a TypeError.
+    one number for each example, all 1 by default. A ValueError says what does not fit, a TypeError what is no gradient.
 
     >>> total(fg)["h0"]["x"].shape
     (3, 2)
