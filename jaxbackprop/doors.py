@@ -100,15 +100,6 @@ def is_pass(network: Any, params: Any, f: Any, dyhat: Any, precision: Any = None
 # ---- a batch
 
 
-def is_batch(network: Any, params: Any, x: Any, y: Any, weight: Any = None) -> None:
-    """Refuse a batch whose parts do not fit the wiring, or each other."""
-    are_like("params", params, network.shapes)
-    if fits({"d": network.inputs}, x=(x, "b d", FLOATING))["b"] == 0:
-        raise ValueError("x has no examples, shape (0, …): give at least one")
-    weights = {} if weight is None else {"weight": (weight, "b", REAL)}
-    fits({"d": network.inputs}, x=(x, "b d", FLOATING), y=(y, "b …", ANY), **weights)
-
-
 def are_weights(weight: Any, examples: int) -> None:
     """Refuse example weights that are not one number for each example."""
     if weight is not None:
@@ -116,8 +107,12 @@ def are_weights(weight: Any, examples: int) -> None:
 
 
 def is_batch_of(model: Any, params: Any, x: Any, y: Any, weight: Any = None) -> None:
-    """Refuse a batch that does not fit the model's wiring, or its loss."""
-    is_batch(model.network, params, x, y, weight)
+    """Refuse a batch whose parts do not fit the model's wiring, each other, or its loss."""
+    are_like("params", params, model.network.shapes)
+    d, x_fits = {"d": model.network.inputs}, (x, "b d", FLOATING)
+    if fits(d, x=x_fits)["b"] == 0:  # said before what does not go with it
+        raise ValueError("x has no examples, shape (0, …): give at least one")
+    fits(d, x=x_fits, y=(y, "b …", ANY), **({} if weight is None else {"weight": (weight, "b", REAL)}))
     _is_loss(model.network, model.loss, x, jax.ShapeDtypeStruct(jnp.shape(y)[1:], jnp.result_type(y)))
 
 

@@ -166,8 +166,7 @@ def is_reduction(reduction: Any) -> str:
 
 
 def _sums(model: Model, params, x, y, c, tile: int | None = None):
-    readout = total if model.precision is None else _total(model.precision)
-    value, grads = add_up(Sums(per_example(*model), readout, tile), params, x, y, c=c)
+    value, grads = add_up(Sums(per_example(*model), _total(model.precision), tile), params, x, y, c=c)
     return value, _typed_like(params, grads)
 
 

@@ -24,7 +24,7 @@ generator (threefry) is no cryptographic one; noise is drawn in floating point, 
 exploit (Mironov 2012). With several processes the first draws the key, and the network between them carries it in the clear.
 
 How it was tried: tests/test_privacy_audit.py. An attacker who knows all but the secret guesses which of two data sets was
-trained on, apart in one row, in a thousand runs each with a secret of its own. For any (ε, δ) that the run spends, no guess
+trained on, apart in one row, in four hundred runs, each with a secret of its own. For any (ε, δ) that the run spends, no guess
 between two equally likely ones is right with a probability above (e^ε + δ) / (1 + e^ε) (Kairouz, Oh and Viswanath 2015,
 theorem 2.1), so that the right guesses of m runs exceed the upper quantile of Binomial(m, that) about never.
 """

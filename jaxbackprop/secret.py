@@ -56,14 +56,15 @@ def obtained(given: Key[Array, ""] | None, folder: Path | None) -> Secret:
         ValueError: a key is given for a training that has drawn its own; or the file is not what was written.
     """
     path = folder and folder / SECRET_FILE
-    kept = path.read_bytes() if path and jax.process_index() == 0 and path.is_file() else b""
+    kept = from_first(path.read_bytes() if path and jax.process_index() == 0 and path.is_file() else b"")
     if given is not None:
-        if from_first(kept):
+        if kept:
             raise ValueError(f"{path} holds the key of a training that has drawn its own: leave the key out")
         warn_if_guessable(given)
         return Secret(given, "given")
-    content = from_first(kept or (_as_text(secret_key()) if jax.process_index() == 0 else b""))
-    return Secret(_read(path, content), "kept" if from_first(kept) else "drawn")
+    if kept:
+        return Secret(_read(path, kept), "kept")
+    return Secret(_read(path, from_first(_as_text(secret_key()) if jax.process_index() == 0 else b"")), "drawn")
 
 
 def keep(folder: Path, secret: Secret, new: bool) -> None:

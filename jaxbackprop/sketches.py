@@ -19,8 +19,9 @@ from jaxbackprop.arithmetic import Precision, contract, wide
 from jaxbackprop.doors import asks, is_factored
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.readouts import names_of
-from jaxbackprop.refusals import is_key, is_positive
+from jaxbackprop.refusals import is_key
 from jaxbackprop.views import Use, examples_of, factors_of, formed
+from jaxbackprop.words import require_positive
 
 
 @asks(is_factored)
@@ -45,7 +46,7 @@ def compact(fg: FactoredGradient) -> FactoredGradient:
     return replace(fg, h={key: a for key, a in fg.h.items() if key in h}, dz=kept, uses=tuple(uses))
 
 
-@asks(lambda fg, key, size, **_: (is_factored(fg), is_key(key), is_positive("size", size)))
+@asks(lambda fg, key, size, **_: (is_factored(fg), is_key(key), require_positive("size", size)))
 def project(fg: FactoredGradient, key: Key[Array, ""], size: int) -> PyTree[Float[Array, "b q p"]]:
     """Sketch each leaf's gradient: S[b] = P_out dW[b] P_inᵀ = Σ_t (P_out dz[t]) (P_in h[t])ᵀ, size × size numbers a leaf.
 

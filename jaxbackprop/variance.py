@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxbackprop.arithmetic import Precision, scaled, wide
 from jaxbackprop.doors import asks, is_factored, is_weighted
 from jaxbackprop.factors import FactoredGradient, total
-from jaxbackprop.readouts import norms
+from jaxbackprop.readouts import squared_norms
 from jaxbackprop.refusals import is_positive
 from jaxbackprop.views import as_leaf, examples_of, factors_of, formed, product
 
@@ -159,7 +159,7 @@ def noise_scale(fg: FactoredGradient, precision: Precision = None) -> NoiseScale
     batch = examples_of(fg)
     if batch < 2:
         raise ValueError(f"the batch has {batch} example: a noise scale needs at least 2")
-    n2 = jnp.mean(jnp.square(norms(fg)))
+    n2 = jnp.mean(sum(squared_norms(fg).values()))
     mean = total(fg, jnp.full(batch, 1 / batch, n2.dtype), precision)
     g2 = sum((jnp.sum(_square(leaf)) for leaf in jax.tree.leaves(mean)), start=jnp.zeros(()))
     trace, squared_norm = (n2 - g2) * batch / (batch - 1), (batch * g2 - n2) / (batch - 1)

@@ -3,8 +3,6 @@
 An embedding tied to the head, a matrix used both ways round, a stack of matrices, a scale: taps are put in by hand here.
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,15 +225,11 @@ def test_what_does_not_fit_is_refused_by_name():
         for readout in (jbp.norms, jbp.total, jbp.materialise, jbp.gram, jbp.compact, jbp.kronecker):
             with pytest.raises(ValueError, match=message):
                 readout(FactoredGradient(**fields))
-    for key, size, error in (
-        (0, 2, TypeError),
-        (jax.random.key(0), 0, ValueError),
-        (jax.random.key(0), 1.5, TypeError),
-    ):
-        with pytest.raises(error):
-            jbp.project(fg, key, size)
-    shared = tuple(use._replace(leaf=1) if use.dz == "logits" else use for use in fg.uses)
-    del shared
+    with pytest.raises(TypeError, match="key is a int: expected one key"):
+        jbp.project(fg, 0, 2)
+    for size in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"size is {size}: expected an integer of at least 1"):
+            jbp.project(fg, jax.random.key(0), size)
 
 
 def test_layers_that_share_an_adjoint_are_not_clipped_apart():
@@ -246,4 +240,3 @@ def test_layers_that_share_an_adjoint_are_not_clipped_apart():
     with pytest.raises(ValueError, match="share an adjoint: clip them as a whole"):
         jbp.clip(joined, 1.0, per_layer=True)
     assert jbp.norms(jbp.clip(joined, 1.0)).shape == (B,)
-    assert len(list(itertools.chain(joined.uses))) == 2

@@ -144,6 +144,14 @@ def rows(folder):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def until_two_epochs(processes, run):
+    deadline = time.monotonic() + 240
+    while len(rows(run)) < 2:
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
@@ -185,11 +193,7 @@ def test_two_processes_train_as_one_on_a_folder_of_which_each_reads_its_part(tmp
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(victim, alone, tmp_path):
     processes = both(tmp_path, "--epochs", "100000", "--checkpoint-every", "1", "--out", "run")
     try:
-        deadline = time.monotonic() + 240
-        while len(rows(tmp_path / "run")) < 2:
-            assert time.monotonic() < deadline
-            assert all(process.poll() is None for process in processes)
-            time.sleep(0.05)
+        until_two_epochs(processes, tmp_path / "run")
         processes[victim].send_signal(signal.SIGKILL)
         began = time.monotonic()
         other = processes[1 - victim]
@@ -214,10 +218,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(victim, al
 def test_a_signal_to_either_stops_both_saved(tmp_path):
     processes = both(tmp_path, "--epochs", "100000", "--out", "run")
     try:
-        deadline = time.monotonic() + 240
-        while len(rows(tmp_path / "run")) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until_two_epochs(processes, tmp_path / "run")
         processes[1].terminate()
         (first, second) = ended(processes, 60)
     finally:
@@ -233,11 +234,7 @@ def test_two_private_processes_share_one_secret(tmp_path):
     said = ["--private", "--noise-multiplier", "50", "--checkpoint-every", "1", "--out", "run"]
     processes = both(tmp_path, "--epochs", "3000", *said, data="wine")
     try:
-        deadline = time.monotonic() + 240
-        while len(rows(tmp_path / "run")) < 2:
-            assert time.monotonic() < deadline
-            assert all(process.poll() is None for process in processes)
-            time.sleep(0.05)
+        until_two_epochs(processes, tmp_path / "run")
         processes[0].terminate()
         (first, second) = ended(processes, 60)
     finally:
