@@ -20,6 +20,7 @@ from jaxbackprop.losses import Loss
 from jaxbackprop.model import Sweep
 from jaxbackprop.network import Layer, Network, dense_mlp, init, mlp, skip_mlp
 from jaxbackprop.privacy import private_gradient
+from jaxbackprop.programs.factored import factored
 from jaxbackprop.readouts import clip, gram, norms
 from jaxbackprop.scaling.kernel import fused
 from jaxbackprop.scaling.mesh import data_mesh
@@ -50,6 +51,7 @@ __all__ = [
     "dense_mlp",
     "evaluate",
     "exercise",
+    "factored",
     "fit",
     "fit_many",
     "forward",

@@ -12,11 +12,12 @@ Precision = jax.lax.PrecisionLike
 NARROW = 3  # up to this width the batch is best the minor axis; measured on CPU, experiments/README.md
 
 
-def contract(indices: str, *operands: Array, precision: Precision = None) -> Array:
+def contract(indices: str, *operands: Array, precision: Precision = None, dtype: DTypeLike | None = None) -> Array:
     """`jnp.einsum` that accumulates in float32 at least, whatever the operands' dtype, and rounds once, at the end.
 
     Of more than two operands the pairs are multiplied in the order that costs the fewest flops. Where there is nothing to
-    sum but axes of length 1, or both operands have the same axes, multiplication replaces a slow matrix product.
+    sum but axes of length 1, or both operands have the same axes, multiplication replaces a slow matrix product. The result
+    has the operands' dtype, or the one that is asked for.
 
     >>> ones = jnp.ones(4096, jnp.bfloat16)
     >>> float(contract("i,i->", ones, ones))  # a bfloat16 accumulator would stop at 256
@@ -25,7 +26,7 @@ def contract(indices: str, *operands: Array, precision: Precision = None) -> Arr
     [[9.0, 9.0], [9.0, 9.0]]
     """
     terms, result = indices.split("->")
-    terms, dtype = terms.split(","), jnp.result_type(*operands)
+    terms, dtype = terms.split(","), dtype or jnp.result_type(*operands)
     arrays: list[Any] = list(operands)
     path = [] if len(arrays) < 3 else jnp.einsum_path(indices, *arrays, optimize="optimal")[0][:-1]
     for places in path:

@@ -14,11 +14,13 @@ one position, the Gram of positions at few, the gradient formed once at many.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxbackprop.arithmetic import Precision, contract
 from jaxbackprop.factors import FactoredGradient
-from jaxbackprop.views import examples_of, factors_of, formed
+from jaxbackprop.strides import are_apart
+from jaxbackprop.views import examples_of, factors_of, formed, letters_of
 
 
 def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precision: Precision = None) -> Array:
@@ -35,17 +37,13 @@ def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precisi
 def _dot(fg, u, gh, v, out, precision):
     if (u.kind, v.kind) == ("outer", "rows"):
         return _dot(gh, v, fg, u, out, precision).T
+    if _are_apart(fg, u, v):
+        return jnp.zeros([examples_of(f) for f, _ in zip((fg, gh), out, strict=False)])
     (h, dz), (k, ez), c = factors_of(fg, u), factors_of(gh, v), out[-1]
     if v.kind == "outer" and _are_turned(fg, u, v):  # Gᵀ = Σ_t h[t] dz[t]ᵀ: the factors change places
-        k, ez, v = ez, k, v._replace(axes=u.axes)
+        k, ez, v = ez, k, v._replace(axes=letters_of(fg, u))
     p, q = u.positions, v.positions.replace("t", "u")
-    if (
-        u.kind == "whole"
-        or v.kind == "whole"
-        or u.axes != v.axes
-        or ("l" in p) != ("l" in q)
-        or (u.kind != "outer" and "l" in p)
-    ):
+    if not _are_alike(fg, u, v):
         G, H = (_flat(f, use) for f, use in ((fg, u), (gh, v)))
         return contract(f"bk,{c}k->{out}", G, H, precision=precision)
     if u.kind == v.kind == "outer" and not p + q:  # one position: products that the edges of a layer share
@@ -62,10 +60,27 @@ def _dot(fg, u, gh, v, out, precision):
     return contract(f"{out}tu,btm,{c}um->{out}", at, dz, k, precision=precision)
 
 
+def _are_apart(fg, u, v):
+    """Whether no number of the leaf is in both."""
+    if "whole" in (u.kind, v.kind):
+        return False
+    views = [(use.offset, sum(letters_of(fg, use), ())) for use in (u, v)]
+    return are_apart(int(np.prod(fg.shapes[u.leaf], dtype=int)), *views)
+
+
+def _are_alike(fg, u, v):
+    """Whether the letters of both are the same numbers of the leaf; of a lookup without l."""
+    if "whole" in (u.kind, v.kind) or u.offset != v.offset or letters_of(fg, u) != letters_of(fg, v):
+        return False
+    return ("l" in u.positions) == ("l" in v.positions) and (u.kind == "outer" or "l" not in u.positions)
+
+
 def _are_turned(fg, u, v):
     """Whether v has the matrix the other way round than u."""
-    order = tuple(range(len(fg.shapes[u.leaf])))
-    return u.kind != "whole" and len(order) == 2 and (u.axes or order) == (v.axes or order)[::-1]
+    if "whole" in (u.kind, v.kind) or _are_alike(fg, u, v):
+        return False
+    l, n, m = letters_of(fg, u)
+    return letters_of(fg, v) == (l, m, n)
 
 
 def _flat(fg, use):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbackprop.refusals import are_like, is_network, is_precision
+from jaxbackprop.strides import size_of
 from jaxbackprop.words import ANY, FLOATING, REAL, fits, is_array
 
 F = TypeVar("F", bound=Callable)
@@ -143,9 +144,11 @@ def _declared(fg, use):
     shape, between = fg.shapes[use.leaf], ("…",) * len(use.positions)
     if use.kind == "whole":
         return [(f"dz[{use.dz!r}]", fg.dz[use.dz], shape)]
-    n, m = ("…", "…") if use.axes else shape[-2:]
-    n, last = (m, ()) if use.kind == "rows" else (n, (m,))
-    return [(f"h[{use.h!r}]", fg.h[use.h], (*between, *last)), (f"dz[{use.dz!r}]", fg.dz[use.dz], (*between, n))]
+    n, m = map(size_of, use.axes[1:]) if use.axes else shape[-2:]
+    n, h = (m, between) if use.kind == "rows" else (n, (*between, m))
+    if use.window is not None:  # h is the input that the window goes over
+        h = ("…",) * (2 + len(use.window.axes))
+    return [(f"h[{use.h!r}]", fg.h[use.h], h), (f"dz[{use.dz!r}]", fg.dz[use.dz], (*between, n))]
 
 
 def is_weighted(fg: Any, weight: Any = None, precision: Any = None) -> None:

@@ -25,15 +25,15 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxbackprop.arithmetic import Precision, contract, scaled, wide
 from jaxbackprop.doors import asks, is_direction, is_factored, is_weighted
-from jaxbackprop.views import Use, by_leaf, each, examples_of, factors_of, product, scattered
+from jaxbackprop.views import Use, as_letters, by_leaf, dtype_of, each, examples_of, factors_of, product, scattered
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes"))
+@partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes", "dtypes"))
 @dataclass(frozen=True)
 class FactoredGradient:
     """Every example's gradient, in factors: of a network's edge s→t, dW of example b is dz[t][b] h[s][b]ᵀ.
 
-    Memory is that of the activations; what uses share is stored once. Static: the uses, how parameters are nested, shapes.
+    Memory is that of the activations; what uses share is stored once. Static: the uses, how parameters are nested, and shaped.
     """
 
     h: dict[str, Any]
@@ -41,6 +41,7 @@ class FactoredGradient:
     uses: tuple[Use, ...]
     tree: Any
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...] = ()
 
 
 @asks(is_weighted)
@@ -57,7 +58,7 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
     def summed(use, h, dz):
         dz = dz if weight is None else scaled(dz, jnp.asarray(weight))
         if use.kind == "outer":
-            return product("bn,bm->nm", use, dz, h, precision=precision)
+            return product("bn,bm->nm", use, dz, h, precision=precision, dtype=dtype_of(fg, use.leaf))
         if use.kind == "rows":
             return scattered(fg, use, h.reshape(-1), dz.reshape(-1, dz.shape[-1]))
         return jnp.sum(dz.astype(wide(dz.dtype)), axis=0).astype(dz.dtype)
@@ -87,9 +88,8 @@ def inner(fg: FactoredGradient, direction: PyTree[Array], precision: Precision =
     V = jax.tree.leaves(direction)
 
     def along(use, h, dz):
-        W = V[use.leaf] if use.axes is None or use.kind == "whole" else jnp.transpose(V[use.leaf], use.axes)
+        W = as_letters(fg, use, V[use.leaf])
         if use.kind == "outer":
-            W = W.reshape(*(W.shape[:1] if "l" in use.positions else ()), dz.shape[-1], h.shape[-1])
             return product("bn,nm,bm->b", use, dz, W, h, precision=precision)
         if use.kind == "rows":
             return contract("bk,bk->b", dz.reshape(len(dz), -1), W[h].reshape(len(dz), -1))

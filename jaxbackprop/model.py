@@ -47,14 +47,17 @@ class Sweep:
         model: all that is static.
         door: (model, params, *batch, weight=None) refuses what does not fit.
         swept: the same → (values, fg), without a door. Weights enter at dyhat: all that follows is of weight · L.
+        arranged: (model, arguments) → params and batch, every array of it with the examples first; they come so by default.
     """
 
     model: Hashable
     door: Callable
     swept: Callable
+    arranged: Callable = lambda _model, args: (args[0], args[1:])
 
-    def __call__(self, params: Any, *batch: Any, weight: Any = None) -> tuple[Float[Array, " b"], FactoredGradient]:
-        """Sweep a batch."""
+    def __call__(self, *args: Any, weight: Any = None) -> tuple[Any, FactoredGradient]:
+        """Sweep a batch: (params, *batch)."""
+        params, batch = self.arranged(self.model, args)
         self.door(self.model, params, *batch, weight=weight)
         return self.swept(self.model, params, *batch, weight=weight)
 

@@ -168,3 +168,15 @@ def are_like(name: str, given: Any, shapes: Any, hint: str = "take jaxbackprop.i
 
 def _is_shape(node: Any) -> bool:
     return isinstance(node, tuple) and all(isinstance(n, int) for n in node)
+
+
+def are_floating(name: str, params: Any) -> None:
+    """Refuse parameters that hold something else than floating-point numbers, naming the first."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        is_array(where, leaf)
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{where} has dtype {jnp.result_type(leaf)}: expected floating point; give what is not trained as another "
+                "argument, with None in in_axes"
+            )

@@ -20,7 +20,8 @@ from jaxbackprop.doors import asks, is_factored
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.readouts import names_of
 from jaxbackprop.refusals import is_key
-from jaxbackprop.views import Use, examples_of, factors_of, formed
+from jaxbackprop.strides import size_of
+from jaxbackprop.views import Use, examples_of, factors_of, formed, letters_of, numbers_of
 from jaxbackprop.words import require_positive
 
 
@@ -36,8 +37,8 @@ def compact(fg: FactoredGradient) -> FactoredGradient:
     examples, whole, uses = examples_of(fg), {}, []
     for leaf, shape in enumerate(fg.shapes):
         own = [use for use in fg.uses if use.leaf == leaf]
-        factors = sum(a.size for use in own if use.kind != "whole" for a in factors_of(fg, use))
-        if examples * int(np.prod(shape)) < factors:
+        factors = sum(numbers_of(fg, use) for use in own if use.kind != "whole")
+        if int(np.prod(shape)) < factors:
             name = f"leaf {leaf}"
             whole[name], own = formed(fg, own, leaf, examples), [Use(leaf, "whole", name)]
         uses += own
@@ -72,7 +73,7 @@ def project(fg: FactoredGradient, key: Key[Array, ""], size: int) -> PyTree[Floa
 
     def sketch(leaf):
         uses = [use for use in fg.uses if use.leaf == leaf]
-        one_way = len({use.axes for use in uses}) == 1 and all(
+        one_way = len({(use.offset, letters_of(fg, use)) for use in uses if use.kind != "whole"}) == 1 and all(
             use.kind != "whole" and "l" not in use.positions for use in uses
         )
         if not one_way:
@@ -90,7 +91,7 @@ def _sketch(fg, use, key, normal, size):
         return contract(f"b{t}n,qn,b{t}m,pm->bqp", dz, P_out, h, P_in)
     # the matrix is (rows, n): its outputs are looked up, e[id], and dz takes the place of h
     P_out, P_in = (
-        normal(key_n, fg.shapes[use.leaf][use.axes[0] if use.axes else 0], size),
+        normal(key_n, size_of(letters_of(fg, use)[1]), size),
         normal(key_m, dz.shape[-1], size),
     )
     return contract(f"b{t}q,b{t}n,pn->bqp", P_out.T[h], dz, P_in)

@@ -6,16 +6,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+import numpy as np
+from jaxtyping import Array, DTypeLike, PyTree
 
 from jaxbackprop.arithmetic import Precision, contract, wide
+from jaxbackprop.strides import Group, axes_of, put_back, seen, size_of
+from jaxbackprop.windows import Window, patches
 
 
 class Use(NamedTuple):
-    """Where a parameter enters linearly: which leaf of the parameters, how, and with which factors.
+    """Where a parameter enters linearly; static.
 
-    kind is "outer", "rows" or "whole"; dz and h are keys (h of ids, for rows); positions are the axes that h has beside b and m:
-    "", "t", "l" or "lt"; axes is the order in which the leaf's axes are those of l, n and m, None where they are so already.
+    Attributes:
+        leaf: of the parameters.
+        kind: "outer", "rows" or "whole".
+        dz: its key.
+        h: the key of h, or of ids for rows.
+        positions: the axes that dz has beside b and n: "", "t", "l" or "lt".
+        axes: what l, n and m (for rows l, the rows, and n) are of the leaf; None where they are its own, in this order.
+        offset: of the leaf's numbers, where they begin.
+        window: of a convolution: h is its input, (b, l, t, …), and what the window sees is the h of the letters.
     """
 
     leaf: int
@@ -23,7 +33,9 @@ class Use(NamedTuple):
     dz: str
     h: str = ""
     positions: str = ""
-    axes: tuple[int, ...] | None = None
+    axes: tuple[Group, Group, Group] | None = None
+    offset: int = 0
+    window: Window | None = None
 
 
 def examples_of(fg: Any) -> int:
@@ -33,15 +45,30 @@ def examples_of(fg: Any) -> int:
 
 def factors_of(fg: Any, use: Use) -> tuple[Any, Array]:
     """h, or ids, or None; and dz."""
-    return fg.h.get(use.h), fg.dz[use.dz]
+    h, dz = fg.h.get(use.h), fg.dz[use.dz]
+    if use.window is not None:
+        window = use.window
+        h = jax.vmap(jax.vmap(jax.vmap(lambda h: patches(h, window))))(h)  # (b, l, t, l', t', m)
+        h = jnp.moveaxis(h, 3, 2).reshape(*dz.shape[:-1], h.shape[-1])
+    return h, dz
 
 
-def product(indices: str, use: Use, *arrays: Array, precision: Precision = None) -> Array:
+def letters_of(fg: Any, use: Use) -> tuple[Group, Group, Group]:
+    """What l, n and m are of the leaf."""
+    if use.axes is not None:
+        return use.axes
+    *stack, n, m = axes_of(fg.shapes[use.leaf])
+    return sum(stack, ()), n, m
+
+
+def product(
+    indices: str, use: Use, *arrays: Array, precision: Precision = None, dtype: DTypeLike | None = None
+) -> Array:
     """A contraction over b, n and m, with the positions of the use put in: "bn,bm->nm" is bltn, bltm → lnm."""
     stack = "l" * ("l" in use.positions)
     terms = indices.replace("->", ",>").split(",")
     terms = [f"b{use.positions}{t[1:]}" if t in ("bn", "bm") else t.replace("n", f"{stack}n") for t in terms]
-    return contract(",".join(terms).replace(",>", "->"), *arrays, precision=precision)
+    return contract(",".join(terms).replace(",>", "->"), *arrays, precision=precision, dtype=dtype)
 
 
 def each(fg: Any, use: Use, h: Any, dz: Array) -> Array:
@@ -53,8 +80,13 @@ def each(fg: Any, use: Use, h: Any, dz: Array) -> Array:
 
 def scattered(fg: Any, use: Use, ids: Array, dz: Array) -> Array:
     """Σ_t e[id[t]] dz[t]ᵀ of a lookup: rows added where they were read, (rows, n)."""
-    rows, dtype = fg.shapes[use.leaf][use.axes[0] if use.axes else 0], wide(dz.dtype)
+    rows, dtype = size_of(letters_of(fg, use)[1]), wide(dz.dtype)
     return jnp.zeros((rows, dz.shape[-1]), dtype).at[ids].add(dz.astype(dtype)).astype(dz.dtype)
+
+
+def dtype_of(fg: Any, leaf: int) -> DTypeLike:
+    """Of the leaf; where it is not said, as of a network, that of all."""
+    return fg.dtypes[leaf] if fg.dtypes else next(iter(fg.dz.values())).dtype
 
 
 def by_leaf(fg: Any, of_use: Any, *batch: int) -> PyTree[Array]:
@@ -63,21 +95,33 @@ def by_leaf(fg: Any, of_use: Any, *batch: int) -> PyTree[Array]:
     for use in fg.uses:
         G = as_leaf(fg, use, of_use(use, *factors_of(fg, use)), *batch)
         found[use.leaf] = G if found[use.leaf] is None else found[use.leaf] + G
-    dtype = next(iter(fg.dz.values())).dtype
-    zeros = (jnp.zeros((*batch, *shape), dtype) for shape in fg.shapes)
-    return jax.tree.unflatten(fg.tree, [zero if G is None else G for G, zero in zip(found, zeros, strict=True)])
+    full = [jnp.zeros((*batch, *shape)) if G is None else G for G, shape in zip(found, fg.shapes, strict=True)]
+    return jax.tree.unflatten(fg.tree, [G.astype(dtype_of(fg, leaf)) for leaf, G in enumerate(full)])
 
 
 def as_leaf(fg: Any, use: Use, G: Array, *batch: int) -> Array:
     """G (…, l, n, m) with the leaf's own axes."""
     if use.axes is None or use.kind == "whole":
         return G
-    shape, front = fg.shapes[use.leaf], range(len(batch))
-    back = [len(batch) + use.axes.index(i) for i in range(len(shape))]
-    return jnp.transpose(G.reshape((*batch, *(shape[i] for i in use.axes))), [*front, *back])
+    return put_back(G, fg.shapes[use.leaf], use.offset, use.axes, len(batch))
+
+
+def as_letters(fg: Any, use: Use, W: Array) -> Array:
+    """What is shaped like the leaf as (l, n, m), or without l; the whole of it for `whole`."""
+    if use.axes is None or use.kind == "whole":
+        return W
+    W = seen(W, use.offset, use.axes)
+    return W if "l" in use.positions else W[0]
 
 
 def formed(fg: Any, uses: Sequence[Use], leaf: int, *batch: int) -> Array:
     """Σ_u G_u[b] of some uses of one leaf, (b, *leaf); 0 where there are none."""
     G = sum((as_leaf(fg, use, each(fg, use, *factors_of(fg, use)), *batch) for use in uses), start=jnp.zeros(()))
-    return jnp.broadcast_to(G, (*batch, *fg.shapes[leaf])).astype(next(iter(fg.dz.values())).dtype)
+    return jnp.broadcast_to(G, (*batch, *fg.shapes[leaf])).astype(dtype_of(fg, leaf))
+
+
+def numbers_of(fg: Any, use: Use) -> int:
+    """How many numbers of factors an example has: T (n + m); of a lookup T (n + 1)."""
+    dz = fg.dz[use.dz]
+    beside = {"outer": size_of(letters_of(fg, use)[2]), "rows": 1, "whole": 0}[use.kind]
+    return int(np.prod(dz.shape[1:], dtype=int)) + beside * int(np.prod(dz.shape[1:-1], dtype=int))

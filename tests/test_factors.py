@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxbackprop as jbp
 from jaxbackprop.factors import FactoredGradient
+from jaxbackprop.strides import axes_of
 from jaxbackprop.views import Use
 
 V, D, K, STACK, B = 7, 3, 4, 2, 5  # words, width, another width, layers, examples
@@ -48,7 +49,7 @@ def example(positions, seed=0, batch=B):
         Use(leaves["embedding"], "outer", "logits", "head", "t"),
         Use(leaves["s"], "whole", "s"),
         Use(leaves["W"], "outer", "a", "x", "t"),
-        Use(leaves["W"], "outer", "b", "a", "t", axes=(1, 0)),
+        Use(leaves["W"], "outer", "b", "a", "t", axes=((), *reversed(axes_of((K, D))))),
         Use(leaves["L"], "outer", "l", "l", "lt"),
     )
     if positions == 1:  # an axis that is not there

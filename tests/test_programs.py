@@ -21,7 +21,7 @@ from jaxbackprop.programs.flat import (
     variables,
     without_custom_rules,
 )
-from jaxbackprop.programs.uses import products, viewed, views
+from jaxbackprop.checking.products import products, viewed, views
 
 W, X = jnp.linspace(-1, 1, 6).reshape(2, 3), jnp.linspace(0, 2, 8).reshape(4, 2)
 TABLE = np.arange(3.0, dtype="float32")
@@ -143,12 +143,13 @@ def test_each_call_has_variables_of_its_own():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_visitor_sees_what_every_step_reads_and_writes(name):
+def test_a_rule_sees_what_every_step_reads_and_writes(name):
     function, *args = FUNCTIONS[name]
     program = flatten(function, *args)
     values, seen = dict(zip(program.inputs, jax.tree.leaves(args), strict=True)), []
 
-    def visit(step, operands, results):
+    def rule(step, *operands):
+        results = step.bind(*operands)
         for operand, value in zip(step.reads, operands, strict=True):
             assert value is (operand.value if isinstance(operand, Constant) else values[operand])
             assert jnp.shape(value) == shape_of(program, operand)
@@ -158,14 +159,14 @@ def test_a_visitor_sees_what_every_step_reads_and_writes(name):
         seen.append(step)
         return results
 
-    run(program, jax.tree.leaves(args), visit)
+    run(program, jax.tree.leaves(args), rule)
     assert tuple(seen) == program.steps
 
 
-def test_a_visitor_may_replace_any_step_s_results():
+def test_a_rule_may_replace_any_step_s_results():
     program = flatten(lambda x: jax.jit(lambda x: 3 * (x + 1))(x) - 2, 1.0)
     for number, grown in enumerate((30, 10, 10)):  # by what the value grows when this step's result grows by 10
-        grow = lambda step, _, results: [r + 10 * (step.number == number) for r in results]  # noqa: B023, E731
+        grow = lambda step, *given: [r + 10 * (step.number == number) for r in step.bind(*given)]  # noqa: B023, E731
         (value,) = run(program, [1.0], grow)
         assert float(value) == 4 + grown
 
@@ -180,13 +181,14 @@ def test_taps_on_products_give_the_gradient():
     def tapped(taps):
         h = {}
 
-        def visit(step, operands, results):
+        def rule(step, *operands):
+            results = step.bind(*operands)
             if step.number not in used:
                 return results
             h[step.number] = operands[1 - used[step.number].position]
             return [results[0] + taps[step.number]]
 
-        return run(program, [w, X], visit)[0], h
+        return run(program, [w, X], rule)[0], h
 
     taps = {n: jnp.zeros(program.shapes[product.step.writes[0]].shape) for n, product in used.items()}
     dz, h = jax.grad(tapped, has_aux=True)(taps)

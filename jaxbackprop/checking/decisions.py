@@ -88,7 +88,8 @@ def value_and_sides(program: Program, leaves: Sequence[Any], hold: Any = False, 
     deciding, holding = ({step.number for step in steps} for steps in (decisions(program), stopped(program)))
     sides, given = [], []
 
-    def visit(step, operands, results):
+    def rule(step, *operands):
+        results = step.bind(*operands)
         if step.number in deciding:
             sides.append(SIDES[step.name](operands, step.settings))
         if step.number in holding:
@@ -96,7 +97,7 @@ def value_and_sides(program: Program, leaves: Sequence[Any], hold: Any = False, 
             return [jnp.where(hold, held[len(given) - 1], results[0])] if len(held) else results
         return results
 
-    value, *_ = run(program, leaves, visit)
+    value, *_ = run(program, leaves, rule)
     return value, sides, given
 
 
@@ -109,9 +110,9 @@ def with_ties_broken(program: Program) -> Callable:
     tied = {step.number: i for i, step in enumerate(ties(program))}
 
     def value(signs, params, data):
-        def visit(step, operands, results):
+        def rule(step, *operands):
             if step.number not in tied:
-                return results
+                return step.bind(*operands)
             sign = signs[tied[step.number]]
             if step.name == "clamp":
                 low, x, high = operands
@@ -122,7 +123,7 @@ def with_ties_broken(program: Program) -> Callable:
                 moved = [_moved(operands[0], operands[0] == operands[1], sign), operands[1]]
             return step.bind(*moved)
 
-        return run(program, [*params, *data], visit)[0]
+        return run(program, [*params, *data], rule)[0]
 
     return value
 

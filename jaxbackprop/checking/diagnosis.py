@@ -28,7 +28,7 @@ import numpy as np
 
 from jaxbackprop.checking.leaves import like, max_each, relative
 from jaxbackprop.programs.flat import Program, Step, run, variables
-from jaxbackprop.programs.uses import Product, products, viewed
+from jaxbackprop.checking.products import Product, products, viewed
 
 NOISE = 1e-10
 MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size
@@ -256,7 +256,8 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
         right = _every_value(program, [*params, *data])  # a wrong source may be computed later than its edge
         z_of: dict[int, Any] = {}
 
-        def visit(step: Step, operands, results):
+        def rule(step: Step, *operands):
+            results = step.bind(*operands)
             if step.number in at_edge:
                 results = [results[0] + sum(terms(operands, at_edge[step.number]))]
             z_of.update(zip(step.writes, results, strict=True))
@@ -286,7 +287,7 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
                     term = product(fixed(other), dh) - product(fixed(W), dh)
                 yield (theta[i] * term).astype(term.dtype)
 
-        return run(program, [*params, *data], visit)[0]
+        return run(program, [*params, *data], rule)[0]
 
     return value
 
@@ -294,11 +295,12 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
 def _every_value(program: Program, leaves) -> dict[int, Any]:
     values = dict(zip(program.inputs, leaves, strict=True))
 
-    def visit(step, _operands, results):
+    def rule(step, *operands):
+        results = step.bind(*operands)
         values.update(zip(step.writes, results, strict=True))
         return results
 
-    run(program, leaves, visit)
+    run(program, leaves, rule)
     return values
 
 

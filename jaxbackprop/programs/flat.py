@@ -7,7 +7,7 @@ that is called twice, each step is there twice.
 - Custom derivative rules go with the calls that carry them. Where those are entered, the flat program is the plain function,
   which `jax.grad` differentiates by itself; where the rules matter, calls that carry them are left as steps.
 - What is computed again for the backward sweep (`jax.checkpoint`) is kept for it once the call is entered.
-- `scan`, `while`, `cond`, kernels and the like stay single steps.
+- `scan`, `while`, `cond`, kernels and the like stay single steps; what is in them is read by `flat` in its turn.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,6 +120,12 @@ def flatten(function: Callable, params, *data, inlined: tuple[str, ...] = CALLS)
     ((0, 1), frozenset({0, 2, 3, 4}))
     """
     closed, structure = traced(function, params, *data)
+    closed = ClosedJaxpr(closed.jaxpr, [jnp.array(constant) for constant in closed.consts])  # copies: see `traced`
+    return flat(closed, len(jax.tree.leaves(params)), structure, inlined)
+
+
+def flat(closed: ClosedJaxpr, parameters: int = 0, structure: Any = None, inlined: tuple[str, ...] = PLAIN) -> Program:
+    """A jaxpr as one flat program; the first so many of its inputs are parameters."""
     steps: list[Step] = []
     shapes: dict[int, jax.ShapeDtypeStruct] = {}
 
@@ -129,7 +135,7 @@ def flatten(function: Callable, params, *data, inlined: tuple[str, ...] = CALLS)
         return number
 
     def enter(jaxpr: Jaxpr, constants, operands, callers: tuple[SourceInfo, ...]) -> tuple[Operand, ...]:
-        names: dict[Any, Operand] = dict(zip(jaxpr.constvars, map(_copied, constants), strict=True))
+        names: dict[Any, Operand] = dict(zip(jaxpr.constvars, map(Constant, constants), strict=True))
         names.update(zip(jaxpr.invars, operands, strict=True))
 
         def read(atom) -> Operand:
@@ -148,16 +154,16 @@ def flatten(function: Callable, params, *data, inlined: tuple[str, ...] = CALLS)
 
     inputs = tuple(map(numbered, closed.jaxpr.invars))
     outputs = enter(closed.jaxpr, closed.consts, inputs, ())
-    return Program(tuple(steps), inputs, outputs, shapes, len(jax.tree.leaves(params)), structure)
+    return Program(tuple(steps), inputs, outputs, shapes, parameters, structure)
 
 
-def run(program: Program, leaves: Sequence[Any], visit: Callable | None = None) -> list[Any]:
-    """Run a program on the leaves of its arguments; visit(step, operands, results) → results may look, and may change them.
+def run(program: Program, leaves: Sequence[Any], rule: Callable = Step.bind) -> list[Any]:
+    """Run a program on the leaves of its arguments; rule(step, *operands) → results may look, and do something else.
 
     >>> double = flatten(lambda x: 2 * x, 3.0)
     >>> [float(result) for result in run(double, [3.0])]
     [6.0]
-    >>> [float(result) for result in run(double, [3.0], lambda step, operands, results: [results[0] + 1])]
+    >>> [float(result) for result in run(double, [3.0], lambda step, *operands: [step.bind(*operands)[0] + 1])]
     [7.0]
     """
     values: dict[int, Any] = dict(zip(program.inputs, leaves, strict=True))
@@ -166,11 +172,7 @@ def run(program: Program, leaves: Sequence[Any], visit: Callable | None = None) 
         return operand.value if isinstance(operand, Constant) else values[operand]
 
     for step in program.steps:
-        operands = list(map(read, step.reads))
-        results = step.bind(*operands)
-        if visit is not None:
-            results = visit(step, operands, results)
-        values.update(zip(step.writes, results, strict=True))
+        values.update(zip(step.writes, rule(step, *map(read, step.reads)), strict=True))
     return list(map(read, program.outputs))
 
 
@@ -225,10 +227,8 @@ def equations(jaxpr: Jaxpr) -> Iterator[Any]:
     """Every equation of a jaxpr, and of those inside it at any depth."""
     for equation in jaxpr.eqns:
         yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(inner, ClosedJaxpr | Jaxpr):
-                    yield from equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+        for called in inside(equation.params):
+            yield from equations(called.jaxpr)
 
 
 def _read(function: Callable, args) -> tuple[ClosedJaxpr, Any]:
@@ -242,12 +242,14 @@ def _mixed(equation) -> bool:
 
 
 def _called(equation) -> ClosedJaxpr | None:
-    inner = next((value for value in equation.params.values() if isinstance(value, ClosedJaxpr | Jaxpr)), None)
-    return ClosedJaxpr(inner, ()) if isinstance(inner, Jaxpr) else inner
+    return next(iter(inside(equation.params)), None)
 
 
-def _copied(constant) -> Constant:
-    return Constant(jnp.array(constant))  # a copy: see `traced`
+def inside(settings: dict[str, Any]) -> list[ClosedJaxpr]:
+    """The jaxprs that a primitive calls: a loop's body, the branches of a condition."""
+    values = [v for value in settings.values() for v in (value if isinstance(value, tuple | list) else (value,))]
+    found = [value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
+    return [ClosedJaxpr(value, ()) if isinstance(value, Jaxpr) else value for value in found]
 
 
 # What reads what

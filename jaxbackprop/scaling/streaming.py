@@ -104,8 +104,9 @@ def _summed_pairs(sums, params, x, y, weight=None):
     return summed(sums, params, x, y, weight=weight)
 
 
-def summed(sums: Sums, params, *batch, weight=None):
+def summed(sums: Sums, *args, weight=None):
     """Σ_b c_b L_b and Σ over tiles of the readout, of a batch that is asked for first. To be compiled."""
+    params, batch = sums.sweep.arranged(sums.sweep.model, args)
     sums.sweep.door(sums.sweep.model, params, *batch, weight=weight)
     is_sum(sums, params, *batch)
     return add_up(sums, params, *batch, c=1.0 if weight is None else weight)
