@@ -9,55 +9,100 @@ this sum. Letters as in factors.py, with u a position of the second gradient and
     whole·any     Σ_k G[k] H[k]                         bk, ck → bc
 
 and the same with b for c where each example is paired with itself. The order of a product is chosen by its flops: |h|² |dz|² at
-one position, the Gram of positions at few, the gradient formed once at many.
+one position, the Gram of positions at few, the gradient formed once at many. Uses of different parts of a parameter share
+nothing.
+
+Memory beside the factors: a product of so many examples at a time, and of so many positions u, that no array between has more
+than `LARGEST` numbers, or than one example and one position need.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxbackprop.arithmetic import Precision, contract
+from jaxbackprop.arithmetic import Precision, contract, wide
 from jaxbackprop.factors import FactoredGradient
-from jaxbackprop.strides import are_apart
+from jaxbackprop.strides import are_apart, size_of
 from jaxbackprop.views import examples_of, factors_of, formed, letters_of
+
+LARGEST = 2**23
 
 
 def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precision: Precision = None) -> Array:
-    """⟨dW[b], dV[c]⟩ of one leaf: "b" for each example with itself in `gh`, "bc" for all pairs."""
+    """⟨dW[b], dV[c]⟩ of one leaf, in float32 at least: "b" for each example with itself in `gh`, "bc" for all pairs."""
     us, vs = ([use for use in f.uses if use.leaf == leaf] for f in (fg, gh))
     if fg is gh and out == "b":  # half of a symmetric sum
         pairs = [(u, v, 1 if u is v else 2) for i, u in enumerate(us) for v in us[: i + 1]]
     else:
         pairs = [(u, v, 1) for u in us for v in vs]
     shape = [examples_of(f) for f, _ in zip((fg, gh), out, strict=False)]
-    return sum((times * _dot(fg, u, gh, v, out, precision) for u, v, times in pairs), start=jnp.zeros(shape))
+    parts = [times * _dot(fg, u, gh, v, out, precision) for u, v, times in pairs if not _are_apart(fg, u, v)]
+    return sum(parts, start=jnp.zeros(shape))
 
 
 def _dot(fg, u, gh, v, out, precision):
     if (u.kind, v.kind) == ("outer", "rows"):
         return _dot(gh, v, fg, u, out, precision).T
-    if _are_apart(fg, u, v):
-        return jnp.zeros([examples_of(f) for f, _ in zip((fg, gh), out, strict=False)])
-    (h, dz), (k, ez), c = factors_of(fg, u), factors_of(gh, v), out[-1]
+    (h, dz), (k, ez) = factors_of(fg, u), factors_of(gh, v)
     if v.kind == "outer" and _are_turned(fg, u, v):  # Gᵀ = Σ_t h[t] dz[t]ᵀ: the factors change places
         k, ez, v = ez, k, v._replace(axes=letters_of(fg, u))
-    p, q = u.positions, v.positions.replace("t", "u")
     if not _are_alike(fg, u, v):
-        G, H = (_flat(f, use) for f, use in ((fg, u), (gh, v)))
-        return contract(f"bk,{c}k->{out}", G, H, precision=precision)
-    if u.kind == v.kind == "outer" and not p + q:  # one position: products that the edges of a layer share
-        hh, dd = (contract(f"bk,{c}k->{out}", *pair, precision=precision) for pair in ((h, k), (dz, ez)))
-        return hh * dd
-    if u.kind == v.kind == "outer":
-        return contract(f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h, k, dz, ez, precision=precision)
-    (h, dz), (k, ez) = (a if p else (a[0][:, None], a[1][:, None]) for a, p in (((h, dz), p), ((k, ez), q)))
-    if v.kind == "rows":
-        same = h[:, :, None] == k[:, None] if c == "b" else h[:, None, :, None] == k[None, :, None, :]
-        return contract(f"{out}tu,btn,{c}un->{out}", same.astype(dz.dtype), dz, ez, precision=precision)
-    # u looks up the rows n of the matrix that v multiplies: ez[u][id[t]], (b, [c,] t, u)
-    at = jax.vmap(lambda ez, h: ez[:, h].T)(ez, h) if c == "b" else jnp.transpose(ez[:, :, h], (2, 0, 3, 1))
-    return contract(f"{out}tu,btm,{c}um->{out}", at, dz, k, precision=precision)
+        h, k, dz, ez = None, None, *(_flat(f, use) for f, use in ((fg, u), (gh, v)))
+        rule, numbers = _whole, 0
+    elif u.kind == v.kind == "outer":
+        rule, numbers = partial(_outer, u.positions, v.positions), _between(fg, u, v, dz, ez)
+    else:
+        (h, dz), (k, ez) = (
+            (a, d) if "t" in use.positions else (a[:, None], d[:, None]) for a, d, use in ((h, dz, u), (k, ez, v))
+        )
+        rule, numbers = _rows if v.kind == "rows" else _rows_outer, dz.shape[1] * ez.shape[1]
+    if out == "bc":
+        numbers *= examples_of(gh)
+        return _tiled(lambda h, dz: rule(h, dz, k, ez, out, precision), numbers, h, dz)
+    return _tiled(lambda *factors: rule(*factors, out, precision), numbers, h, dz, k, ez)
+
+
+def _tiled(of_examples, numbers: int, *factors):
+    """A function of examples, so many at a time that what lies between stays small."""
+    batch, tile = len(factors[1]), max(1, LARGEST // max(1, numbers))
+    if tile >= batch:
+        return of_examples(*factors)
+    one = lambda factors: of_examples(*jax.tree.map(lambda a: a[None], factors))[0]  # noqa: E731
+    return jax.lax.map(one, factors, batch_size=tile)
+
+
+def _between(fg, u, v, dz, ez) -> int:
+    """How many numbers lie between the factors of an example and its product: the smaller of a Gram and a gradient."""
+    l, n, m = map(size_of, letters_of(fg, u))
+    t, s = (d.shape[-2] if "t" in use.positions else 1 for d, use in ((dz, u), (ez, v)))
+    return l * min(t * min(s, max(1, LARGEST // t)), n * m) if t * s > 1 else 0
+
+
+def _outer(p, q, h, dz, k, ez, out, precision):
+    c, q = out[-1], q.replace("t", "u")
+    total = partial(contract, precision=precision, dtype=wide(dz.dtype))
+    if not p + q:  # one position: products that the edges of a layer share
+        return total(f"bk,{c}k->{out}", h, k) * total(f"bk,{c}k->{out}", dz, ez)
+    return total(f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h, k, dz, ez)
+
+
+def _rows(h, dz, k, ez, out, precision):
+    same = h[:, :, None] == k[:, None] if out == "b" else h[:, None, :, None] == k[None, :, None, :]
+    indices = f"{out}tu,btn,{out[-1]}un->{out}"
+    return contract(indices, same.astype(dz.dtype), dz, ez, precision=precision, dtype=wide(dz.dtype))
+
+
+def _rows_outer(h, dz, k, ez, out, precision):
+    """h looks up the rows n of the matrix that k goes into: ez[u][id[t]], (b, [c,] t, u)."""
+    at = jax.vmap(lambda ez, h: ez[:, h].T)(ez, h) if out == "b" else jnp.transpose(ez[:, :, h], (2, 0, 3, 1))
+    return contract(f"{out}tu,btm,{out[-1]}um->{out}", at, dz, k, precision=precision, dtype=wide(dz.dtype))
+
+
+def _whole(_h, G, _k, H, out, precision):
+    return contract(f"bk,{out[-1]}k->{out}", G, H, precision=precision, dtype=wide(G.dtype))
 
 
 def _are_apart(fg, u, v):
@@ -69,10 +114,10 @@ def _are_apart(fg, u, v):
 
 
 def _are_alike(fg, u, v):
-    """Whether the letters of both are the same numbers of the leaf; of a lookup without l."""
-    if "whole" in (u.kind, v.kind) or u.offset != v.offset or letters_of(fg, u) != letters_of(fg, v):
+    """Whether the letters of both are the same numbers of the leaf."""
+    if "whole" in (u.kind, v.kind) or u.offset != v.offset:
         return False
-    return ("l" in u.positions) == ("l" in v.positions) and (u.kind == "outer" or "l" not in u.positions)
+    return letters_of(fg, u) == letters_of(fg, v) and ("l" in u.positions) == ("l" in v.positions)
 
 
 def _are_turned(fg, u, v):
@@ -80,7 +125,7 @@ def _are_turned(fg, u, v):
     if "whole" in (u.kind, v.kind) or _are_alike(fg, u, v):
         return False
     l, n, m = letters_of(fg, u)
-    return letters_of(fg, v) == (l, m, n)
+    return u.offset == v.offset and letters_of(fg, v) == (l, m, n)
 
 
 def _flat(fg, use):

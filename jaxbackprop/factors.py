@@ -88,7 +88,7 @@ def inner(fg: FactoredGradient, direction: PyTree[Array], precision: Precision =
     V = jax.tree.leaves(direction)
 
     def along(use, h, dz):
-        W = as_letters(fg, use, V[use.leaf])
+        W = as_letters(use, V[use.leaf])
         if use.kind == "outer":
             return product("bn,nm,bm->b", use, dz, W, h, precision=precision)
         if use.kind == "rows":

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxbackprop.arithmetic import NARROW, Precision
 from jaxbackprop.factors import FactoredGradient

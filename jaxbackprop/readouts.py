@@ -28,11 +28,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxbackprop.arithmetic import Precision, scaled, wide
+from jaxbackprop.arithmetic import Precision, scaled
 from jaxbackprop.bilinear import dot
 from jaxbackprop.doors import are_of_one_model, asks, is_factored
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.refusals import is_positive
+from jaxbackprop.views import smaller
 
 
 @asks(is_factored)
@@ -46,15 +47,10 @@ def squared_norms(fg: FactoredGradient) -> dict[str, Float[Array, " b"]]:
     >>> sorted(squared_norms(fg))
     ['h0', 'yhat']
     """
-    fg = replace(fg, h=_wide(fg.h), dz=_wide(fg.dz))
     squares = {}
     for leaf, layer in enumerate(_layers(fg)):
         squares[layer] = squares.get(layer, 0) + dot(fg, fg, leaf, "b")
     return squares
-
-
-def _wide(arrays):
-    return {key: a.astype(wide(a.dtype)) if jnp.issubdtype(a.dtype, jnp.floating) else a for key, a in arrays.items()}
 
 
 def names_of(fg: FactoredGradient) -> list[tuple[str, ...]]:
@@ -105,6 +101,7 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False) -> 
     bound: Any = is_positive("max_norm", max_norm)
     if not isinstance(per_layer, bool | np.bool_):
         raise TypeError(f"per_layer is {per_layer!r}: expected True or False")
+    fg = smaller(fg, [use.leaf for use in fg.uses if "t" in use.positions])  # formed once, for norms and sum
     squares = squared_norms(fg)
     whole = sum(squares.values(), start=jnp.zeros(()))
     if not isinstance(bound, Tracer):
@@ -172,4 +169,5 @@ def gram(
     (5, 5)
     """
     other = fg if other is None else other
-    return sum((dot(fg, other, leaf, "bc", precision) for leaf in range(len(fg.shapes))), start=jnp.zeros(()))
+    found = sum((dot(fg, other, leaf, "bc", precision) for leaf in range(len(fg.shapes))), start=jnp.zeros(()))
+    return found.astype(jnp.result_type(*fg.dz.values()))

@@ -8,11 +8,9 @@ Sources: Choe et al. 2024, "What is your data worth to GPT?" (LoGra: projections
 "Optimizing neural networks with Kronecker-factored approximate curvature"; Grosse and Martens 2016 (of convolutions).
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxbackprop.arithmetic import Precision, contract, wide
@@ -21,7 +19,7 @@ from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.readouts import names_of
 from jaxbackprop.refusals import is_key
 from jaxbackprop.strides import size_of
-from jaxbackprop.views import Use, examples_of, factors_of, formed, letters_of, numbers_of
+from jaxbackprop.views import examples_of, factors_of, formed, letters_of, smaller
 from jaxbackprop.words import require_positive
 
 
@@ -34,17 +32,7 @@ def compact(fg: FactoredGradient) -> FactoredGradient:
     >>> [use.kind for use in compact(fg).uses if fg.shapes[use.leaf] == (1, 3)]  # 1 + 3 numbers against 3
     ['whole']
     """
-    examples, whole, uses = examples_of(fg), {}, []
-    for leaf, shape in enumerate(fg.shapes):
-        own = [use for use in fg.uses if use.leaf == leaf]
-        factors = sum(numbers_of(fg, use) for use in own if use.kind != "whole")
-        if int(np.prod(shape)) < factors:
-            name = f"leaf {leaf}"
-            whole[name], own = formed(fg, own, leaf, examples), [Use(leaf, "whole", name)]
-        uses += own
-    h, dz = ({getattr(use, kind) for use in uses} for kind in ("h", "dz"))
-    kept = {key: a for key, a in fg.dz.items() if key in dz} | whole
-    return replace(fg, h={key: a for key, a in fg.h.items() if key in h}, dz=kept, uses=tuple(uses))
+    return smaller(fg, range(len(fg.shapes)))
 
 
 @asks(lambda fg, key, size, **_: (is_factored(fg), is_key(key), require_positive("size", size)))

@@ -1,7 +1,8 @@
 """A parameter's numbers as another array: each axis walks through them with a stride, from an offset, as in NumPy.
 
-What transpose, reshape, slice, squeeze and rev make of a parameter W is W.ravel()[offset + Σ i_k stride_k], where each number of W
-is there once, or not at all. So the way there and back needs no steps to be kept, and two views are the same where their axes are.
+What transpose, reshape, slice, squeeze and rev make of a parameter W is W.ravel()[offset + Σ i_k stride_k], where each number
+of W is there once, or not at all. So the way there and back needs no steps to be kept, and two views are the same where their
+axes are.
 
     levels      W.ravel() cut at every stride, largest first: each axis is a range in a level of its own
     seen        W → the view                    put back        the view → W, 0 elsewhere: the transpose of `seen`

@@ -1,6 +1,7 @@
 """A use of a parameter, and how its gradient meets the leaf: letters for axes, and the way back to the leaf's own order."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -106,7 +107,7 @@ def as_leaf(fg: Any, use: Use, G: Array, *batch: int) -> Array:
     return put_back(G, fg.shapes[use.leaf], use.offset, use.axes, len(batch))
 
 
-def as_letters(fg: Any, use: Use, W: Array) -> Array:
+def as_letters(use: Use, W: Array) -> Array:
     """What is shaped like the leaf as (l, n, m), or without l; the whole of it for `whole`."""
     if use.axes is None or use.kind == "whole":
         return W
@@ -125,3 +126,18 @@ def numbers_of(fg: Any, use: Use) -> int:
     dz = fg.dz[use.dz]
     beside = {"outer": size_of(letters_of(fg, use)[2]), "rows": 1, "whole": 0}[use.kind]
     return int(np.prod(dz.shape[1:], dtype=int)) + beside * int(np.prod(dz.shape[1:-1], dtype=int))
+
+
+def smaller(fg: Any, leaves: Sequence[int]) -> Any:
+    """The same gradients, each of these leaves' kept as factors or formed, whichever is the smaller to keep."""
+    whole, uses = {}, []
+    for leaf, shape in enumerate(fg.shapes):
+        own = [use for use in fg.uses if use.leaf == leaf]
+        factors = sum(numbers_of(fg, use) for use in own if use.kind != "whole")
+        if leaf in leaves and int(np.prod(shape, dtype=int)) < factors:
+            name = f"leaf {leaf}"
+            whole[name], own = formed(fg, own, leaf, examples_of(fg)), [Use(leaf, "whole", name)]
+        uses += own
+    h, dz = ({getattr(use, kind) for use in uses} for kind in ("h", "dz"))
+    kept = {key: a for key, a in fg.dz.items() if key in dz} | whole
+    return replace(fg, h={key: a for key, a in fg.h.items() if key in h}, dz=kept, uses=tuple(uses))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxbackprop import programs
+from jaxbackprop.checking.products import products, viewed, views
 from jaxbackprop.programs.flat import (
     CALLS,
     PLAIN,
@@ -21,7 +22,6 @@ from jaxbackprop.programs.flat import (
     variables,
     without_custom_rules,
 )
-from jaxbackprop.checking.products import products, viewed, views
 
 W, X = jnp.linspace(-1, 1, 6).reshape(2, 3), jnp.linspace(0, 2, 8).reshape(4, 2)
 TABLE = np.arange(3.0, dtype="float32")

@@ -27,8 +27,8 @@ import jax
 import numpy as np
 
 from jaxbackprop.checking.leaves import like, max_each, relative
-from jaxbackprop.programs.flat import Program, Step, run, variables
 from jaxbackprop.checking.products import Product, products, viewed
+from jaxbackprop.programs.flat import Program, Step, run, variables
 
 NOISE = 1e-10
 MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size

@@ -137,7 +137,7 @@ def _called(model: AnyLoss, params, shared, example):
 # ---- the door
 
 
-def _is_batch(model: AnyLoss, params, batch, weight=None) -> None:
+def _is_batch(_model: AnyLoss, params, batch, weight=None) -> None:
     """Refuse parameters that are no floating-point numbers, and a batch whose arrays do not have the same examples."""
     are_floating("params", params[0])
     arrays = [(jax.tree_util.keystr(path), a) for path, a in jax.tree_util.tree_leaves_with_path(batch)]

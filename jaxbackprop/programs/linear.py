@@ -8,7 +8,7 @@ which a parameter enters has no rule: it is differentiated as it stands, and its
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

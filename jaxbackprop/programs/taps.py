@@ -6,10 +6,11 @@
     W + τ_W                         at every other way in
 
 and dz_i = dL/dτ_i: one `jax.vjp` in the taps alone. No dW is formed where a factor will do. The forward pass leaves h_i beside
-the loss. Over the batch all is vmapped, and each i is a `Use` with h (b,l,t,m) and dz (b,l,t,n): equation (3), whatever the model.
+the loss. Over the batch all is vmapped, and each i is a `Use` with h (b,l,t,m) and dz (b,l,t,n): equation (3), whatever the
+model.
 
-In a loop τ has a member for each step, and h and dz come out stacked: steps that share a W are positions t, steps with a W of their
-own are members l. The bodies of loops and of what is computed again are run by the same rule, inside the same primitives.
+In a loop τ has a member for each step, and h and dz come out stacked: steps that share a W are positions t, steps with a W of
+their own are members l. The bodies of loops and of what is computed again are run by the same rule, inside the same primitives.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,6 @@ from jaxbackprop.programs.flat import Step, run
 from jaxbackprop.programs.uses import Plan, Site, loop_of
 from jaxbackprop.strides import size_of
 from jaxbackprop.views import Use
-
 
 # ---- one example
 

@@ -12,7 +12,7 @@ again (scan, cond, checkpoint) are entered, at any depth; in a loop τ has a mem
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -120,7 +120,7 @@ def planned(program: Program, given: Sequence[View | None], of_example: Sequence
         if view is not None:
             views[step.writes[0]] = view
         elif _enters(step):
-            plans[step.number], kept, lost = _entered(program, step, views, varies, around)
+            plans[step.number], kept, lost = _entered(step, views, varies, around)
             views.update(kept)
             others += [Other(view.leaf, step) for view in lost]
         else:
@@ -186,7 +186,7 @@ def _is_none(node):
     return node is None
 
 
-def _entered(program, step, views, varies, around):
+def _entered(step, views, varies, around):
     """The plans of what is inside; views among the step's results; and views that get lost there."""
     varying = [isinstance(operand, int) and operand in varies for operand in step.reads]
     given = [views.get(operand) if isinstance(operand, int) else None for operand in step.reads]
