@@ -64,14 +64,23 @@ def ask(fun=loss, C=0.7, batch=(1, 2), **options):
 
 
 @pytest.mark.parametrize("unit", [False, True])
-@pytest.mark.parametrize("C", [0.01, 0.7, 100.0, np.inf])
 @pytest.mark.parametrize("size", [None, 1, 3, 6])
-def test_it_is_the_sum_of_clipped_gradients(C, unit, size):
+def test_it_is_the_sum_of_clipped_gradients(unit, size):
     with jax.enable_x64(True):
         given = numbers("float64")
-        options = {"rescale_to_unit_norm": unit, "normalize_by": 4.0, "microbatch_size": size}
-        found = jax.jit(ask(C=C, **options))(*given)
-        assert_close(found, jax.tree.map(lambda g: g / 4, expected_sum(gradients(*given), C, unit)), 1e-12)
+        each, options = gradients(*given), {"rescale_to_unit_norm": unit, "normalize_by": 4.0, "microbatch_size": size}
+        traced = jax.jit(lambda C, *given: ask(C=C, **options)(*given))
+        for C in (0.01, 0.7, 100.0, np.inf):
+            assert_close(traced(C, *given), jax.tree.map(lambda g: g / 4, expected_sum(each, C, unit)), 1e-12)
+        assert_close(ask(C=C, **options)(*given), traced(C, *given), 1e-12)
+
+
+def test_no_gradient_of_each_example_is_formed():
+    given = numbers()
+    program = str(jax.make_jaxpr(ask(return_grad_norms=True))(*given))
+    assert "f32[6,4]" in program
+    assert "f32[6,3,4]" not in program
+    assert "f32[6,3,4]" in str(jax.make_jaxpr(ask(pre_clipping_transform=lambda dW: dW))(*given))
 
 
 def test_what_is_given_back_of_each_example():
@@ -308,17 +317,21 @@ def close(ours, other, tolerance=1e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-BESIDE = list(itertools.product([False, True], repeat=3))
-# every two of these six, each on and off: an orthogonal array
-OTHERS = [(a, b, c, a ^ b, a ^ c, b ^ c) for a, b, c in itertools.product([False, True], repeat=3)]
+# every three of the nine options, on and off in every way: the rows of Plackett and Burman's plan of 12, and what is opposite
+ROW = [True, True, False, True, True, True, False, False, False, True, False]
+PLAN = [[False] * 11, *([*ROW[i:], *ROW[:i]] for i in range(11))]
 
 
-@pytest.mark.parametrize("others", OTHERS)
-@pytest.mark.parametrize("beside", BESIDE)
-def test_same_as_theirs(theirs, beside, others):
+def test_the_plan_has_every_three_options_in_every_way():
+    rows = np.array(PLAN + [[not on for on in row] for row in PLAN])
+    assert all(len(np.unique(rows[:, three], axis=0)) == 8 for three in map(list, itertools.combinations(range(9), 3)))
+
+
+@pytest.mark.parametrize("opposite", [False, True])
+@pytest.mark.parametrize("row", range(12))
+def test_same_as_theirs(theirs, row, opposite):
+    has_aux, values, norms, keep, tiles, unit, two, key, apart = (on != opposite for on in PLAN[row][:9])
     params, x, y, v = numbers()
-    has_aux, values, norms = beside
-    keep, tiles, unit, two, key, apart = others
     fun = with_aux if has_aux else loss
     if not apart:
         inner = fun
