@@ -19,9 +19,11 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +45,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "backpack_l2": ("torch", "backpack"),
 }
 DISTRIBUTIONS: dict[str, str] = {"backpack": "backpack-for-pytorch", "jax_privacy": "jax-privacy"}
+ASKED = (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", "."))  # of git
 Gradients = dict[str, np.ndarray]
 
 
@@ -78,8 +81,8 @@ def norms_of(gradients: Gradients) -> np.ndarray:
 
 
 def ours(case: Case) -> tuple[list, str]:
-    """Norms, gradients and the clipped sum, from the factored gradient."""
-    factored = jbp.factored(case.loss, argnums=0, in_axes=0, has_aux=False, on_fallback="local")
+    """Norms, gradients and the clipped sum, from the factored gradient; and what was formed for it after all."""
+    factored = jbp.factored(case.loss, argnums=0, in_axes=0, has_aux=False, on_fallback="warn")
     bound = bound_of(case)
 
     @jax.jit
@@ -87,8 +90,11 @@ def ours(case: Case) -> tuple[list, str]:
         fg = factored(params, x, y)[1]
         return jbp.norms(fg), jbp.materialise(fg), jbp.total(jbp.clip(fg, bound))
 
-    norms, gradients, clipped = read(case.trainable(), *case.batch())
-    return [np.asarray(norms), gradients, Sum(clipped, bound)], ""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        norms, gradients, clipped = read(case.trainable(), *case.batch())
+    formed = [said[1] for w in warned if (said := re.match("parameter '(.+?)' enters", str(w.message)))]
+    return [np.asarray(norms), gradients, Sum(clipped, bound)], f"formed: {', '.join(formed)}" if formed else ""
 
 
 def bound_of(case: Case) -> float:
@@ -235,22 +241,31 @@ def judge_all(cases: dict[str, Case], libraries: dict[str, Callable], missing: s
 
 
 def report(verdicts: dict[str, dict[str, Verdict]], libraries: list[str]) -> None:
-    """The table, the counts, and what is said about all that is not right."""
+    """The table, the counts, and what is said about a case."""
     rows = [{"case": case, **{name: str(v) for name, v in row.items()}} for case, row in verdicts.items()]
     measure.show("Per-example gradients and their norms, beside one gradient at a time (float64)", rows)
     for library in libraries:
         counts = Counter(row[library].verdict for row in verdicts.values())
         print(f"\n{library}: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("right", "refused", "WRONG")))
         for case, row in verdicts.items():
-            if row[library].verdict != "right":
+            if row[library].verdict != "right" or row[library].says:
                 print(f"  {case}: {row[library].figure}" + f": {row[library].says}" * bool(row[library].says))
+
+
+def commit() -> str:
+    """Of the jaxbackprop that ran: with PYTHONPATH it need not be the one beside this file."""
+    git = ["git", "-C", str(Path(jbp.__file__).parent)]
+    found = [
+        subprocess.run([*git, *args], capture_output=True, text=True, check=False).stdout.strip() for args in ASKED
+    ]
+    return found[0] + ("+changes" if found[1] else "")
 
 
 def write(verdicts: dict[str, dict[str, Verdict]], missing: set[str]) -> None:
     """results/conformance.json, a case a line."""
     needed = {part for parts in NEEDS.values() for part in parts} - missing
     peers = {name: importlib.metadata.version(DISTRIBUTIONS.get(name, name)) for name in sorted(needed)}
-    head = {"stamp": measure.stamp(), "peers": peers, "tolerance": TOLERANCE}
+    head = {"stamp": measure.stamp() | {"jaxbackprop": commit()}, "peers": peers, "tolerance": TOLERANCE}
     lines = [json.dumps({"case": case, **{k: v._asdict() for k, v in row.items()}}) for case, row in verdicts.items()]
     text = json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
     path = measure.RESULTS / "conformance.json"
