@@ -20,6 +20,9 @@ from jaxbackprop.losses import Loss
 from jaxbackprop.model import Sweep
 from jaxbackprop.network import Layer, Network, dense_mlp, init, mlp, skip_mlp
 from jaxbackprop.privacy import private_gradient
+from jaxbackprop.programs.clipped import clipped_grad
+from jaxbackprop.programs.compare import check_factored
+from jaxbackprop.programs.explain import explain
 from jaxbackprop.programs.factored import factored
 from jaxbackprop.readouts import clip, gram, norms
 from jaxbackprop.scaling.kernel import fused
@@ -43,14 +46,17 @@ __all__ = [
     "apply",
     "assert_gradient",
     "backward",
+    "check_factored",
     "check_gradient",
     "check_vjp",
     "clip",
+    "clipped_grad",
     "compact",
     "data_mesh",
     "dense_mlp",
     "evaluate",
     "exercise",
+    "explain",
     "factored",
     "fit",
     "fit_many",

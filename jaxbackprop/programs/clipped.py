@@ -21,7 +21,7 @@ from jaxtyping import DTypeLike
 from jaxbackprop.arithmetic import widened
 from jaxbackprop.factors import FactoredGradient, materialise, total
 from jaxbackprop.programs.factored import factored
-from jaxbackprop.readouts import norms
+from jaxbackprop.readouts import norms, to_clip
 from jaxbackprop.views import Use
 from jaxbackprop.words import require_hashable, require_positive
 
@@ -233,6 +233,7 @@ def _arranged(asked, args, named, b):
 def _swept(asked, sweep, params, arrays, padding):
     """The clipped sum of some examples, and what else is asked of each."""
     values, fg = sweep(params, *arrays)
+    fg = to_clip(fg)
     values, aux = values if asked.has_aux else (values, None)
     dtypes, n = jax.tree.map(jnp.result_type, params), norms(fg)
     given = n.astype(jnp.result_type(*jax.tree.leaves(dtypes))) if asked.return_grad_norms else None

@@ -95,6 +95,19 @@ def _arranged(model: AnyLoss, args: Sequence[Any]) -> tuple[tuple[Any, Any], tup
     return (tuple(params) if isinstance(model.argnums, tuple) else params[0], shared), (batch,)
 
 
+def call_of(model: AnyLoss, args: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """(params, shared, example) of ONE example's arguments: nothing is shared."""
+    trained = _trained(model, len(args))
+    others = tuple(arg for i, arg in enumerate(args) if i not in trained)
+    params = [args[i] for i in trained]
+    are_floating("params", params)
+    return (
+        tuple(params) if isinstance(model.argnums, tuple) else params[0],
+        jax.tree.map(lambda _: None, others),
+        others,
+    )
+
+
 def _trained(model, count) -> list[int]:
     given = model.argnums if isinstance(model.argnums, tuple) else (model.argnums,)
     for i in given:
@@ -125,7 +138,7 @@ def _examples_first(axis, a):
     return jnp.moveaxis(a, axis, 0) if axis else a
 
 
-def _called(model: AnyLoss, params, shared, example):
+def called(model: AnyLoss, params, shared, example):
     """The loss of one example, its arguments put together again."""
     others = list(jax.tree.map(lambda a, b: b if a is None else a, shared, example, is_leaf=_is_none))
     params = list(params) if isinstance(model.argnums, tuple) else [params]
@@ -140,6 +153,8 @@ def _called(model: AnyLoss, params, shared, example):
 def _is_batch(_model: AnyLoss, params, batch, weight=None) -> None:
     """Refuse parameters that are no floating-point numbers, and a batch whose arrays do not have the same examples."""
     are_floating("params", params[0])
+    if not jax.tree.leaves(params[0]):
+        raise ValueError("the parameters hold no arrays: nothing to differentiate by")
     arrays = [(jax.tree_util.keystr(path), a) for path, a in jax.tree_util.tree_leaves_with_path(batch)]
     if not arrays:
         raise ValueError("no argument has examples: give a batch, with in_axes other than None")
@@ -160,11 +175,12 @@ def _is_batch(_model: AnyLoss, params, batch, weight=None) -> None:
 
 
 class Read(NamedTuple):
-    """A loss as read: its plan, the names of its parameters, and how its aux is nested."""
+    """A loss as read: its plan, the names of its parameters, how its aux is nested, and the arrays that it closes over."""
 
     plan: Plan
     names: list[str]
     aux: Any
+    closed: list[Any]
 
 
 def read(model: AnyLoss, params, shared, example) -> Read:
@@ -178,7 +194,8 @@ def read(model: AnyLoss, params, shared, example) -> Read:
     fixed, moving = [False] * (len(leaves) + len(others)), [True] * len(varying)
     plan = planned(program, [*views, *[None] * (len(others) + len(varying))], fixed + moving)
     _say_fallbacks(model.on_fallback, plan, names)
-    return Read(plan, names, jax.tree.structure(returned[1]) if model.has_aux else None)
+    closed_over = [a for a in closed.consts if jnp.issubdtype(a.dtype, jnp.floating)]
+    return Read(plan, names, jax.tree.structure(returned[1]) if model.has_aux else None, closed_over)
 
 
 def names_of(params: Any) -> list[str]:
@@ -189,7 +206,7 @@ def names_of(params: Any) -> list[str]:
 
 def _traced(model, params, shared, example):
     try:
-        closed, returned = jax.make_jaxpr(partial(_called, model), return_shape=True)(params, shared, example)
+        closed, returned = jax.make_jaxpr(partial(called, model), return_shape=True)(params, shared, example)
     except Exception as error:
         shapes = ", ".join(str(a.shape) for a in jax.tree.leaves(example))
         error.add_note(
@@ -232,8 +249,11 @@ def _say_fallbacks(on_fallback, plan, names) -> None:
 def _swept(model: AnyLoss, params, batch, weight=None):
     params, shared = params
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batch)
-    plan, names, aux = read(model, params, shared, one)
+    plan, names, aux, _ = read(model, params, shared, one)
     whole = {other.leaf: names[other.leaf] for other in plan.all_others()}
+    whole = (
+        whole if whole or any(plan.all_sites()) else {0: names[0]}
+    )  # nothing is used: one gradient of 0 says of how many
     leaves = jax.tree.leaves(params)
 
     def one_example(example, seed):

@@ -69,6 +69,13 @@ class Step(NamedTuple):
         """The user's line that it comes from, as "file:line:column (function)"; "" where none is known."""
         return next(filter(None, map(summarize, self.sources)), "")
 
+    @property
+    def place(self) -> tuple[str, int, str] | None:
+        """The file, line and function of the first line on the way here that is in no installed package."""
+        frames = [frame for source in self.sources if source.traceback for frame in source.traceback.frames]
+        own = next((frame for frame in frames if "site-packages" not in frame.file_name), None)
+        return (own.file_name, own.line_num, own.function_name) if own else None
+
     def bind(self, *operands) -> list[Any]:
         """Run the step on the values of its operands."""
         settings = self.primitive.get_bind_params(self.settings)

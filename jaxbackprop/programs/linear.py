@@ -104,18 +104,23 @@ def _convolution(settings, position, view, shapes, z):
     return Linear("outer", axes, (groups, t, n), lambda lhs, _: lhs, tap, window)
 
 
+# where ids are out of range
+_MODES = (GatherScatterMode.CLIP, GatherScatterMode.FILL_OR_DROP, GatherScatterMode.PROMISE_IN_BOUNDS)
+
+
 def _gather(settings, position, view, shapes, _z):
     numbers, sizes = settings["dimension_numbers"], settings["slice_sizes"]
     (W, indices) = shapes
     read = tuple(numbers.start_index_map)
     others = [i for i in range(W.ndim) if i not in read]
     plain = position == 0 and len(read) == 1 and tuple(numbers.collapsed_slice_dims) == read
+    plain = plain and settings["mode"] in _MODES
     if not plain or numbers.operand_batching_dims or any(sizes[i] != W.shape[i] for i in others):
         return None
     rows, places, width = W.shape[read[0]], indices.shape[:-1], [W.shape[i] for i in others]
     where = tuple(numbers.offset_dims)
     elsewhere = [i for i in range(len(places) + len(width)) if i not in where]
-    t, drops = int(np.prod(places, dtype=int)), settings["mode"] == GatherScatterMode.FILL_OR_DROP
+    t, drops = int(np.prod(places, dtype=int)), settings["mode"] != GatherScatterMode.CLIP
 
     def ids(_, indices):
         indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
@@ -123,7 +128,7 @@ def _gather(settings, position, view, shapes, _z):
 
     def tap(tau, _, indices):
         indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
-        read = (indices >= 0) & (indices < rows) | (not drops)  # what is out of range is filled: no row of W
+        read = (indices >= 0) & (indices < rows) | (not drops)  # out of range nothing is added, as in JAX's own rule
         tau = jnp.where(read.reshape(1, t, 1), tau, 0).reshape(*places, *width)
         return jnp.transpose(tau, np.argsort((*elsewhere, *where)))
 

@@ -1,8 +1,9 @@
 """Where each parameter enters a program: every way in is found, or is differentiated as it stands.
 
 A parameter moves through the steps that only move its numbers (`axes`), and arrives at steps that read it. A step that has a
-rule (`linear`) and gets something else of the example is a *site* z = A(h) W: a tap τ = 0 is added to z, W itself is held fixed,
-and dz = dL/dτ. All other ways in are one: W + τ_W goes there, and dL/dτ_W is what they give together, formed. Paths add, so that
+rule (`linear`), and gets no other function of parameters alone, is a *site* z = A(h) W: a tap τ = 0 is added to z, W itself is
+held fixed, and dz = dL/dτ. All other ways in are one: W + τ_W goes there, and dL/dτ_W is what they give together, formed.
+Paths add, so that
 
     dW = Σ_sites A(h)ᵀ dz + dL/dτ_W                 equation (1) of the exercise, for a weight
 
@@ -109,6 +110,7 @@ def planned(program: Program, given: Sequence[View | None], of_example: Sequence
     """
     views = {variable: view for variable, view in zip(program.inputs, given, strict=True) if view is not None}
     varies = dependent(program.steps, [v for v, varying in zip(program.inputs, of_example, strict=True) if varying])
+    trained = dependent(program.steps, views) - varies  # what depends on parameters alone
     live = needed(program.steps, program.outputs)
     sites, plans, others, h_keys = {}, {}, [], {}
     for step in program.steps:
@@ -124,7 +126,7 @@ def planned(program: Program, given: Sequence[View | None], of_example: Sequence
             views.update(kept)
             others += [Other(view.leaf, step) for view in lost]
         else:
-            found = _sites(program, step, read, varies, h_keys, around)
+            found = _sites(program, step, read, trained, h_keys, around)
             sites[step.number] = found
             seen = {site.position for site in found}
             others += [Other(view.leaf, step) for i, view in read if i not in seen]
@@ -133,14 +135,14 @@ def planned(program: Program, given: Sequence[View | None], of_example: Sequence
     return Plan(program, around.loops, {n: found for n, found in sites.items() if found}, plans, tuple(others))
 
 
-def _sites(program, step, read, varies, h_keys, around) -> tuple[Site, ...]:
-    """The operands in which the step is linear, each with something of the example to meet."""
+def _sites(program, step, read, trained, h_keys, around) -> tuple[Site, ...]:
+    """The operands in which the step is linear, and meets no function of parameters alone."""
     found = []
     shapes = tuple(_struct(program, operand) for operand in step.reads)
     for position, view in read:
         others = [operand for i, operand in enumerate(step.reads) if i != position]
         rule = None
-        if any(isinstance(operand, int) and operand in varies for operand in others) and len(step.writes) == 1:
+        if trained.isdisjoint(operand for operand in others if isinstance(operand, int)) and len(step.writes) == 1:
             rule = linear(step, position, view, shapes, program.shapes[step.writes[0]])
         if rule is None:
             continue
