@@ -49,8 +49,23 @@ def _product(terms: list[str], result: str, arrays: list[Any], precision: Precis
         order = result + "".join(summed)
         product = reduce(mul, [_aligned(t, a.astype(dtype), order) for t, a in zip(terms, arrays, strict=True)])
         return jnp.sum(product, axis=tuple(range(len(result), len(order)))) if summed else product
+    terms, arrays = _merged(terms, result, arrays)
     indices = f"{','.join(terms)}->{result}"
     return jnp.einsum(indices, *arrays, precision=precision, preferred_element_type=dtype)
+
+
+def _merged(terms: list[str], result: str, arrays: list[Any]) -> tuple[list[str], list[Any]]:
+    """Indices that both operands have side by side, and that are summed, as one: a product over two is slow on a CPU."""
+    if len(terms) != 2 or any(len(set(term)) < len(term) for term in terms):
+        return terms, arrays
+    one, other = terms
+    pair = next((one[i : i + 2] for i in range(len(one) - 1) if one[i : i + 2] in other), None)
+    if pair is None or set(pair) & set(result):
+        return terms, arrays
+    joined = [
+        a.reshape(*a.shape[: (i := t.index(pair))], -1, *a.shape[i + 2 :]) for t, a in zip(terms, arrays, strict=True)
+    ]
+    return _merged([term.replace(pair, pair[0]) for term in terms], result, joined)
 
 
 def _aligned(term: str, a: Array, order: str) -> Array:

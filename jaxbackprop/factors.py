@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxbackprop.arithmetic import Precision, contract, scaled, wide
+from jaxbackprop import views
+from jaxbackprop.arithmetic import Precision, contract, scaled
 from jaxbackprop.doors import asks, is_direction, is_factored, is_weighted
-from jaxbackprop.views import Use, as_letters, by_leaf, dtype_of, each, examples_of, factors_of, product, scattered
+from jaxbackprop.views import Use, as_letters, by_leaf, each, examples_of, factors_of, product
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes", "dtypes"))
@@ -58,10 +59,10 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
     def summed(use, h, dz):
         dz = dz if weight is None else scaled(dz, jnp.asarray(weight))
         if use.kind == "outer":
-            return product("bn,bm->nm", use, dz, h, precision=precision, dtype=dtype_of(fg, use.leaf))
+            return views.outer("", use, dz, h, precision, views.dtype_of(fg, use.leaf))
         if use.kind == "rows":
-            return scattered(fg, use, h.reshape(-1), dz.reshape(-1, dz.shape[-1]))
-        return jnp.sum(dz.astype(wide(dz.dtype)), axis=0).astype(dz.dtype)
+            return views.scattered(fg, use, h.reshape(-1), dz.reshape(-1, dz.shape[-1]))
+        return views.summed_over(dz)
 
     return by_leaf(fg, summed)
 
@@ -80,7 +81,7 @@ def materialise(fg: FactoredGradient) -> PyTree[Array]:
 def inner(fg: FactoredGradient, direction: PyTree[Array], precision: Precision = None) -> Float[Array, " b"]:
     """Each example's gradient along a direction V, shaped like the parameters: v[b] = ⟨dW[b], V⟩. 2 B (parameters) flops.
 
-    With V the gradient of a test loss it is the first-order influence of each example.
+    With V the gradient of a test loss it is each example's first-order influence.
 
     >>> bool(jnp.allclose(inner(fg, total(fg)), jbp.gram(fg).sum(axis=1), rtol=1e-5))
     True
