@@ -19,14 +19,14 @@ def package(name):
         return pytest.importorskip(name)
 
 
-def nnx_case(build, apply, *example, keyed=False):
+def nnx_case(build, apply, *example, keyed=False, **options):
     """build(nnx, rngs) gives a module; apply(module, x) or apply(module, x, key) its output for one example."""
 
     def case(rnd):
         nnx = package("flax.nnx")
         graph, params, rest = nnx.split(build(nnx, nnx.Rngs(0)), nnx.Param, ...)
         batch = (rnd(B, *example), rnd.keys()) if keyed else (rnd(B, *example),)
-        return of(lambda p, *x: apply(nnx.merge(graph, p, rest), *x), rnd.like(params), *batch)
+        return of(lambda p, *x: apply(nnx.merge(graph, p, rest), *x), rnd.like(params), *batch, **options)
 
     return case
 
@@ -110,17 +110,19 @@ NNX = {
     "nnx_conv_causal": nnx_layer("Conv", 2, 5, (3,), example=(6, 2), padding="CAUSAL", kernel_dilation=2),
     "nnx_conv_transpose": nnx_layer("ConvTranspose", 2, 5, (3,), example=(6, 2), strides=(2,)),
     "nnx_embed": nnx_case(
-        lambda nnx, rngs: nnx.Embed(7, 3, rngs=rngs), lambda m, x: m(jnp.abs(3 * x).astype(int) % 7), 5
+        lambda nnx, rngs: nnx.Embed(7, 3, dtype=jnp.float64, rngs=rngs),
+        lambda m, x: m(jnp.abs(3 * x).astype(int) % 7),
+        5,
     ),
-    "nnx_embed_attend": nnx_case(lambda nnx, rngs: nnx.Embed(7, 3, rngs=rngs), nnx_tied, 5),
+    "nnx_embed_attend": nnx_case(lambda nnx, rngs: nnx.Embed(7, 3, dtype=jnp.float64, rngs=rngs), nnx_tied, 5),
     "nnx_layer_norm": nnx_layer("LayerNorm", 5, example=(6, 5)),
     "nnx_rms_norm": nnx_layer("RMSNorm", 5, example=(6, 5)),
     "nnx_group_norm": nnx_layer("GroupNorm", 6, 3, example=(5, 6)),
     "nnx_instance_norm": nnx_layer("InstanceNorm", 2, example=(1, 6, 2)),
     "nnx_batch_norm": nnx_layer("BatchNorm", 5, example=(6, 5), use_running_average=True),
-    "nnx_attention": nnx_case(nnx_attention, called, 3, 6),
+    "nnx_attention": nnx_case(nnx_attention, called, 3, 6, tolerance=2e-5),  # its softmax is in float32
     "nnx_attention_normed": nnx_case(
-        lambda nnx, rngs: nnx_attention(nnx, rngs, normalize_qk=True, use_bias=False), called, 3, 6
+        lambda nnx, rngs: nnx_attention(nnx, rngs, normalize_qk=True, use_bias=False), called, 3, 6, tolerance=2e-5
     ),
     "nnx_einsum": nnx_layer("Einsum", "td,dhk->thk", (5, 2, 3), (2, 3), example=(6, 5)),
     "nnx_lora": nnx_layer("LoRA", 5, 2, 3, example=(6, 5)),
