@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from zoo_case import B, Case, bend, loose, of, of_matrix
@@ -183,6 +184,7 @@ def filtered(W, x):
     return jnp.fft.irfft(jnp.fft.rfft(x, axis=0) * (W[0] + 1j * W[1])[:, None], n=6, axis=0)
 
 
+WAVE = np.sin(np.arange(5.0))
 POLICY = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 REMAT_LAYER = jax.checkpoint(layer)
 NESTED_REMAT = jax.checkpoint(lambda x, p: (REMAT_LAYER(jnp.sin(x), p)[0], None))
@@ -205,6 +207,14 @@ CONTROL = {
     "jit_same_twice": lambda rnd: of(lambda p, x: dense(*p, dense(*p, x)), (rnd(5, 5), rnd(5)), rnd(B, 3, 5)),
     "jit_nested": of_matrix(jax.jit(lambda W, x: jax.jit(lambda V: jnp.sin(V.T @ x))(W * 2)), (3, 5), 3),
     "jit_returns_param": of_matrix(lambda W, x: jax.jit(lambda W: (W, W.T))(W)[1] @ x, (3, 5), 3),
+    "jit_constant": of_matrix(jax.jit(lambda W, x: W @ (x * jnp.asarray(WAVE))), (3, 5), 5),
+    "remat_constant": of_matrix(lambda W, x: jax.checkpoint(lambda W: jnp.sin(W @ (x * WAVE)))(W), (3, 5), 5),
+    "scan_constant": of_matrix(
+        lambda W, x: lax.scan(lambda h, x: (jnp.tanh(W @ h + x * WAVE), h), jnp.zeros(5), x), (5, 5), 3, 5
+    ),
+    "cond_constant_inside": of_matrix(
+        lambda W, x: lax.cond(x[0] > 0, lambda: W @ (x * WAVE), lambda: W @ x), (3, 5), 5
+    ),
     "remat": deep(jax.checkpoint),
     "remat_policy": deep(partial(jax.checkpoint, policy=POLICY)),
     "remat_nested": deep(lambda f: jax.checkpoint(jax.checkpoint(f))),
