@@ -16,6 +16,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))
 
 import accelerator_benchmark as bench  # noqa: E402
+import any_model_benchmark as any_model  # noqa: E402
 import checker_benchmark as checker  # noqa: E402
 import measure  # noqa: E402
 import scaling_benchmark as scaling  # noqa: E402
@@ -64,6 +65,27 @@ def test_the_scaling_benchmark_runs_and_writes_only_where_it_is_told(tmp_path):
     rows = json.loads((tmp_path / f"scaling-{platform}.json").read_text())["rows"]
     assert {row["axis"] for row in rows} == {"examples", "width", "depth"}
     assert all(row["ms"] > 0 and row["difference"] <= 2e-5 for row in rows)
+
+
+def test_the_benchmark_of_any_model_runs_and_writes_only_where_it_is_told(tmp_path):
+    printed = quick_run("any_model_benchmark.py", tmp_path)
+    names = [f"any_model-{jax.devices()[0].platform}.{ending}" for ending in ("json", "png")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    written = json.loads((tmp_path / names[0]).read_text())
+    assert {row["readout"] for row in written["rows"]} == {"clipped sum", "norms", "noise scale"}
+    for row in written["rows"]:
+        assert row["reason"] is None
+        assert row["ms"] > 0
+        assert row["method"] == any_model.PLAIN or row["difference"] <= 1e-4
+    by_method = {row["method"]: row["largest_batch"] for row in written["largest"]}
+    assert by_method[any_model.OURS] > by_method[any_model.VMAP] > 0
+    assert "from their papers" in printed
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 8, 9, 1000])
+def test_the_largest_batch_is_found_to_an_eighth(most):
+    found = any_model.largest(lambda batch: batch <= most)
+    assert most / 1.125 - 1 <= found <= most
 
 
 def test_flops_and_bytes_of_a_network_counted_by_hand():
