@@ -1,8 +1,9 @@
 """Backpropagation derived by hand, as pure JAX functions: one backward sweep, many readouts.
 
 Read the modules in this order: exercise, activations, losses, network, model, backprop, factors, readouts, bilinear, variance,
-sketches, gradient; then the packages scaling, programs, checking, grading, tracing; then data, blocks, checkpoint, secret, train,
-privacy. What is not in the short list below is in them: `jaxbackprop.losses.LOSSES`, `jaxbackprop.blocks.open_npy`.
+sketches; the package programs, for any other loss; gradient; then the packages scaling, checking, grading, tracing; then data,
+blocks, checkpoint, secret, train, privacy. What is not in the short list below is in them: `jaxbackprop.losses.LOSSES`,
+`jaxbackprop.blocks.open_npy`.
 """
 
 import importlib

@@ -12,8 +12,8 @@ and the same with b for c where each example is paired with itself. The order of
 one position, the Gram of positions at few, the gradient formed once at many. Uses of different parts of a parameter share
 nothing.
 
-Memory beside the factors: a product of so many examples at a time, and of so many positions u, that no array between has more
-than `LARGEST` numbers, or than one example and one position need.
+Memory beside the factors: products of so many examples, and positions u, at a time that no array between has more than
+`views.LARGEST` numbers, or than one example's gradient or one position needs.
 """
 
 from functools import partial
@@ -23,12 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxbackprop import views
 from jaxbackprop.arithmetic import Precision, contract, wide
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.strides import are_apart, size_of
-from jaxbackprop.views import examples_of, factors_of, formed, letters_of
-
-LARGEST = 2**23
+from jaxbackprop.views import LARGEST_SEEN, examples_of, formed, letters_of, opened, seen_by, tiled
 
 
 def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precision: Precision = None) -> Array:
@@ -46,39 +45,37 @@ def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precisi
 def _dot(fg, u, gh, v, out, precision):
     if (u.kind, v.kind) == ("outer", "rows"):
         return _dot(gh, v, fg, u, out, precision).T
-    (h, dz), (k, ez) = factors_of(fg, u), factors_of(gh, v)
-    if v.kind == "outer" and _are_turned(fg, u, v):  # Gᵀ = Σ_t h[t] dz[t]ᵀ: the factors change places
-        k, ez, v = ez, k, v._replace(axes=letters_of(fg, u))
-    if not _are_alike(fg, u, v):
+    (h, dz), (k, ez) = ((f.h.get(use.h), f.dz[use.dz]) for f, use in ((fg, u), (gh, v)))
+    turned = v.kind == "outer" and _are_turned(fg, u, v)  # Gᵀ = Σ_t h[t] dz[t]ᵀ: the factors change places
+    if not turned and not _are_alike(fg, u, v):
         h, k, dz, ez = None, None, *(_flat(f, use) for f, use in ((fg, u), (gh, v)))
-        rule, numbers = _whole, 0
-    elif u.kind == v.kind == "outer":
-        rule, numbers = partial(_outer, u.positions, v.positions), _between(fg, u, v, dz, ez)
-    else:
-        (h, dz), (k, ez) = (
-            (a, d) if "t" in use.positions else (a[:, None], d[:, None]) for a, d, use in ((h, dz, u), (k, ez, v))
-        )
-        rule, numbers = _rows if v.kind == "rows" else _rows_outer, dz.shape[1] * ez.shape[1]
+        return _by_examples(_whole, 0, (h, dz), (k, ez), out, precision)
+    rule = (
+        partial(_outer, u.positions, v.positions) if u.kind == "outer" else _rows if v.kind == "rows" else _rows_outer
+    )
+
+    def opened_first(h, dz, k, ez, out, precision):
+        (h, dz), (k, ez) = opened(u, h, dz), opened(v, k, ez)
+        return rule(h, dz, *((ez, k) if turned else (k, ez)), out, precision)
+
+    numbers = _between(fg, u, v, dz, ez) + seen_by(fg, u) + seen_by(gh, v)
+    largest = LARGEST_SEEN if u.window or v.window else None
+    return _by_examples(opened_first, numbers, (h, dz), (k, ez), out, precision, largest)
+
+
+def _by_examples(rule, numbers, one, other, out, precision, largest=None):
     if out == "bc":
-        numbers *= examples_of(gh)
-        return _tiled(lambda h, dz: rule(h, dz, k, ez, out, precision), numbers, h, dz)
-    return _tiled(lambda *factors: rule(*factors, out, precision), numbers, h, dz, k, ez)
-
-
-def _tiled(of_examples, numbers: int, *factors):
-    """A function of examples, so many at a time that what lies between stays small."""
-    batch, tile = len(factors[1]), max(1, LARGEST // max(1, numbers))
-    if tile >= batch:
-        return of_examples(*factors)
-    one = lambda factors: of_examples(*jax.tree.map(lambda a: a[None], factors))[0]  # noqa: E731
-    return jax.lax.map(one, factors, batch_size=tile)
+        return tiled(lambda *one: rule(*one, *other, out, precision), numbers * len(other[1]), *one, largest=largest)
+    return tiled(lambda *both: rule(*both, out, precision), numbers, *one, *other, largest=largest)
 
 
 def _between(fg, u, v, dz, ez) -> int:
     """How many numbers lie between the factors of an example and its product: the smaller of a Gram and a gradient."""
     l, n, m = map(size_of, letters_of(fg, u))
     t, s = (d.shape[-2] if "t" in use.positions else 1 for d, use in ((dz, u), (ez, v)))
-    return l * min(t * min(s, max(1, LARGEST // t)), n * m) if t * s > 1 else 0
+    if u.kind == "rows":
+        return t * s
+    return l * min(t * s, n * m) if t * s > 1 else 0
 
 
 def _outer(p, q, h, dz, k, ez, out, precision):
@@ -86,10 +83,22 @@ def _outer(p, q, h, dz, k, ez, out, precision):
     total = partial(contract, precision=precision, dtype=wide(dz.dtype))
     if not p + q:  # one position: products that the edges of a layer share
         return total(f"bk,{c}k->{out}", h, k) * total(f"bk,{c}k->{out}", dz, ez)
-    return total(f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h, k, dz, ez)
+    all_of = partial(total, f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h)
+    s, most = k.shape[-2], max(1, views.LARGEST // h.shape[-2])
+    if "u" not in q or min(s * h.shape[-2], h.shape[-1] * dz.shape[-1]) <= views.LARGEST or s <= most:
+        return all_of(k, dz, ez)
+    tiles = [jnp.moveaxis(_cut(a, most), -3, 0) for a in (k, ez)]  # of positions u
+    return jax.lax.map(lambda tile: all_of(tile[0], dz, tile[1]), tiles).sum(0)
+
+
+def _cut(a, most):
+    """Positions in tiles of so many, the last filled up with zeros: (…, u, n) → (…, tiles, most, n)."""
+    *front, s, n = a.shape
+    return jnp.pad(a, [*[(0, 0)] * len(front), (0, -s % most), (0, 0)]).reshape(*front, -1, most, n)
 
 
 def _rows(h, dz, k, ez, out, precision):
+    h, dz, k, ez = _with_positions(h, dz, k, ez)
     same = h[:, :, None] == k[:, None] if out == "b" else h[:, None, :, None] == k[None, :, None, :]
     indices = f"{out}tu,btn,{out[-1]}un->{out}"
     return contract(indices, same.astype(dz.dtype), dz, ez, precision=precision, dtype=wide(dz.dtype))
@@ -97,8 +106,15 @@ def _rows(h, dz, k, ez, out, precision):
 
 def _rows_outer(h, dz, k, ez, out, precision):
     """h looks up the rows n of the matrix that k goes into: ez[u][id[t]], (b, [c,] t, u)."""
+    h, dz, k, ez = _with_positions(h, dz, k, ez)
     at = jax.vmap(lambda ez, h: ez[:, h].T)(ez, h) if out == "b" else jnp.transpose(ez[:, :, h], (2, 0, 3, 1))
     return contract(f"{out}tu,btm,{out[-1]}um->{out}", at, dz, k, precision=precision, dtype=wide(dz.dtype))
+
+
+def _with_positions(h, dz, k, ez):
+    """One position where there is no axis of them."""
+    (h, dz), (k, ez) = ((a, d) if d.ndim == 3 else (a[:, None], d[:, None]) for a, d in ((h, dz), (k, ez)))
+    return h, dz, k, ez
 
 
 def _whole(_h, G, _k, H, out, precision):

@@ -26,15 +26,15 @@ from jaxtyping import Array, Float, PyTree
 from jaxbackprop import views
 from jaxbackprop.arithmetic import Precision, contract, scaled
 from jaxbackprop.doors import asks, is_direction, is_factored, is_weighted
-from jaxbackprop.views import Use, as_letters, by_leaf, each, examples_of, factors_of, product
+from jaxbackprop.views import Use, as_letters, by_leaf, examples_of, factors_of, product
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes", "dtypes"))
 @dataclass(frozen=True)
 class FactoredGradient:
-    """Every example's gradient, in factors: of a network's edge s→t, dW of example b is dz[t][b] h[s][b]ᵀ.
+    """Every example's gradient, in factors; what uses share is stored once. The memory is that of the activations.
 
-    Memory is that of the activations; what uses share is stored once. Static: the uses, how parameters are nested, and shaped.
+    Of a network's edge s→t, dW of example b is dz[t][b] h[s][b]ᵀ. Static: uses, and how parameters are nested and shaped.
     """
 
     h: dict[str, Any]
@@ -56,10 +56,11 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
     (3, 2)
     """
 
-    def summed(use, h, dz):
+    def summed(use):
+        h, dz = fg.h.get(use.h), fg.dz[use.dz]
         dz = dz if weight is None else scaled(dz, jnp.asarray(weight))
         if use.kind == "outer":
-            return views.outer("", use, dz, h, precision, views.dtype_of(fg, use.leaf))
+            return views.total_of(fg, use, h, dz, precision)
         if use.kind == "rows":
             return views.scattered(fg, use, h.reshape(-1), dz.reshape(-1, dz.shape[-1]))
         return views.summed_over(dz)
@@ -74,7 +75,7 @@ def materialise(fg: FactoredGradient) -> PyTree[Array]:
     >>> materialise(fg)["h0"]["x"].shape
     (5, 3, 2)
     """
-    return by_leaf(fg, partial(each, fg), examples_of(fg))
+    return by_leaf(fg, partial(views.each, fg), examples_of(fg))
 
 
 @asks(is_direction)
@@ -86,10 +87,9 @@ def inner(fg: FactoredGradient, direction: PyTree[Array], precision: Precision =
     >>> bool(jnp.allclose(inner(fg, total(fg)), jbp.gram(fg).sum(axis=1), rtol=1e-5))
     True
     """
-    V = jax.tree.leaves(direction)
 
     def along(use, h, dz):
-        W = as_letters(use, V[use.leaf])
+        W = as_letters(use, jax.tree.leaves(direction)[use.leaf])
         if use.kind == "outer":
             return product("bn,nm,bm->b", use, dz, W, h, precision=precision)
         if use.kind == "rows":

@@ -151,7 +151,7 @@ def are_like(name: str, given: Any, shapes: Any, hint: str = "take jaxbackprop.i
         for key, part in shapes.items():
             are_like(f"{name}[{key!r}]", given[key], part, hint)
         return
-    if not isinstance(shapes, tuple):  # nested otherwise: lists, modules of a framework
+    if not _is_shape(shapes):  # nested otherwise: lists, modules of a framework
         wanted, found = (jax.tree.structure(tree, is_leaf=_is_shape) for tree in (shapes, given))
         if wanted != found:
             raise ValueError(f"{name} is nested as {found}, expected {wanted}")

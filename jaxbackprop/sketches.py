@@ -110,7 +110,7 @@ def kronecker(fg: FactoredGradient, precision: Precision = None) -> dict[str, tu
     names = names_of(fg)
     for use in (use for use in fg.uses if use.kind == "outer"):
         (h, dz), p, stack = factors_of(fg, use), use.positions, "l" * ("l" in use.positions)
-        T = h.shape[1 + p.index("t")] if "t" in p else 1
+        T = max(1, h.shape[1 + p.index("t")]) if "t" in p else 1
         A = contract(f"b{p}m,b{p}k->{stack}mk", h, h, precision=precision) / len(h)
         S = contract(f"b{p}n,b{p}k->{stack}nk", dz, dz, precision=precision) / (len(h) * T)
         name = "/".join(names[use.leaf])

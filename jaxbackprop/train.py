@@ -27,13 +27,16 @@ from jaxbackprop.arithmetic import wide
 from jaxbackprop.backprop import per_example
 from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
+from jaxbackprop.factors import total
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
 from jaxbackprop.losses import LossLike, as_loss, names_a_class
 from jaxbackprop.model import Model, Sweep
 from jaxbackprop.network import Network, Params, count_parameters, init
-from jaxbackprop.refusals import are_like, is_key, is_network
+from jaxbackprop.programs.factored import losses_of
+from jaxbackprop.refusals import are_floating, are_like, is_key, is_network
 from jaxbackprop.scaling.mesh import DATA, MODEL, copied, params_shardings, place_params, placed
 from jaxbackprop.scaling.processes import agree, noticing_loss
+from jaxbackprop.scaling.streaming import stream
 from jaxbackprop.secret import Secret, forget, keep, obtained, warn_if_guessable
 from jaxbackprop.words import FLOATING, fits, require_positive, unknown
 
@@ -63,16 +66,22 @@ class TrainState(NamedTuple):
 class Problem(NamedTuple):
     """What is trained and how; hashable, so that one compiled epoch serves every `fit` of the same problem."""
 
-    model: Model
+    model: Model | Sweep
     optimizer: Any  # an optax.GradientTransformation; in `fit_many` what makes one from a learning rate
     batch_size: int
     gradient: "GradientMethod"
     mesh: Mesh | None = None  # over which each batch is laid
+    numbers: int = 0  # how many the parameters are; of a network it is known
 
     @property
     def sweep(self) -> Sweep:
-        """Every example's loss and factored gradient: what a gradient method needs to know of the network."""
-        return per_example(*self.model)
+        """Every example's loss and factored gradient: what a gradient method needs to know of the model."""
+        return self.model if isinstance(self.model, Sweep) else per_example(*self.model)
+
+    @property
+    def network(self) -> Network | None:
+        """The wiring, if it is one."""
+        return None if isinstance(self.model, Sweep) else self.model.network
 
 
 class GradientMethod(NamedTuple):
@@ -132,7 +141,8 @@ def train_steps(
     def step(i, carried):
         state, sums = carried
         x, y, weight = _laid(problem.mesh, *batch(i))
-        state, value = train_step(problem, state, x, y, weight.astype(x.dtype), jax.random.fold_in(step_key, i))
+        weight = weight.astype(x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
+        state, value = train_step(problem, state, x, y, weight, jax.random.fold_in(step_key, i))
         count = jnp.sum(weight)
         return state, sums.at[i].set(jnp.stack([value * count, count]).astype(sums.dtype))
 
@@ -225,13 +235,33 @@ def permutation(key: Key[Array, ""], examples: int) -> Int[Array, " examples"]:
 
 def _by_hand(problem: Problem) -> Callable:
     # laid over a mesh a batch is swept whole: tiles would be cut across the devices
-    run = value_and_grad(problem.model.network, problem.model.loss, tile=None if problem.mesh is None else WHOLE)
+    tile = None if problem.mesh is None else WHOLE
+    if isinstance(problem.model, Sweep):
+        summed = stream(problem.model, total, tile=tile)
+
+        def run(params, x, y, weight):
+            count = jnp.maximum(jnp.sum(weight), 1)
+            return jax.tree.map(lambda a: (a / count).astype(a.dtype), summed(params, x, y, weight=weight))
+    else:
+        run = value_and_grad(problem.model.network, problem.model.loss, tile=tile)
     return lambda params, x, y, weight, _key: run(params, x, y, weight)
 
 
 def _by_jax_grad(problem: Problem) -> Callable:
-    run = jax.value_and_grad(plain_loss(problem.model.network, problem.model.loss))
+    run = jax.value_and_grad(_mean_loss(problem.model))
     return lambda params, x, y, weight, _key: run(params, x, y, weight)
+
+
+def _mean_loss(model: Model | Sweep) -> Callable:
+    """(params, x, y, weight=None) → Σ_b c_b L_b / Σ_b c_b, which `jax.grad` differentiates."""
+    if not isinstance(model, Sweep):
+        return plain_loss(model.network, model.loss)
+
+    def mean(params, x, y, weight=None):
+        values = losses_of(model, params, x, y)
+        return jnp.mean(values) if weight is None else jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), 1)
+
+    return mean
 
 
 GRADIENTS: dict[str, GradientMethod] = {
@@ -242,7 +272,7 @@ GRADIENTS: dict[str, GradientMethod] = {
 
 def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
     """Make the state that training starts from: drawn parameters, or the given ones."""
-    own: Params = drawn(problem.model.network, key, dtype) if params is None else params
+    own: Params = drawn(problem.network, key, dtype) if params is None else params
     return TrainState(own, problem.optimizer.init(own), _two_keys(key)[0], jnp.zeros((), jnp.int32))
 
 
@@ -329,7 +359,8 @@ def _in_memory(problem: Problem, x: Array, y: Array) -> tuple[Feed, int]:
 
 def _steps_a_call(problem: Problem, batch: int) -> int:
     """Steps that take about a second on a CPU core, so that a wish to stop is soon granted."""
-    return max(1, min(int(ONE_CALL_FLOPS / (6 * count_parameters(problem.model.network) * batch)), ONE_CALL_STEPS))
+    numbers = problem.numbers if problem.network is None else count_parameters(problem.network)
+    return max(1, min(int(ONE_CALL_FLOPS / (6 * numbers * batch)), ONE_CALL_STEPS))
 
 
 def _agreed(mesh: Mesh | None, number: int) -> int:
@@ -387,8 +418,8 @@ class _Reached(NamedTuple):
 
 
 def fit(
-    network: Network,
-    loss: LossLike,
+    network: Network | Sweep,
+    loss: LossLike | None,
     optimizer: "optax.GradientTransformation",
     data: Data | Blocks,
     *,
@@ -403,11 +434,11 @@ def fit(
     monitor: Callable[[int, int, int], Any] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, list[Row]]:
-    """Train a network.
+    """Train a network, or any model.
 
     Args:
-        network: the wiring.
-        loss: a name from `losses.LOSSES`, or a pair (value, derivative).
+        network: the wiring; or any `Sweep`, such as `factored(loss)` of a loss(params, x, y).
+        loss: a name from `losses.LOSSES`, or a pair (value, derivative); None of a `Sweep`, which has its own.
         optimizer: any `optax.GradientTransformation`.
         data: (x (n, d), y (n, …)), or `Blocks` that are read as they are needed; the parameters take x's dtype.
         epochs: how often every example is used.
@@ -415,7 +446,7 @@ def fit(
         key: a `jax.random.key`, for the first parameters and the shuffles. With `private_gradient` it is a secret, and is
             best left out: it is then drawn from the operating system, and the state that comes back holds a blank one.
         gradient: "hand" or "jax.grad", the same trajectory; or a `GradientMethod`, such as `private_gradient(…)`.
-        params: what to start from; drawn from `key` by default.
+        params: what to start from; drawn from `key` by default. Of a `Sweep` they have to be given.
         validation: (x, y), or `Blocks`, to evaluate after each epoch.
         callbacks: each is called (state, row) after each epoch; training stops when one returns True.
         checkpoints: where and how often to keep what training carries. Where the folder holds a checkpoint of this same
@@ -449,18 +480,21 @@ def fit(
     require_positive("epochs", epochs)
     method = _method(gradient)
     _require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh)
+    model = _model(network, loss, params)
     if params is not None:
         _require_finite_params(network, params)
     data = _require_data("data", network, loss, data)
     held_out = None if validation is None else _require_data("validation", network, loss, validation)
-    problem = Problem(Model(network, as_loss(loss)), optimizer, _batch_size(batch_size, data), method, mesh)
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params)) if isinstance(model, Sweep) else 0
+    problem = Problem(model, optimizer, _batch_size(batch_size, data), method, mesh, numbers)
     feed, steps = _feed(problem, data)
     folder = checkpoints and Path(checkpoints.folder)
     secret = obtained(key, folder) if method.secret else None
     own_key = secret.key if secret else is_key(key)
     dtype = data.like[0].dtype if isinstance(data, Blocks) else data[0].dtype
     # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
-    state = _start(problem._replace(mesh=None), own_key, drawn(network, own_key, dtype) if params is None else params)
+    own = drawn(network, own_key, dtype) if params is None else jax.tree.map(jnp.asarray, params)
+    state = _start(problem._replace(mesh=None), own_key, own)
     progress = _over_mesh(problem, Progress(state, np.zeros((steps, 2), wide(dtype)), 0))
     started, keeper = _Reached(progress, []), None
     if checkpoints is not None:
@@ -469,7 +503,7 @@ def fit(
     reached = _shown(problem, started)
 
     def measured(progress: Progress, good: bool) -> Row:
-        return {"loss": _mean(progress.sums, good)} | _held_out(network, loss, progress.state.params, held_out)
+        return {"loss": _mean(progress.sums, good)} | _held_out(model, progress.state.params, held_out)
 
     try:
         with noticing_loss():
@@ -557,8 +591,8 @@ def is_finite(row: Row) -> bool:
     return math.isfinite(row["loss"]) and math.isfinite(row.get("validation_loss", 0))
 
 
-def _held_out(network, loss, params, data) -> Row:
-    figures = {} if data is None else _figures(network, loss, params, data)
+def _held_out(model, params, data) -> Row:
+    figures = {} if data is None else _figures(model, params, data)
     return {f"validation_{name}": figure for name, figure in figures.items()}
 
 
@@ -578,12 +612,14 @@ def _over_mesh(problem: Problem, progress: Progress) -> Progress:
     mesh, state = problem.mesh, progress.state
     if mesh is None:
         return progress
-    params = place_params(mesh, problem.model.network, state.params)
+    if problem.network is None:
+        return Progress(copied(mesh, state), copied(mesh, progress.sums), progress.position)
+    params = place_params(mesh, problem.network, state.params)
     opt_state = optax.tree_utils.tree_map_params(
         problem.optimizer,
         placed,
         state.opt_state,
-        params_shardings(mesh, problem.model.network),
+        params_shardings(mesh, problem.network),
         transform_non_params=lambda leaf: copied(mesh, leaf),
     )
     return Progress(
@@ -606,15 +642,15 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     params, problem = state.params, problem._replace(mesh=None)  # the same over other devices
     x, y = (a[:1] for a in (data.like if isinstance(data, Blocks) else data))
     update = _program(problem.optimizer.update, params, state.opt_state, params)
-    loss = _program(plain_loss(problem.model.network, problem.model.loss), params, x, y)
+    loss = _program(_mean_loss(problem.model), params, x, y)
     method = next((name for name, known in GRADIENTS.items() if known == problem.gradient), None)
     if method is None:
         run = problem.gradient.value_and_grad(problem)
         method = f"own method {_program(run, params, x, y, jnp.ones(1, x.dtype), state.key)}"
     drawn_by = {} if problem.gradient.secret else {"key": np.asarray(jax.random.key_data(key)).tobytes().hex()}
     return {
-        "network": str(problem.model.network),
-        "loss": problem.model.loss.name or "own loss",
+        "network": str(problem.network or "any model"),
+        "loss": (None if isinstance(problem.model, Sweep) else problem.model.loss.name) or "own loss",
         "gradient": method,
         "batch size": str(problem.batch_size),
         "data set": f"{reading.examples_of(data)} examples, {fingerprint_of(data)}",
@@ -742,29 +778,31 @@ def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Bloc
     """
     is_network(network)
     are_like("params", params, network.shapes)
-    return _figures(network, loss, params, _require_data("data", network, loss, data))
+    return _figures(Model(network, as_loss(loss)), params, _require_data("data", network, loss, data))
 
 
-def _figures(network, loss, params, data) -> Row:
-    loss = as_loss(loss)
+def _figures(model, params, data) -> Row:
     if not isinstance(data, Blocks):
-        sums = {name: float(total) for name, total in _figure_sums(network, loss, params, *data, 1.0).items()}
+        sums = {name: float(found) for name, found in _figure_sums(model, params, *data, 1.0).items()}
         examples = np.shape(data[0])[0]
     else:
         sums, examples = {}, data.examples
         for span in reading.read_ahead(reading.spans(replace(data, lanes=1), EVALUATED_ROWS, seed=0)):
             x, y, weight = (a.reshape(-1, *a.shape[2:]) for a in (span.x, span.y, span.weight))
-            for name, total in _figure_sums(network, loss, params, x, y, weight).items():
-                sums[name] = sums.get(name, 0.0) + float(total)
-    means = {name: total / examples for name, total in sums.items()}
+            for name, found in _figure_sums(model, params, x, y, weight).items():
+                sums[name] = sums.get(name, 0.0) + float(found)
+    means = {name: found / examples for name, found in sums.items()}
     return {name: math.sqrt(mean) if name == "rmse" else mean for name, mean in means.items()}
 
 
 EVALUATED_ROWS = 8192
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _figure_sums(network, loss, params, x, y, weight):
+@partial(jax.jit, static_argnums=0)
+def _figure_sums(model, params, x, y, weight):
+    if isinstance(model, Sweep):
+        return {"loss": jnp.sum(weight * losses_of(model, params, x, y))}
+    network, loss, _ = model
     yhat = predict(network, params, x)
     figures = {"loss": jax.vmap(loss.value)(yhat, y)}
     if loss.figure:
@@ -773,7 +811,8 @@ def _figure_sums(network, loss, params, x, y, weight):
 
 
 def _require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh) -> None:
-    is_network(network)
+    if not isinstance(network, Sweep):
+        is_network(network)
     if key is not None or not method.secret:
         is_key(key)
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
@@ -844,9 +883,21 @@ def _as_dtype(name: str, given: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return given.astype(dtype)
 
 
+def _model(network, loss, params) -> Model | Sweep:
+    """What is trained: a network and its loss, or a sweep that has its own."""
+    if not isinstance(network, Sweep):
+        return Model(network, as_loss(loss))
+    if loss is not None:
+        raise ValueError(f"loss is {loss!r}, beside a Sweep, which has its own: give None")
+    if params is None:
+        raise ValueError("params is None, and a Sweep does not say how to draw them: give params to start from")
+    return network
+
+
 def _require_rows(name, network, loss, x, y) -> None:
-    fits({"d": network.inputs}, x=(x, "b d", FLOATING))
-    if len(x) == 0 or y.ndim == 0 or len(y) != len(x):
+    if not isinstance(network, Sweep):
+        fits({"d": network.inputs}, x=(x, "b d", FLOATING))
+    if x.ndim == 0 or len(x) == 0 or y.ndim == 0 or len(y) != len(x):
         raise ValueError(
             f"{name}: x has shape {x.shape}, y {y.shape}: give at least one example, and one target for each"
         )
@@ -857,7 +908,7 @@ def _require_rows(name, network, loss, x, y) -> None:
             raise ValueError(
                 f"{name}: {what} holds NaN or infinity in {len(rows):,} rows, first in row {rows[0]}: correct or drop them"
             )
-    if names_a_class(as_loss(loss), y):
+    if not isinstance(network, Sweep) and names_a_class(as_loss(loss), y):
         low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
         if low < 0 or high >= classes:
             raise ValueError(
@@ -866,11 +917,15 @@ def _require_rows(name, network, loss, x, y) -> None:
 
 
 def _require_finite_params(network, params) -> None:
-    are_like("params", params, network.shapes)
-    for t, sources in params.items():
-        for s, w in sources.items():
-            if not np.isfinite(np.asarray(w)).all():
-                raise ValueError(f"params[{t!r}][{s!r}] holds NaN or infinity: there is nothing to go on from")
+    if isinstance(network, Sweep):
+        are_floating("params", params)
+    else:
+        are_like("params", params, network.shapes)
+    for path, w in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(np.asarray(w, np.float64)).all():
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)} holds NaN or infinity: there is nothing to go on from"
+            )
 
 
 def _method(gradient) -> GradientMethod:

@@ -1,6 +1,6 @@
 """A use of a parameter, and how its gradient meets the leaf: letters for axes, and the way back to the leaf's own order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -46,12 +46,35 @@ def examples_of(fg: Any) -> int:
 
 def factors_of(fg: Any, use: Use) -> tuple[Any, Array]:
     """h, or ids, or None; and dz."""
-    h, dz = fg.h.get(use.h), fg.dz[use.dz]
-    if use.window is not None:
-        window = use.window
-        h = jax.vmap(jax.vmap(jax.vmap(lambda h: patches(h, window))))(h)  # (b, l, t, l', t', m)
-        h = jnp.moveaxis(h, 3, 2).reshape(*dz.shape[:-1], h.shape[-1])
-    return h, dz
+    return opened(use, fg.h.get(use.h), fg.dz[use.dz])
+
+
+def opened(use: Use, h: Any, dz: Array) -> tuple[Any, Array]:
+    """h of the letters; of a convolution what its window sees of the input."""
+    if use.window is None:
+        return h, dz
+    window = use.window
+    h = jax.vmap(jax.vmap(jax.vmap(lambda h: patches(h, window))))(h)  # (b, l, t, l', t', m)
+    return jnp.moveaxis(h, 3, 2).reshape(*dz.shape[:-1], h.shape[-1]), dz
+
+
+LARGEST = 2**23  # numbers between the factors and what is made of them
+LARGEST_SEEN = 2**20  # numbers that windows see, at a time
+
+
+def tiled(of_examples: Callable, numbers: int, *factors: Any, largest: int | None = None) -> Any:
+    """A function of examples' factors, so many examples at a time that no array between has more than `LARGEST` numbers."""
+    batch, tile = len(factors[-1]), max(1, (largest or LARGEST) // max(1, numbers))
+    if tile >= batch:
+        return of_examples(*factors)
+    one = lambda factors: of_examples(*jax.tree.map(lambda a: a[None], factors))[0]  # noqa: E731
+    return jax.lax.map(one, factors, batch_size=tile)
+
+
+def seen_by(fg: Any, use: Use) -> int:
+    """How many numbers of an example a convolution's windows see."""
+    dz = fg.dz[use.dz]
+    return int(np.prod(dz.shape[1:-1], dtype=int)) * size_of(letters_of(fg, use)[2]) if use.window else 0
 
 
 def letters_of(fg: Any, use: Use) -> tuple[Group, Group, Group]:
@@ -83,11 +106,25 @@ def outer(batch: str, use: Use, dz: Array, h: Array, precision: Precision = None
     return product(f"bn,bm->{batch}nm", use, dz, h, precision=precision, dtype=dtype)
 
 
-def each(fg: Any, use: Use, h: Any, dz: Array) -> Array:
+def each(fg: Any, use: Use) -> Array:
     """G[b] of one use: (b, l, n, m), or shaped like the leaf."""
+    h, dz = fg.h.get(use.h), fg.dz[use.dz]
     if use.kind == "outer":
-        return outer("b", use, dz, h)
+        form = lambda h, dz: outer("b", use, *reversed(opened(use, h, dz)))  # noqa: E731
+        return tiled(form, seen_by(fg, use), h, dz, largest=LARGEST_SEEN) if use.window else form(h, dz)
     return jax.vmap(partial(scattered, fg, use))(h, dz) if use.kind == "rows" else dz
+
+
+def total_of(fg: Any, use: Use, h: Any, dz: Array, precision: Precision) -> Array:
+    """Σ_b G[b] of an outer use; of a convolution a tile of examples after the other."""
+    make = lambda h, dz: outer("", use, *reversed(opened(use, h, dz)), precision, dtype_of(fg, use.leaf))  # noqa: E731
+    most = max(1, LARGEST_SEEN // max(1, seen_by(fg, use)))
+    if use.window is None or most >= len(dz):
+        return make(h, dz)
+    tile = next(n for n in range(most, 0, -1) if len(dz) % n == 0)
+    tiles = jax.tree.map(lambda a: a.reshape(-1, tile, *a.shape[1:]), (h, dz))
+    zero = jnp.zeros_like(jax.eval_shape(make, h, dz))
+    return jax.lax.scan(lambda sofar, part: (sofar + make(*part), None), zero, tiles)[0]
 
 
 def scattered(fg: Any, use: Use, ids: Array, dz: Array) -> Array:
@@ -112,7 +149,7 @@ def by_leaf(fg: Any, of_use: Any, *batch: int) -> PyTree[Array]:
     """Σ of something over the uses of each leaf, with the leaf's axes, nested like the parameters; 0 where there is no use."""
     found: list[Any] = [None] * len(fg.shapes)
     for use in fg.uses:
-        G = as_leaf(fg, use, of_use(use, *factors_of(fg, use)), *batch)
+        G = as_leaf(fg, use, of_use(use), *batch)
         found[use.leaf] = G if found[use.leaf] is None else found[use.leaf] + G
     full = [jnp.zeros((*batch, *shape)) if G is None else G for G, shape in zip(found, fg.shapes, strict=True)]
     return jax.tree.unflatten(fg.tree, [G.astype(dtype_of(fg, leaf)) for leaf, G in enumerate(full)])
@@ -135,7 +172,7 @@ def as_letters(use: Use, W: Array) -> Array:
 
 def formed(fg: Any, uses: Sequence[Use], leaf: int, *batch: int) -> Array:
     """Σ_u G_u[b] of some uses of one leaf, (b, *leaf); 0 where there are none."""
-    G = sum((as_leaf(fg, use, each(fg, use, *factors_of(fg, use)), *batch) for use in uses), start=jnp.zeros(()))
+    G = sum((as_leaf(fg, use, each(fg, use), *batch) for use in uses), start=jnp.zeros(()))
     return jnp.broadcast_to(G, (*batch, *fg.shapes[leaf])).astype(dtype_of(fg, leaf))
 
 

@@ -263,3 +263,15 @@ def _swept(model: AnyLoss, params, batch, weight=None):
     values, more, h, dz = jax.vmap(one_example, (0, axis))(batch, seeds)
     fg = gathered(plan, params, names, h, dz, whole)
     return ((values, jax.tree.unflatten(aux, more)) if model.has_aux else values), fg
+
+
+def losses_of(sweep: Sweep, *args) -> jax.Array:
+    """Every example's loss, (b,), as a function that JAX differentiates by itself: of the arguments of the sweep."""
+    model: Any = sweep.model
+    (params, shared), (batch,) = sweep.arranged(model, args)
+
+    def one(example):
+        found = called(model, params, shared, example)
+        return found[0] if model.has_aux else found
+
+    return jax.vmap(one)(batch)

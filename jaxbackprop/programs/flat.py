@@ -256,7 +256,8 @@ def inside(settings: dict[str, Any]) -> list[ClosedJaxpr]:
     """The jaxprs that a primitive calls: a loop's body, the branches of a condition."""
     values = [v for value in settings.values() for v in (value if isinstance(value, tuple | list) else (value,))]
     found = [value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
-    return [ClosedJaxpr(value, ()) if isinstance(value, Jaxpr) else value for value in found]
+    # since 0.12 both are one class
+    return [value if hasattr(value, "consts") else ClosedJaxpr(value, ()) for value in found]
 
 
 # What reads what

@@ -23,6 +23,7 @@ from jaxbackprop.backprop import per_example
 from jaxbackprop.factors import FactoredGradient, total
 from jaxbackprop.model import Sweep
 from jaxbackprop.network import Network
+from jaxbackprop.programs.factored import factored
 from jaxbackprop.words import require_hashable
 
 Readout = Callable[[FactoredGradient], Any]
@@ -61,7 +62,7 @@ def compiled(function: Callable, *static: Any) -> Callable:
 
 
 def stream(
-    network: Network | Sweep,
+    network: Network | Sweep | Callable,
     loss: Any = None,
     readout: Readout = total,
     tile: int | None = None,
@@ -70,7 +71,8 @@ def stream(
     """Return a function that sums the losses and a readout over a batch, with the memory of one tile; compiled.
 
     Args:
-        network: the wiring; or any `Sweep`, and then what follows is the readout: `stream(sweep, readout, tile=64)`.
+        network: the wiring; or any `Sweep`, or the loss of one example that `factored` makes one of, and then what follows is
+            the readout: `stream(loss, readout, tile=64)`.
         loss: a name from `losses.LOSSES`, or a pair (value, derivative).
         readout: `FactoredGradient` → a pytree of sums over its examples. Keep it in a variable: a new lambda each
             time is a new program each time. One that gives something for each example is refused; a mean is not told
@@ -92,8 +94,9 @@ def stream(
     >>> grads["h0"]["x"].shape
     (3, 2)
     """
-    if isinstance(network, Sweep):
-        of_batch, sweep, readout = summed, network, readout if loss is None else loss
+    if callable(network):
+        sweep = network if isinstance(network, Sweep) else factored(network)
+        of_batch, readout = summed, readout if loss is None else loss
     else:
         of_batch, sweep = _summed_pairs, per_example(network, loss, precision)
     is_readout(readout)
