@@ -7,8 +7,8 @@ dW = Σ_u G_u, and with dz = dL/dz each G_u is one of three things:
     rows    z[t] = W[id[t]]      G = Σ_t e[id[t]] dz[t]ᵀ     a lookup: outer, with h[t] = e[id[t]] never formed
     whole   z = W + …            G = dz                      the gradient itself: a bias, a scale, what was formed
 
-Letters: b example; l member of a stack of matrices; t position; n output, m input. Arrays are h (b,l,t,m), or ids (b,l,t), and
-dz (b,l,t,n); which of l and t a use has, it says: a network's has neither, and the products below lose them.
+Letters: b example; l member of a stack of matrices; t position; n output, m input. Arrays are h (b,l,t,m), or ids (b,t), and dz
+(b,l,t,n); which of l and t a use has, it says: a network's has neither.
 
     total         dW = Σ_b c[b] Σ_u G_u[b]      bltn, bltm → lnm
     materialise   dW[b]                         bltn, bltm → blnm
@@ -34,7 +34,7 @@ from jaxbackprop.views import Use, as_letters, by_leaf, examples_of, factors_of,
 class FactoredGradient:
     """Every example's gradient, in factors; what uses share is stored once. The memory is that of the activations.
 
-    Of a network's edge s→t, dW of example b is dz[t][b] h[s][b]ᵀ. Static: uses, and how parameters are nested and shaped.
+    Of a network's edge s→t dW of example b is dz[t][b] h[s][b]ᵀ.
     """
 
     h: dict[str, Any]
@@ -49,8 +49,8 @@ class FactoredGradient:
 def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precision: Precision = None) -> PyTree[Array]:
     """Sum the examples' gradients: dW = Σ_b c[b] dW[b], nested like the parameters.
 
-    One product of (n, b) with (b, m) an edge, 2 B (parameters) flops for a network, as the plain gradient has. weight is c,
-    one number for each example, all 1 by default. A ValueError says what does not fit, a TypeError what is no gradient.
+    2 B T (parameters) flops, as the plain gradient has; T is 1 for a network. weight is c, one number for each example, all 1
+    by default. A ValueError says what does not fit, a TypeError what is no gradient.
 
     >>> total(fg)["h0"]["x"].shape
     (3, 2)
@@ -80,9 +80,7 @@ def materialise(fg: FactoredGradient) -> PyTree[Array]:
 
 @asks(is_direction)
 def inner(fg: FactoredGradient, direction: PyTree[Array], precision: Precision = None) -> Float[Array, " b"]:
-    """Each example's gradient along a direction V, shaped like the parameters: v[b] = ⟨dW[b], V⟩. 2 B (parameters) flops.
-
-    With V the gradient of a test loss it is each example's first-order influence.
+    """Each example's gradient along V: v[b] = ⟨dW[b], V⟩, its first-order influence on a loss whose gradient V is.
 
     >>> bool(jnp.allclose(inner(fg, total(fg)), jbp.gram(fg).sum(axis=1), rtol=1e-5))
     True

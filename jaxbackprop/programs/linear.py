@@ -66,7 +66,7 @@ def _dot_general(settings, position, view, shapes, _z):
         return jnp.transpose(operands[1 - position], (*hl, *ht, *hm)).reshape(l, t, m)
 
     def tap(tau, *_operands):
-        if position == 1 or t == 1:
+        if position == 1:
             return tau.reshape(*batch_sizes, *places, *outputs)
         return jnp.swapaxes(tau, 1, 2).reshape(*batch_sizes, *outputs, *places)
 
