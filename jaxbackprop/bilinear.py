@@ -84,7 +84,7 @@ def _outer(p, q, h, dz, k, ez, out, precision):
     if not p + q:  # one position: products that the edges of a layer share
         return total(f"bk,{c}k->{out}", h, k) * total(f"bk,{c}k->{out}", dz, ez)
     all_of = partial(total, f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h)
-    s, most = k.shape[-2], max(1, views.LARGEST // h.shape[-2])
+    s, most = k.shape[-2], max(1, views.LARGEST // max(1, h.shape[-2]))
     if "u" not in q or min(s * h.shape[-2], h.shape[-1] * dz.shape[-1]) <= views.LARGEST or s <= most:
         return all_of(k, dz, ez)
     tiles = [jnp.moveaxis(_cut(a, most), -3, 0) for a in (k, ez)]  # of positions u
