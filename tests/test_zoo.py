@@ -1,5 +1,6 @@
 """Any loss's factored gradients against vmap(jax.grad), for every case of the zoo, in float64, through every readout."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from jax.flatten_util import ravel_pytree
 import jaxbackprop as jbp
 
 SIZE, KEY = 2, 3  # of sketches
+# each program runs once: compiling it is what takes the time
+QUICKLY = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 SEVERAL = ("mlp", "conv_2d", "tied", "layer_norm", "scan_lstm", "cond", "penalty", "argnums", "in_axes_none", "nested")
 
 
@@ -207,13 +210,13 @@ def in_float64(tree):
 def figures(case, seed=0):
     """All readouts, compiled once; what they should be; values and aux of both."""
     rng = np.random.default_rng(seed)
-    values, each, aux = jax.jit(lambda p, batch: oracle(case, p, batch))(case.params, case.batch)
+    values, each, aux = jax.jit(lambda p, batch: oracle(case, p, batch), compiler_options=QUICKLY)(case.params, case.batch)
     weight = rng.normal(size=len(values))
     direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), case.params)
     each = in_float64(each)
     bound = float(np.median(np.linalg.norm(matrix(each), axis=1))) or 1.0
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def all_readouts(params, batch, weight, direction, bound):
         values, fg, aux = factored(case, params, batch)
         return (values, aux), readouts(fg, weight, direction, bound, len(values)), fg
