@@ -259,7 +259,8 @@ def _swept(model: AnyLoss, params, batch, weight=None):
     def one_example(example, seed):
         return differentiated(plan, leaves, jax.tree.leaves((shared, example)), whole, seed)
 
-    seeds, axis = (1.0, None) if weight is None else (weight, 0)
+    seeds = 1.0 if weight is None else weight  # one for all, or one for each
+    axis = 0 if jnp.ndim(seeds) else None
     values, more, h, dz = jax.vmap(one_example, (0, axis))(batch, seeds)
     fg = gathered(plan, params, names, h, dz, whole)
     return ((values, jax.tree.unflatten(aux, more)) if model.has_aux else values), fg
