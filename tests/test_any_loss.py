@@ -267,7 +267,7 @@ def clipped_sum(fg):
     return jbp.total(jbp.clip(fg, 1.0))
 
 
-@pytest.mark.parametrize("tile", [1, 3, 7, 10])
+@pytest.mark.parametrize("tile", [3, 10])
 def test_streamed_it_is_the_whole(mlp, tile):
     weight = jnp.linspace(0.1, 2, 7)
     sweep = jbp.factored(mlp_loss)

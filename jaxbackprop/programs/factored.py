@@ -101,6 +101,8 @@ def call_of(model: AnyLoss, args: Sequence[Any]) -> tuple[Any, Any, Any]:
     others = tuple(arg for i, arg in enumerate(args) if i not in trained)
     params = [args[i] for i in trained]
     are_floating("params", params)
+    if not jax.tree.leaves(params):
+        raise ValueError("the parameters hold no arrays: nothing to differentiate by")
     return (
         tuple(params) if isinstance(model.argnums, tuple) else params[0],
         jax.tree.map(lambda _: None, others),
@@ -113,6 +115,8 @@ def _trained(model, count) -> list[int]:
     for i in given:
         if not isinstance(i, int) or not -count <= i < count:
             raise ValueError(f"argnums is {model.argnums!r}, of {count} arguments: expected their places, from 0")
+    if len({i % count for i in given}) < len(given):
+        raise ValueError(f"argnums is {model.argnums!r}, of {count} arguments: expected each once")
     return [i % count for i in given]
 
 
@@ -130,9 +134,9 @@ def _axes(model, others):
 def _examples_first(axis, a):
     if axis is None:
         return None
-    if not -jnp.ndim(a) <= axis < jnp.ndim(a):
+    if not hasattr(axis, "__index__") or not -jnp.ndim(a) <= axis < jnp.ndim(a):
         raise ValueError(
-            f"an argument has shape {jnp.shape(a)}, and its examples should lie along axis {axis}: give a batch, with an axis "
+            f"an argument has shape {jnp.shape(a)}, and its examples should lie along axis {axis!r}: give a batch, with an axis "
             "for its examples, or None in in_axes for what all of them share"
         )
     return jnp.moveaxis(a, axis, 0) if axis else a
@@ -208,7 +212,7 @@ def _traced(model, params, shared, example):
     try:
         closed, returned = jax.make_jaxpr(partial(called, model), return_shape=True)(params, shared, example)
     except Exception as error:
-        shapes = ", ".join(str(a.shape) for a in jax.tree.leaves(example))
+        shapes = ", ".join(str(getattr(a, "shape", ())) for a in jax.tree.leaves(example))
         error.add_note(
             f"jaxbackprop calls the loss with ONE example, of shapes {shapes}, as jax.vmap(jax.grad(loss)) does"
         )
@@ -243,7 +247,7 @@ def _say_fallbacks(on_fallback, plan, names) -> None:
         text = f"parameter {names[leaf]!r} enters {where}: its gradients are formed there, one for each example"
         if on_fallback == "error":
             raise ValueError(text)
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=5)
 
 
 def _swept(model: AnyLoss, params, batch, weight=None):
