@@ -79,7 +79,7 @@ def test_norms_need_no_more_where_the_tile_does_not_divide_the_batch(monkeypatch
     assert temporaries(jbp.norms, many) <= temporaries(jbp.norms, few) + SLACK
 
 
-@pytest.mark.xfail(strict=True, reason="in tiles of one example the compiler copies all factors")
+@pytest.mark.xfail(strict=False, reason="in tiles of one example JAX 0.10 copies all factors")
 def test_norms_need_no_more_where_a_tile_is_one_example(monkeypatch):
     monkeypatch.setattr(bilinear, "LARGEST", 2**12)
     few, many = (swept("rows", b) for b in (8, 64))
