@@ -56,7 +56,13 @@ def _dot(fg, u, gh, v, out, precision):
 
     def opened_first(h, dz, k, ez, out, precision):
         (h, dz), (k, ez) = opened(u, h, dz), opened(v, k, ez)
-        return rule(h, dz, *((ez, k) if turned else (k, ez)), out, precision)
+        k, ez = (ez, k) if turned else (k, ez)
+        t, s = (d.shape[-2] if "t" in use.positions else 1 for d, use in ((dz, u), (ez, v)))
+        most = max(1, views.LARGEST // max(1, t))  # positions u at a time; where a gradient is smaller it is formed
+        if s <= most or (u.kind == "outer" and dz.shape[-1] * h.shape[-1] <= views.LARGEST):
+            return rule(h, dz, k, ez, out, precision)
+        tiles = _cut(k, -1 if v.kind == "rows" else -2, most), _cut(ez, -2, most)
+        return jax.lax.map(lambda tile: rule(h, dz, *tile, out, precision), tiles).sum(0)
 
     numbers = _between(fg, u, v, dz, ez) + seen_by(fg, u) + seen_by(gh, v)
     largest = LARGEST_SEEN if u.window or v.window else None
@@ -83,18 +89,14 @@ def _outer(p, q, h, dz, k, ez, out, precision):
     total = partial(contract, precision=precision, dtype=wide(dz.dtype))
     if not p + q:  # one position: products that the edges of a layer share
         return total(f"bk,{c}k->{out}", h, k) * total(f"bk,{c}k->{out}", dz, ez)
-    all_of = partial(total, f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h)
-    s, most = k.shape[-2], max(1, views.LARGEST // max(1, h.shape[-2]))
-    if "u" not in q or min(s * h.shape[-2], h.shape[-1] * dz.shape[-1]) <= views.LARGEST or s <= most:
-        return all_of(k, dz, ez)
-    tiles = [jnp.moveaxis(_cut(a, most), -3, 0) for a in (k, ez)]  # of positions u
-    return jax.lax.map(lambda tile: all_of(tile[0], dz, tile[1]), tiles).sum(0)
+    return total(f"b{p}m,{c}{q}m,b{p}n,{c}{q}n->{out}", h, k, dz, ez)
 
 
-def _cut(a, most):
-    """Positions in tiles of so many, the last filled up with zeros: (…, u, n) → (…, tiles, most, n)."""
-    *front, s, n = a.shape
-    return jnp.pad(a, [*[(0, 0)] * len(front), (0, -s % most), (0, 0)]).reshape(*front, -1, most, n)
+def _cut(a, axis, most):
+    """An axis in tiles of so many, which come first; the last is filled up with zeros."""
+    axis += a.ndim
+    a = jnp.pad(a, [(0, -n % most if i == axis else 0) for i, n in enumerate(a.shape)])
+    return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, most, *a.shape[axis + 1 :]), axis, 0)
 
 
 def _rows(h, dz, k, ez, out, precision):

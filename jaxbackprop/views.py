@@ -67,8 +67,16 @@ def tiled(of_examples: Callable, numbers: int, *factors: Any, largest: int | Non
     batch, tile = len(factors[-1]), max(1, (largest or LARGEST) // max(1, numbers))
     if tile >= batch:
         return of_examples(*factors)
-    one = lambda factors: of_examples(*jax.tree.map(lambda a: a[None], factors))[0]  # noqa: E731
-    return jax.lax.map(one, factors, batch_size=tile)
+    count = -(-batch // tile)
+    tile = -(-batch // count)
+
+    def part(i):  # the last tile may begin within the one before it: nothing is copied to fill it up
+        start = jnp.minimum(i * tile, batch - tile)
+        return of_examples(*jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, tile), factors))
+
+    parts = jax.lax.map(part, jnp.arange(count))
+    rest, joined = batch - (count - 1) * tile, lambda a: a.reshape(-1, *a.shape[2:])
+    return joined(parts) if rest == tile else jnp.concatenate([joined(parts[:-1]), parts[-1, tile - rest :]])
 
 
 def seen_by(fg: Any, use: Use) -> int:

@@ -48,7 +48,7 @@ def moved(view: View, step: Step, result: jax.ShapeDtypeStruct) -> View | None:
     rule = _MOVES.get(step.name)
     found = rule(view, step.settings, result) if rule and len(step.reads) == 1 else None
     ranges = found and levels(found.numbers, found.offset, sum((*found.stack, *found.axes), ()))
-    return found if ranges else None
+    return found if ranges is not None else None
 
 
 def _same(view, _settings, result):
@@ -68,6 +68,8 @@ def _reversed(view, settings, _result):
 
 
 def _sliced(view, settings, result):
+    if 0 in result.shape:
+        return None
     axes = []
     steps = settings["strides"] or (1,) * len(view.axes)
     for group, start, step, size in zip(view.axes, settings["start_indices"], steps, result.shape, strict=True):

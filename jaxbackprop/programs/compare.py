@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbackprop.factors import materialise, total
-from jaxbackprop.programs.factored import called, factored, names_of
+from jaxbackprop.programs.factored import called, factored, names_of, read
 from jaxbackprop.programs.flat import equations
 from jaxbackprop.readouts import norms
 
@@ -87,8 +87,13 @@ def check_factored(loss: Callable, params: Any, *batch: Any, in_axes: Any = 0, h
     >>> check_factored(loss, {"w": jnp.ones((2, 1))}, x, y).ok
     True
     """
+    sweep = factored(loss, in_axes=in_axes, has_aux=has_aux)
+    (given, shared), (some,) = sweep.arranged(sweep.model, (params, *batch))
+    sweep.door(sweep.model, (given, shared), some)
+    read(
+        sweep.model, given, shared, jax.tree.map(lambda a: a[0], some)
+    )  # what it closes over is known before the casts
     with jax.enable_x64(True):
-        sweep = factored(loss, in_axes=in_axes, has_aux=has_aux)
         (params, shared), (batch,) = sweep.arranged(sweep.model, jax.tree.map(_in_float64, (params, *batch)))
         sweep.door(sweep.model, (params, shared), batch)
 

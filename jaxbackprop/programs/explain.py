@@ -120,6 +120,8 @@ def explain(loss: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = 
     >>> [(row.parameter, row.use, row.sizes, row.kept) for row in found.rows]
     [('b', 'whole', '', 'gradient'), ('w', 'outer', 't=7 n=4 m=3', 'gradient')]
     """
+    if not callable(loss):
+        raise TypeError(f"loss is a {type(loss).__name__}: expected a function (params, *example) → number")
     model = AnyLoss(loss, argnums, ((0,), jax.tree.structure(0)), has_aux, "local")
 
     def of_example(*args) -> Explanation:

@@ -101,6 +101,8 @@ def call_of(model: AnyLoss, args: Sequence[Any]) -> tuple[Any, Any, Any]:
     others = tuple(arg for i, arg in enumerate(args) if i not in trained)
     params = [args[i] for i in trained]
     are_floating("params", params)
+    if not jax.tree.leaves(params):
+        raise ValueError("the parameters hold no arrays: nothing to differentiate by")
     return (
         tuple(params) if isinstance(model.argnums, tuple) else params[0],
         jax.tree.map(lambda _: None, others),
@@ -113,6 +115,8 @@ def _trained(model, count) -> list[int]:
     for i in given:
         if not isinstance(i, int) or not -count <= i < count:
             raise ValueError(f"argnums is {model.argnums!r}, of {count} arguments: expected their places, from 0")
+    if len({i % count for i in given}) < len(given):
+        raise ValueError(f"argnums is {model.argnums!r}, of {count} arguments: expected each once")
     return [i % count for i in given]
 
 
@@ -130,9 +134,9 @@ def _axes(model, others):
 def _examples_first(axis, a):
     if axis is None:
         return None
-    if not -jnp.ndim(a) <= axis < jnp.ndim(a):
+    if not hasattr(axis, "__index__") or not -jnp.ndim(a) <= axis < jnp.ndim(a):
         raise ValueError(
-            f"an argument has shape {jnp.shape(a)}, and its examples should lie along axis {axis}: give a batch, with an axis "
+            f"an argument has shape {jnp.shape(a)}, and its examples should lie along axis {axis!r}: give a batch, with an axis "
             "for its examples, or None in in_axes for what all of them share"
         )
     return jnp.moveaxis(a, axis, 0) if axis else a
@@ -194,6 +198,7 @@ def read(model: AnyLoss, params, shared, example) -> Read:
     fixed, moving = [False] * (len(leaves) + len(others)), [True] * len(varying)
     plan = planned(program, [*views, *[None] * (len(others) + len(varying))], fixed + moving)
     _say_fallbacks(model.on_fallback, plan, names)
+    _seems_used(plan, closed.consts, leaves, names)
     closed_over = [a for a in closed.consts if jnp.issubdtype(a.dtype, jnp.floating)]
     return Read(plan, names, jax.tree.structure(returned[1]) if model.has_aux else None, closed_over)
 
@@ -208,7 +213,7 @@ def _traced(model, params, shared, example):
     try:
         closed, returned = jax.make_jaxpr(partial(called, model), return_shape=True)(params, shared, example)
     except Exception as error:
-        shapes = ", ".join(str(a.shape) for a in jax.tree.leaves(example))
+        shapes = ", ".join(str(getattr(a, "shape", ())) for a in jax.tree.leaves(example))
         error.add_note(
             f"jaxbackprop calls the loss with ONE example, of shapes {shapes}, as jax.vmap(jax.grad(loss)) does"
         )
@@ -236,6 +241,19 @@ def _closes_over_none(constants, leaves, names) -> None:
                 )
 
 
+def _seems_used(plan, constants, leaves, names) -> None:
+    """Under jit a closed-over parameter cannot be known by its identity: warn of one that is not used where its double is."""
+    used = {site.view.leaf for site in plan.all_sites()} | {other.leaf for other in plan.all_others()}
+    shapes = {(jnp.shape(a), jnp.result_type(a)) for a in constants}
+    for i, (leaf, name) in enumerate(zip(leaves, names, strict=True)):
+        if i not in used and leaf.size > 1 and (leaf.shape, leaf.dtype) in shapes:
+            warnings.warn(
+                f"parameter {name!r} is not used, and the loss closes over an array like it, {leaf.dtype} {leaf.shape}: should "
+                "that be the argument?",
+                stacklevel=5,
+            )
+
+
 def _say_fallbacks(on_fallback, plan, names) -> None:
     found = {other.leaf: other for other in plan.all_others() if other.step and other.step.name not in ELEMENTWISE}
     for leaf, other in found.items() if on_fallback != "local" else ():
@@ -243,7 +261,7 @@ def _say_fallbacks(on_fallback, plan, names) -> None:
         text = f"parameter {names[leaf]!r} enters {where}: its gradients are formed there, one for each example"
         if on_fallback == "error":
             raise ValueError(text)
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=5)
 
 
 def _swept(model: AnyLoss, params, batch, weight=None):
@@ -259,7 +277,8 @@ def _swept(model: AnyLoss, params, batch, weight=None):
     def one_example(example, seed):
         return differentiated(plan, leaves, jax.tree.leaves((shared, example)), whole, seed)
 
-    seeds, axis = (1.0, None) if weight is None else (weight, 0)
+    seeds = 1.0 if weight is None else weight  # one for all, or one for each
+    axis = 0 if jnp.ndim(seeds) else None
     values, more, h, dz = jax.vmap(one_example, (0, axis))(batch, seeds)
     fg = gathered(plan, params, names, h, dz, whole)
     return ((values, jax.tree.unflatten(aux, more)) if model.has_aux else values), fg
