@@ -3,15 +3,17 @@
     python experiments/layer_noise_scale.py [--quick] [--out FOLDER]
 
 A GPT in plain JAX (2 blocks, width 64, 64 characters, 115,328 parameters) is trained on text that comes with Python: the Zen,
-the licence, and what the standard library says of itself. At some steps every sequence's gradient is read out, of 768
-sequences drawn for it. For a kind of layer k, with n² the mean squared norm of the examples' gradients with respect to
-its parameters, and g² the squared norm of their mean over N sequences,
+the licence, and what the standard library says of itself. At 96 steps the gradients of 96 sequences are read out, one by one.
+For a kind of layer k, with n² the mean squared norm of the sequences' gradients with respect to its parameters, and g² the
+squared norm of their mean over N sequences,
 
     tr(Σ_k) ≈ (n² − g²) N / (N − 1)     |G_k|² ≈ (N g² − n²) / (N − 1)     B_k = tr(Σ_k) / |G_k|²     in sequences
 
-Both are summed over all sequences before the division (McCandlish et al. 2018, appendix A.1). Bands are one standard error,
-from leaving out one of eight batches at a time. Gray et al. 2024, "Normalization layer per-example gradients are sufficient
-to predict gradient noise scale in transformers", find that the norms' B follows that of the whole: beside it here.
+|G|² moves up and down from step to step. So both are averaged over 8 steps in a row, of two seeds, before the division
+(McCandlish et al. 2018, appendix A.1). Bands are one standard error, from leaving out one of these 16 at a time.
+
+Gray et al. 2024, "Normalization layer per-example gradients are sufficient to predict gradient noise scale in transformers",
+find that the norms' B goes with that of the whole: beside it here.
 
 The text differs a little between versions of Python, and the figures with it.
 """
@@ -34,12 +36,7 @@ from jaxbackprop.readouts import squared_norms
 
 WIDTH, BLOCKS, HEADS, LENGTH = 64, 2, 4, 64
 BATCH, RATE, WARMUP, STEPS = 16, 2e-3, 100, 1500
-SEEDS, BATCHES, SIZE, TILE = (
-    2,
-    8,
-    128,
-    32,
-)  # the noise is measured on so many batches of so many sequences, a tile at a time
+SEEDS, TOGETHER, SIZE, TILE = 2, 8, 96, 32  # the noise is measured on so many sequences, a tile at a time
 COLORS = {
     "embedding": "#efb118",
     "attention": "#4269d0",
@@ -200,27 +197,22 @@ def squared_by_kind(gradient: Any) -> dict[str, Any]:
 
 
 @jax.jit
-def noise_scales(sums: Sums, examples: int) -> dict[str, jax.Array]:
-    """B = tr(Σ) / |G|² of each kind; below 0 where |G|² is lost in the noise."""
+def estimates(sums: Sums, examples: int) -> dict[str, jax.Array]:
+    """tr(Σ) and |G|² of each kind; the latter may come out below 0 where it is lost in the noise."""
     n2 = {kind: square / examples for kind, square in sums.squares.items()}
     g2 = {kind: square / examples**2 for kind, square in squared_by_kind(sums.gradient).items()}
-    return {kind: examples * (n2[kind] - g2[kind]) / (examples * g2[kind] - n2[kind]) for kind in n2}
+    pairs = {kind: (examples * (n2[kind] - g2[kind]), examples * g2[kind] - n2[kind]) for kind in n2}
+    return {kind: jnp.stack(pair) / (examples - 1) for kind, pair in pairs.items()}
 
 
-def noise(params: dict, batches: jax.Array) -> dict[str, tuple[float, float | None]]:
-    """Of each kind B, and its standard error relative to it: from all batches, and from all but one."""
-    parts = [SUMMED(params, batch, weight=jnp.ones(len(batch)))[1] for batch in batches]
-    every, examples = jax.tree.map(lambda *parts: sum(parts), *parts), batches.shape[0] * batches.shape[1]
-    scales = noise_scales(every, examples)
-    without = [noise_scales(jax.tree.map(jnp.subtract, every, part), examples - batches.shape[1]) for part in parts]
-    return {kind: (float(scales[kind]), error([float(each[kind]) for each in without])) for kind in COLORS}
-
-
-def error(without: list[float]) -> float | None:
-    """The jackknife's standard error of log B; None where a B is below 0."""
-    if min(without) <= 0:
-        return None
-    return float(np.std(np.log(without)) * (len(without) - 1) ** 0.5)
+def noise_scale(pairs: np.ndarray) -> tuple[float, float | None]:
+    """B, the ratio of the means over batches; and the jackknife's standard error of its logarithm, None where a |G|² is lost."""
+    trace, squared = pairs.mean(axis=0)
+    without = (pairs.sum(axis=0) - pairs) / (len(pairs) - 1)
+    if min(squared, without[:, 1].min()) <= 0:
+        return float(trace / squared), None
+    logs = np.log(without[:, 0] / without[:, 1])
+    return float(trace / squared), float(np.std(logs) * (len(pairs) - 1) ** 0.5)
 
 
 # ---- training
@@ -242,32 +234,45 @@ def drawn(key, text: jax.Array, *count: int) -> jax.Array:
     return text[starts + jnp.arange(LENGTH + 1)]
 
 
-def measured_steps(steps: int, how_many: int) -> list[int]:
-    """0, then in equal ratios from 10 on."""
-    return sorted({0, *np.geomspace(min(10, steps), steps, how_many).round().astype(int).tolist()})
+def measured_steps(steps: int, points: int) -> list[int]:
+    """In about equal ratios, no step twice; without the first few, so that they make whole groups."""
+    found = np.unique(np.geomspace(1, steps, points).round().astype(int)).tolist()
+    return found[len(found) % TOGETHER :]
 
 
-def measured(params: dict, train_text: jax.Array, held_out: jax.Array, key, batches: int) -> dict[str, Any]:
-    """The noise scales, and the losses on either text."""
-    noise_key, *keys = jax.random.split(key, 3)
-    texts = {"loss": train_text, "held_out": held_out}
-    losses = {name: float(LOSS(params, drawn(key, texts[name], 512))) for name, key in zip(texts, keys, strict=True)}
-    return losses | {"noise": noise(params, drawn(noise_key, train_text, batches, SIZE))}
+def measured(params: dict, train_text: jax.Array, held_out: jax.Array, key) -> dict[str, Any]:
+    """The losses on either text, and tr(Σ) and |G|² of each kind of layer on the first."""
+    batch, other = (drawn(key, text, SIZE) for text in (train_text, held_out))
+    value, sums = SUMMED(params, batch, weight=jnp.ones(SIZE))
+    losses = {"loss": float(value) / SIZE, "held_out": float(LOSS(params, other))}
+    return losses | {kind: np.asarray(pair) for kind, pair in estimates(sums, SIZE).items()}
 
 
 LOSS = jax.jit(mean_loss)
 
 
-def train(text: np.ndarray, seed: int, at: list[int], batches: int) -> list[dict[str, Any]]:
-    """Train up to the last step that is measured, on the first nine tenths of the text; a row for each of these steps."""
+def train(text: np.ndarray, seed: int, at: list[int]) -> list[dict[str, Any]]:
+    """Train on the first nine tenths of the text; what is measured before each of these steps."""
     train_text, held_out = map(jnp.asarray, np.split(text, [len(text) * 9 // 10]))
     init_key, *keys = jax.random.split(jax.random.key(seed), 2 + at[-1])
-    params, rows = draw_gpt(init_key), []
+    params, found = draw_gpt(init_key), []
     state = OPTIMIZER.init(params)
     for step, (batch_key, key) in enumerate(map(jax.random.split, keys)):
         if step in at:
-            rows.append({"seed": seed, "step": step} | measured(params, train_text, held_out, key, batches))
+            found.append(measured(params, train_text, held_out, key))
         params, state = take_step(params, state, drawn(batch_key, train_text, BATCH))
+    return found
+
+
+def averaged(at: list[int], runs: list[list[dict]]) -> list[dict[str, Any]]:
+    """A row for each so many steps in a row: their geometric mean, mean losses, and the noise scales of all seeds."""
+    rows = []
+    for i in range(0, len(at), TOGETHER):
+        found = [measurement for run in runs for measurement in run[i : i + TOGETHER]]
+        step = float(np.exp(np.mean(np.log(at[i : i + TOGETHER]))))
+        losses = {name: float(np.mean([each[name] for each in found])) for name in ("loss", "held_out")}
+        scales = {kind: noise_scale(np.array([each[kind] for each in found])) for kind in COLORS}
+        rows.append({"step": round(step, 1)} | losses | {"noise": scales})
     return rows
 
 
@@ -275,16 +280,15 @@ def train(text: np.ndarray, seed: int, at: list[int], batches: int) -> list[dict
 
 
 def table(rows: list[dict]) -> list[dict]:
-    """What fits on a screen, of the first seed."""
+    """What fits on a screen."""
     return [
         {name: row[name] for name in ("step", "loss", "held_out")} | {kind: B for kind, (B, _) in row["noise"].items()}
         for row in rows
-        if row["seed"] == rows[0]["seed"]
     ]
 
 
 def compare(rows: list[dict]) -> list[dict[str, Any]]:
-    """Of each kind how far its B is from that of all layers together, over steps and seeds, and whether they rise together."""
+    """Of each kind how far its B is from that of all layers together, over the rows, and whether they rise together."""
     found, rows = [], [row for row in rows if min(B for B, _ in row["noise"].values()) > 0]
     logs = {kind: np.log([row["noise"][kind][0] for row in rows]) for kind in COLORS}
     for kind in COLORS:
@@ -300,18 +304,15 @@ def plot(rows: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(8, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
-    for seed in sorted({row["seed"] for row in rows}, reverse=True):
-        own = [row for row in rows if row["seed"] == seed and row["step"] > 0]
-        steps = [row["step"] for row in own]
-        for kind in COLORS:
-            _draw_noise(above, kind, steps, [row["noise"][kind] for row in own], first=seed == 0)
-        for name, style in (("loss", "-"), ("held_out", "--")):
-            label = {"loss": "trained on", "held_out": "held out"}[name] if seed == 0 else None
-            shown = {"color": "#111111", "linestyle": style, "linewidth": 1.5 if seed == 0 else 0.6}
-            below.plot(steps, [row[name] for row in own], label=label, **shown)
+    steps = [row["step"] for row in rows]
+    for kind in COLORS:
+        draw_noise(above, kind, steps, [row["noise"][kind] for row in rows])
+    for name, label, style in (("loss", "trained on", "-"), ("held_out", "held out", "--")):
+        below.plot(steps, [row[name] for row in rows], label=label, color="#111111", linestyle=style)
     above.set(xscale="log", yscale="log", ylabel=f"noise scale B (sequences of {LENGTH} characters)")
     above.axhline(BATCH, color="gray", linewidth=0.8, linestyle=":")
-    above.annotate(f"batch trained with, {BATCH}", (1, BATCH), (-2, 3), **RIGHT)
+    said = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "fontsize": 8}
+    above.annotate(f"batch trained with, {BATCH}", (1, BATCH), (-2, 3), color="gray", **said)
     below.set(xlabel="step", ylabel="loss (nats a character)")
     for axis in (above, below):
         axis.spines[["top", "right"]].set_visible(False)
@@ -320,31 +321,20 @@ def plot(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-RIGHT = {
-    "xycoords": ("axes fraction", "data"),
-    "textcoords": "offset points",
-    "ha": "right",
-    "fontsize": 8,
-    "color": "gray",
-}
-
-
-def _draw_noise(axis, kind: str, steps: list[int], found: list, first: bool) -> None:
-    """A line; the first seed's thick, with its band."""
+def draw_noise(axis, kind: str, steps: list[float], found: list) -> None:
+    """A line and its band; gaps where |G|² is lost."""
     B = np.array([B if B > 0 else np.nan for B, _ in found])
-    color, width = COLORS[kind], 2.2 if kind == "all" else 1.5
-    axis.plot(steps, B, color=color, linewidth=width if first else 0.6, label=kind if first else None)
-    if first:
-        spread = np.exp([np.nan if error is None else error for _, error in found])
-        axis.fill_between(steps, B / spread, B * spread, color=color, alpha=0.15, linewidth=0)
+    spread = np.exp([np.nan if error is None else error for _, error in found])
+    axis.plot(steps, B, "o-", color=COLORS[kind], markersize=3, linewidth=2.4 if kind == "all" else 1.5, label=kind)
+    axis.fill_between(steps, B / spread, B * spread, color=COLORS[kind], alpha=0.15, linewidth=0)
 
 
 def main() -> None:
-    quick, folder = measure.arguments(__doc__, "two steps, one seed")
+    quick, folder = measure.arguments(__doc__, "16 steps, one seed")
     stamp, text = measure.stamp(), encoded(all_text())
-    at = measured_steps(*(2, 2) if quick else (STEPS, 16))
-    rows = [row for seed in range(1 if quick else SEEDS) for row in train(text, seed, at, 2 if quick else BATCHES)]
-    measure.show("noise scale in sequences, first seed", table(rows))
+    at = measured_steps(16, 100) if quick else measured_steps(STEPS, 140)
+    rows = averaged(at, [train(text, seed, at) for seed in range(1 if quick else SEEDS)])
+    measure.show("noise scale in sequences", table(rows))
     kinds = compare(rows)
     measure.show("beside that of all layers together", kinds)
     if folder:

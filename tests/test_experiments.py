@@ -258,7 +258,16 @@ def test_the_noise_scale_of_layers_is_that_of_the_readout_where_there_is_one_bat
     batch = layers.drawn(jax.random.key(1), text, 4)
     _, sums = jbp.stream(jbp.factored(layers.gpt_loss), layers.sums_of, tile=2)(params, batch, weight=np.ones(4))
     expected = jbp.noise_scale(jbp.factored(layers.gpt_loss)(params, batch)[1]).noise_scale
-    assert abs(layers.noise_scales(sums, 4)["all"] / expected - 1) < 1e-3
+    trace, squared_norm = layers.estimates(sums, 4)["all"]
+    assert abs(trace / squared_norm / expected - 1) < 1e-3
+
+
+def test_the_noise_scale_is_the_ratio_of_the_means_and_its_error_that_of_the_jackknife():
+    pairs = np.array([[4.0, 1.0], [8.0, 3.0]])
+    scale, error = layers.noise_scale(pairs)
+    assert scale == 3.0
+    assert abs(error - abs(np.log(4) - np.log(8 / 3)) / 2) < 1e-12
+    assert layers.noise_scale(np.array([[4.0, 1.0], [8.0, -0.5]])) == (24.0, None)
 
 
 def test_influential_digits_runs(tmp_path):
@@ -272,7 +281,7 @@ def test_influential_digits_runs(tmp_path):
 def test_as_many_digits_are_taken_out_each_way_and_of_the_same_classes():
     digits = influential.load("digits")
     score = np.random.default_rng(0).normal(size=len(digits.y_train))
-    question = influential.Question(digits.x_test[0], int(digits.y_test[0]), 0.0, 0, score)
+    question = influential.Question(digits.x_test[0], int(digits.y_test[0]), 0.0, 0, score, -score)
     ways = influential.removals(digits, question, jax.random.key(0))
     assert all(len(set(rows.tolist())) == influential.REMOVED for rows in ways.values())
     helpful, random = (np.sort(digits.y_train[ways[way]]) for way in ("helpful", "random"))
