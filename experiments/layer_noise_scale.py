@@ -10,7 +10,8 @@ squared norm of their mean over N sequences,
     tr(Σ_k) ≈ (n² − g²) N / (N − 1)     |G_k|² ≈ (N g² − n²) / (N − 1)     B_k = tr(Σ_k) / |G_k|²     in sequences
 
 |G|² moves up and down from step to step. So both are averaged over 8 steps in a row, of two seeds, before the division
-(McCandlish et al. 2018, appendix A.1). Bands are one standard error, from leaving out one of these 16 at a time.
+(McCandlish et al. 2018, appendix A.1). Bands are one standard error of log B, from leaving out one of these 16 at a time; the
+figures hold [B, that error].
 
 Gray et al. 2024, "Normalization layer per-example gradients are sufficient to predict gradient noise scale in transformers",
 find that the norms' B goes with that of the whole: beside it here.
