@@ -209,13 +209,12 @@ def plot(data: Dataset, rows: list[dict], questions: list[Question], path: Path)
 
     figure = Figure(figsize=(13.5, 1.15 * len(rows) + 1.2), layout="constrained")
     grid = figure.add_gridspec(len(rows), 15, width_ratios=[1.3, 0.1, *[1] * 5, 0.2, *[1] * 5, 0.3, 5])
-    first = None
+    beside: list[Any] = []
     for r, (row, question) in enumerate(zip(rows, questions, strict=True)):
         draw_digits(figure, [grid[r, i] for i in range(13)], data, row, question, heading=r == 0)
-        axis = figure.add_subplot(grid[r, 14], sharex=first)
-        first = first or axis
-        draw_losses(axis, row, last=r == len(rows) - 1)
-    handles, names = first.get_legend_handles_labels()
+        beside.append(figure.add_subplot(grid[r, 14], sharex=beside[0] if beside else None))
+        draw_losses(beside[-1], row, last=r == len(rows) - 1)
+    handles, names = beside[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", frameon=False, ncols=2)
     figure.savefig(path, dpi=120)
 
