@@ -1,5 +1,6 @@
 """How everything here is measured: compiled apart, blocked until ready, in turn, with the ratio of each pair."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -8,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +95,11 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
+def spread(values: Sequence[float] | np.ndarray, digits: int = 2) -> str:
+    """Mean, and in brackets the range."""
+    return f"{np.mean(values):.{digits}f} ({np.min(values):.{digits}f} to {np.max(values):.{digits}f})"
+
+
 def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
     """The median, over the rounds, of a's time divided by b's in the same round."""
     return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
@@ -142,6 +148,15 @@ def require_memory(needed: int) -> None:
         raise MemoryError(f"{needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free")
 
 
+def arguments(description: str | None, quick: str) -> tuple[bool, Path | None]:
+    """--quick and --out of the command line: whether to be quick, and the folder to write to, if any."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{quick}; writes only to --out")
+    parser.add_argument("--out", type=Path, help="folder for figures and picture, experiments/results by default")
+    given = parser.parse_args()
+    return given.quick, given.out or (None if given.quick else RESULTS)
+
+
 @contextmanager
 def progress(total: int) -> Iterator[Callable[..., None]]:
     """A bar on stderr while there is a terminal, nothing in a pipe; yields say(what, steps=0)."""
@@ -185,11 +200,37 @@ def _processor() -> str:
 
 
 def save(name: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more) -> Path:
-    """Write results/NAME-PLATFORM.json; with stamp=… what was true when the measuring began."""
+    """Write results/NAME-PLATFORM.json, a row a line; with stamp=… what was true when the measuring began."""
     folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"{name}-{jax.devices()[0].platform}.json"
-    path.write_text(json.dumps({"stamp": more.pop("stamp", None) or stamp(), **more, "rows": rows}, indent=1) + "\n")
+    path.write_text(as_lines({"stamp": more.pop("stamp", None) or stamp(), **more, "rows": rows}))
     return path
+
+
+def as_lines(written: dict[str, Any]) -> str:
+    """JSON with a line for each row of a list, and for each entry of a dict.
+
+    >>> print(as_lines({"seeds": 2, "rows": [{"a": [1, 2]}, {"a": [3]}]}), end="")
+    {
+     "seeds": 2,
+     "rows": [
+      {"a": [1, 2]},
+      {"a": [3]}
+     ]
+    }
+    """
+    entries = [f" {json.dumps(name)}: {_in_lines(value)}" for name, value in written.items()]
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _in_lines(value: Any) -> str:
+    if isinstance(value, dict):
+        lines, (first, last) = [f"{json.dumps(name)}: {json.dumps(each)}" for name, each in value.items()], "{}"
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        lines, (first, last) = [json.dumps(each) for each in value], "[]"
+    else:
+        return json.dumps(value)
+    return f"{first}\n  " + ",\n  ".join(lines) + f"\n {last}"
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:

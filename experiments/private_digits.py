@@ -23,11 +23,11 @@ NETWORK = jbp.skip_mlp((64, 64, 64, 10), bias=True)
 LOSS = "softmax_cross_entropy"
 
 
-def accuracy(seed: int, gradient) -> float:
+def accuracy(seed: int, gradient, epochs: int = EPOCHS) -> float:
     """Train once, measure on the held-out fifth."""
     digits = data.load("digits", seed=seed)
     train, test = (digits.x_train, digits.y_train), (digits.x_test, digits.y_test)
-    settings = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "key": jax.random.key(seed), "gradient": gradient}
+    settings = {"epochs": epochs, "batch_size": BATCH_SIZE, "key": jax.random.key(seed), "gradient": gradient}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "key comes from a small integer")
         state, _ = jbp.fit(NETWORK, LOSS, optax.adam(RATE), train, **settings)

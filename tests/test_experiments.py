@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import oracle
 import pytest
 
@@ -18,8 +19,12 @@ sys.path.append(str(EXPERIMENTS))
 import accelerator_benchmark as bench  # noqa: E402
 import any_model_benchmark as any_model  # noqa: E402
 import checker_benchmark as checker  # noqa: E402
+import influential_digits as influential  # noqa: E402
+import layer_noise_scale as layers  # noqa: E402
 import measure  # noqa: E402
+import private_convnet  # noqa: E402
 import scaling_benchmark as scaling  # noqa: E402
+import small_models  # noqa: E402
 
 
 def ignore(*_, **__):
@@ -232,3 +237,75 @@ def test_an_interrupted_run_of_the_checkers_goes_on_with_what_is_kept(tmp_path, 
     assert checker.keeping_folder(folder, checker.program(torch=False)) == folder
     with pytest.raises(SystemExit, match="another commit or version"):
         checker.keeping_folder(folder, checker.program(torch=True))
+
+
+def written(script, name, folder):
+    """The figures of a quick run, which also draws its picture."""
+    quick_run(script, folder)
+    stem = f"{name}-{jax.devices()[0].platform}"
+    assert sorted(path.name for path in folder.iterdir()) == [f"{stem}.json", f"{stem}.png"]
+    text = (folder / f"{stem}.json").read_text()
+    found = json.loads(text)
+    assert len(text.splitlines()) <= 30 + len(found["rows"])  # a row a line
+    return found
+
+
+def test_private_training_of_a_convnet_runs_and_adds_its_noise(tmp_path):
+    rows = written("private_convnet.py", "private_convnet", tmp_path)["rows"]
+    assert [row["epsilon"] for row in rows] == [4.0, None]
+    assert rows[0]["spent"] <= 4.0
+    assert rows[0]["noise_multiplier"] > rows[1]["noise_multiplier"] == 0
+    assert all(0 <= share <= 1 for row in rows for share in row["convnet"] + row["dense"])
+
+
+def test_the_private_step_of_the_convnet_is_clipped_and_noisy():
+    x, y = np.random.default_rng(0).normal(size=(2, 64)), np.array([3, 7])
+    params, weight = small_models.draw_convnet(jax.random.key(0)), np.ones(2)
+    quiet, loud = (private_convnet.step_gradient(params, x, y, weight, jax.random.key(1), s) for s in (0.0, 1e3))
+    assert optax.tree.norm(quiet) <= 2 * private_convnet.MAX_NORM / private_convnet.BATCH_SIZE * (1 + 1e-5)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
+    expected = 1e3 * private_convnet.MAX_NORM / private_convnet.BATCH_SIZE * numbers**0.5
+    assert abs(optax.tree.norm(loud) / expected - 1) < 0.05
+
+
+def test_the_noise_scale_of_layers_runs(tmp_path):
+    found = written("layer_noise_scale.py", "layer_noise_scale", tmp_path)
+    assert {row["kind"] for row in found["kinds"]} == set(layers.COLORS)
+    assert all(set(row["noise"]) == set(layers.COLORS) and row["loss"] > 0 for row in found["rows"])
+
+
+def test_the_noise_scale_of_layers_is_that_of_the_readout_where_there_is_one_batch():
+    text = jax.numpy.asarray(layers.encoded("that which has no noise has no scale " * 30))
+    params = layers.draw_gpt(jax.random.key(0))
+    batch = layers.drawn(jax.random.key(1), text, 4)
+    _, sums = jbp.stream(jbp.factored(layers.gpt_loss), layers.sums_of, tile=2)(params, batch, weight=np.ones(4))
+    expected = jbp.noise_scale(jbp.factored(layers.gpt_loss)(params, batch)[1]).noise_scale
+    trace, squared_norm = layers.estimates(sums, 4)["all"]
+    assert abs(trace / squared_norm / expected - 1) < 1e-3
+
+
+def test_the_noise_scale_is_the_ratio_of_the_means_and_its_error_that_of_the_jackknife():
+    pairs = np.array([[4.0, 1.0], [8.0, 3.0]])
+    scale, error = layers.noise_scale(pairs)
+    assert scale == 3.0
+    assert abs(error - abs(np.log(4) - np.log(8 / 3)) / 2) < 1e-12
+    assert layers.noise_scale(np.array([[4.0, 1.0], [8.0, -0.5]])) == (24.0, None)
+
+
+def test_influential_digits_runs(tmp_path):
+    found = written("influential_digits.py", "influential_digits", tmp_path)
+    (row,) = found["rows"]
+    assert len(row["most_helpful"]) == len(row["most_harmful"]) == 5
+    assert all(len(row[way]) == 1 for way in influential.COLORS)
+    assert found["sketches"][0]["correlation"][0] > 0.3
+
+
+def test_as_many_digits_are_taken_out_each_way_and_of_the_same_classes():
+    digits = influential.load("digits")
+    score = np.random.default_rng(0).normal(size=len(digits.y_train))
+    question = influential.Question(digits.x_test[0], int(digits.y_test[0]), 0.0, 0, score, -score)
+    ways = influential.removals(digits, question, jax.random.key(0))
+    assert all(len(set(rows.tolist())) == influential.REMOVED for rows in ways.values())
+    helpful, random = (np.sort(digits.y_train[ways[way]]) for way in ("helpful", "random"))
+    assert helpful.tolist() == random.tolist()
+    assert set(digits.y_train[ways["nearest"]].tolist()) == {question.label}
