@@ -244,7 +244,7 @@ def measured_steps(steps: int, points: int) -> list[int]:
 def measured(params: dict, train_text: jax.Array, held_out: jax.Array, key) -> dict[str, Any]:
     """The losses on either text, and tr(Σ) and |G|² of each kind of layer on the first."""
     batch, other = (drawn(key, text, SIZE) for text in (train_text, held_out))
-    value, sums = SUMMED(params, batch, weight=jnp.ones(SIZE))
+    value, sums = SUMMED(params, batch)
     losses = {"loss": float(value) / SIZE, "held_out": float(LOSS(params, other))}
     return losses | {kind: np.asarray(pair) for kind, pair in estimates(sums, SIZE).items()}
 
