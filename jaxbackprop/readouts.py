@@ -48,7 +48,7 @@ def squared_norms(fg: FactoredGradient) -> dict[str, Float[Array, " b"]]:
     ['h0', 'yhat']
     """
     squares = {}
-    for leaf, layer in enumerate(_layers(fg)):
+    for leaf, layer in enumerate(layers_of(fg)):
         squares[layer] = squares.get(layer, 0) + dot(fg, fg, leaf, "b")
     return squares
 
@@ -59,7 +59,8 @@ def names_of(fg: FactoredGradient) -> list[tuple[str, ...]]:
     return [tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path) for path, _ in paths]
 
 
-def _layers(fg) -> list[str]:
+def layers_of(fg: FactoredGradient) -> list[str]:
+    """The layer of each leaf: what stands before the last name of its path."""
     return ["/".join(path[:-1] or path) for path in names_of(fg)]
 
 
@@ -131,7 +132,7 @@ def to_clip(fg: FactoredGradient) -> FactoredGradient:
 
 def _each_use_of_one_layer(fg):
     """Each use with its layer; a dz that two layers share cannot be scaled for one of them."""
-    layers, found = _layers(fg), {}
+    layers, found = layers_of(fg), {}
     for use in fg.uses:
         if found.setdefault(use.dz, layers[use.leaf]) != layers[use.leaf]:
             raise ValueError(

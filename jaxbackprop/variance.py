@@ -15,9 +15,9 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxbackprop.arithmetic import Precision, scaled, wide
-from jaxbackprop.doors import asks, is_factored, is_weighted
+from jaxbackprop.doors import asks, bare, is_factored, is_weighted
 from jaxbackprop.factors import FactoredGradient, total
-from jaxbackprop.readouts import squared_norms
+from jaxbackprop.readouts import layers_of, squared_norms
 from jaxbackprop.refusals import is_positive
 from jaxbackprop.views import as_leaf, examples_of, factors_of, formed, product
 
@@ -156,11 +156,29 @@ def noise_scale(fg: FactoredGradient, precision: Precision = None) -> NoiseScale
     >>> float(noise_scale(fg).trace) >= 0
     True
     """
+    parts = bare(noise_scales)(fg, precision).values()
+    trace, squared_norm = (sum(part[i] for part in parts) for i in (1, 2))
+    return NoiseScale(trace / squared_norm, trace, squared_norm)
+
+
+@asks(is_factored)
+def noise_scales(fg: FactoredGradient, precision: Precision = None) -> dict[str, NoiseScale]:
+    """The same, layer by layer: traces and squared norms add up to those of the whole, ratios do not.
+
+    Raises:
+        ValueError: fewer than two examples.
+
+    >>> sorted(noise_scales(fg))
+    ['h0', 'yhat']
+    """
     batch = examples_of(fg)
     if batch < 2:
         raise ValueError(f"the batch has {batch} example: a noise scale needs at least 2")
-    n2 = jnp.mean(sum(squared_norms(fg).values()))
-    mean = total(fg, jnp.full(batch, 1 / batch, n2.dtype), precision)
-    g2 = sum((jnp.sum(_square(leaf)) for leaf in jax.tree.leaves(mean)), start=jnp.zeros(()))
-    trace, squared_norm = (n2 - g2) * batch / (batch - 1), (batch * g2 - n2) / (batch - 1)
-    return NoiseScale(trace / squared_norm, trace, squared_norm)
+    n2 = {layer: jnp.mean(square) for layer, square in squared_norms(fg).items()}
+    mean = total(fg, jnp.full(batch, 1 / batch, next(iter(n2.values())).dtype), precision)
+    g2 = dict.fromkeys(n2, jnp.zeros(()))
+    for layer, leaf in zip(layers_of(fg), jax.tree.leaves(mean), strict=True):
+        g2[layer] += jnp.sum(_square(leaf))
+    traces = {layer: (n2[layer] - g2[layer]) * batch / (batch - 1) for layer in n2}
+    squares = {layer: (batch * g2[layer] - n2[layer]) / (batch - 1) for layer in n2}
+    return {layer: NoiseScale(traces[layer] / squares[layer], traces[layer], squares[layer]) for layer in n2}

@@ -112,6 +112,13 @@ def test_bilinear_readouts_add_the_uses_before_they_square(positions):
     assert np.max(np.abs(ravel_pytree(variance)[0] - G.var(0))) <= 1e-13 * np.max(G**2)
     found = jbp.noise_scale(fg)
     close(found.trace, G.var(0, ddof=1).sum())
+    by_layer = jbp.variance.noise_scales(fg)
+    assert sorted(by_layer) == sorted(each)
+    for layer, noise in by_layer.items():
+        g = matrix(each[layer])
+        close(noise.trace, g.var(0, ddof=1).sum())
+        close(noise.squared_norm, np.sum(g.mean(0) ** 2) - g.var(0, ddof=1).sum() / B)
+    close(sum(noise.squared_norm for noise in by_layer.values()), found.squared_norm)
 
 
 @pytest.mark.parametrize("positions", [1, 3])
