@@ -100,7 +100,8 @@ def put_back(G: jax.Array, shape: Sequence[int], offset: int, groups: Sequence[G
     G = jnp.transpose(G, [*range(leading), *(leading + axes.index(axis) for axis in order)])
     G = G.reshape((*front, *(level.axis.size for level in cut)))
     around = [(level.start, level.full - level.start - level.axis.size) for level in cut]
-    return (jnp.pad(G, [(0, 0)] * leading + around) if around else G).reshape((*front, *shape))
+    G = jnp.pad(G, [(0, 0)] * leading + around) if any(map(any, around)) else G
+    return G.reshape((*front, *shape))
 
 
 def are_apart(numbers: int, one: tuple[int, Group], other: tuple[int, Group]) -> bool:
