@@ -164,6 +164,7 @@ def build(function: Callable, args: tuple) -> Built:
     began = time.perf_counter()
     run = jax.jit(function).lower(*args).compile()
     seconds, memory = time.perf_counter() - began, run.memory_analysis()
+    assert memory is not None
     return Built(run, seconds, memory.temp_size_in_bytes, memory.output_size_in_bytes)
 
 
@@ -195,7 +196,7 @@ def best_microbatch(model: models.Model, args: tuple, batch: int) -> tuple[Built
 
 
 def methods(readout: str) -> dict[str, Callable]:
-    peers = {VMAP: vmapped}
+    peers: dict[str, Callable] = {VMAP: vmapped}
     if readout == CLIPPED and importlib.util.find_spec("jax_privacy"):
         peers[PRIVACY] = privacy
     return {PLAIN: plain, OURS: ours} | peers
@@ -318,13 +319,14 @@ def plot(rows: list[dict], path: Path) -> None:
     names = {row["model"]: f"{row['model']}\nbatch {row['batch']}, {row['dtype']}" for row in rows}
     figure = Figure(figsize=(10.5, 1.6 + 0.75 * len(names)), layout="constrained")
     panels = {"times_plain": "time", "temporary_ratio": "temporary memory"}
-    for axis, (key, title) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for i, (method, color) in enumerate(COLORS.items()):
             found = {row["model"]: row for row in rows if row["method"] == method}
             draw_bars(axis, [found.get(name, {}) for name in names], key, 0.27 * (i - 1), color)
         style(axis, f"{title} of the clipped sum, in plain gradients", list(names.values()))
-    axis.invert_yaxis()
-    handles = [axis.barh([0], [0], left=1, color=color, label=method) for method, color in COLORS.items()]
+    axes[-1].invert_yaxis()
+    handles = [axes[-1].barh([0], [0], left=1, color=color, label=method) for method, color in COLORS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
 

@@ -1,5 +1,6 @@
 """Products and sums that keep their digits: accumulated in float32 at least, rounded once, at the end."""
 
+from collections.abc import Callable
 from functools import reduce
 from operator import mul
 from typing import Any
@@ -116,3 +117,26 @@ def weighted_sum(values: Array, c: ArrayLike) -> Array:
     """
     dtype = wide(values.dtype)
     return jnp.sum(values.astype(dtype) * jnp.asarray(c, dtype)).astype(values.dtype)
+
+
+LARGEST = 2**23  # numbers between arrays and what is made of them
+
+
+def tiled(of_examples: Callable, numbers: int, *factors: Any, largest: int | None = None) -> Any:
+    """A function of arrays of examples, so many at a time that no array between has more than `LARGEST` numbers.
+
+    numbers is how many lie between for each example. Examples come first, in the arrays and in the result.
+    """
+    batch, tile = len(factors[-1]), max(1, (largest or LARGEST) // max(1, numbers))
+    if tile >= batch:
+        return of_examples(*factors)
+    count = -(-batch // tile)
+    tile = -(-batch // count)
+
+    def part(i):  # the last tile may begin within the one before it: nothing is copied to fill it up
+        start = jnp.minimum(i * tile, batch - tile)
+        return of_examples(*jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, tile), factors))
+
+    parts = jax.lax.map(part, jnp.arange(count))
+    rest, joined = batch - (count - 1) * tile, lambda a: a.reshape(-1, *a.shape[2:])
+    return joined(parts) if rest == tile else jnp.concatenate([joined(parts[:-1]), parts[-1, tile - rest :]])

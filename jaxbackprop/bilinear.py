@@ -13,7 +13,7 @@ one position, the Gram of positions at few, the gradient formed once at many. Us
 nothing.
 
 Memory beside the factors: products of so many examples, and positions u, at a time that no array between has more than
-`views.LARGEST` numbers, or than one example's gradient or one position needs.
+`arithmetic.LARGEST` numbers, or than one example's gradient or one position needs.
 """
 
 from functools import partial
@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxbackprop import views
-from jaxbackprop.arithmetic import Precision, contract, wide
+from jaxbackprop import arithmetic
+from jaxbackprop.arithmetic import Precision, contract, tiled, wide
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.strides import are_apart, size_of
-from jaxbackprop.views import LARGEST_SEEN, examples_of, formed, letters_of, opened, seen_by, tiled
+from jaxbackprop.views import LARGEST_SEEN, examples_of, formed, letters_of, opened, seen_by, stored
 
 
 def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precision: Precision = None) -> Array:
@@ -45,7 +45,7 @@ def dot(fg: FactoredGradient, gh: FactoredGradient, leaf: int, out: str, precisi
 def _dot(fg, u, gh, v, out, precision):
     if (u.kind, v.kind) == ("outer", "rows"):
         return _dot(gh, v, fg, u, out, precision).T
-    (h, dz), (k, ez) = ((f.h.get(use.h), f.dz[use.dz]) for f, use in ((fg, u), (gh, v)))
+    (h, dz), (k, ez) = (stored(f, use) for f, use in ((fg, u), (gh, v)))
     turned = v.kind == "outer" and _are_turned(fg, u, v)  # Gᵀ = Σ_t h[t] dz[t]ᵀ: the factors change places
     if not turned and not _are_alike(fg, u, v):
         h, k, dz, ez = None, None, *(_flat(f, use) for f, use in ((fg, u), (gh, v)))
@@ -58,11 +58,13 @@ def _dot(fg, u, gh, v, out, precision):
         (h, dz), (k, ez) = opened(u, h, dz), opened(v, k, ez)
         k, ez = (ez, k) if turned else (k, ez)
         t, s = (d.shape[-2] if "t" in use.positions else 1 for d, use in ((dz, u), (ez, v)))
-        most = max(1, views.LARGEST // max(1, t))  # positions u at a time; where a gradient is smaller it is formed
-        if s <= most or (u.kind == "outer" and dz.shape[-1] * h.shape[-1] <= views.LARGEST):
+        most = max(
+            1, arithmetic.LARGEST // max(1, t)
+        )  # positions u at a time; where a gradient is smaller it is formed
+        if s <= most or (u.kind == "outer" and dz.shape[-1] * h.shape[-1] <= arithmetic.LARGEST):
             return rule(h, dz, k, ez, out, precision)
         tiles = _cut(k, -1 if v.kind == "rows" else -2, most), _cut(ez, -2, most)
-        return jax.lax.map(lambda tile: rule(h, dz, *tile, out, precision), tiles).sum(0)
+        return jax.lax.map(lambda tile: rule(h, dz, tile[0], tile[1], out, precision), tiles).sum(0)
 
     numbers = _between(fg, u, v, dz, ez) + seen_by(fg, u) + seen_by(gh, v)
     largest = LARGEST_SEEN if u.window or v.window else None

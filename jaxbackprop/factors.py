@@ -57,7 +57,7 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
     """
 
     def summed(use):
-        h, dz = fg.h.get(use.h), fg.dz[use.dz]
+        h, dz = views.stored(fg, use)
         dz = dz if weight is None else scaled(dz, jnp.asarray(weight))
         if use.kind == "outer":
             return views.total_of(fg, use, h, dz, precision)

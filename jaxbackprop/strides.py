@@ -110,10 +110,11 @@ def are_apart(numbers: int, one: tuple[int, Group], other: tuple[int, Group]) ->
     >>> are_apart(24, (0, (Axis(4, 3), Axis(3, 1))), (12, (Axis(3, 1), Axis(4, 3))))
     True
     """
-    cuts = [levels(numbers, *view) for view in (one, other)]
-    if None in cuts or [level.full for level in cuts[0]] != [level.full for level in cuts[1]]:
+    first, second = levels(numbers, *one), levels(numbers, *other)
+    if first is None or second is None or [level.full for level in first] != [level.full for level in second]:
         return False
-    return any(a.start + a.axis.size <= b.start or b.start + b.axis.size <= a.start for a, b in zip(*cuts, strict=True))
+    pairs = zip(first, second, strict=True)
+    return any(a.start + a.axis.size <= b.start or b.start + b.axis.size <= a.start for a, b in pairs)
 
 
 def _cut(numbers: int, offset: int, groups: Sequence[Group]) -> tuple[Group, list[Level]]:

@@ -272,7 +272,8 @@ GRADIENTS: dict[str, GradientMethod] = {
 
 def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
     """Make the state that training starts from: drawn parameters, or the given ones."""
-    own: Params = drawn(problem.network, key, dtype) if params is None else params
+    network: Any = problem.network
+    own: Any = drawn(network, key, dtype) if params is None else params
     return TrainState(own, problem.optimizer.init(own), _two_keys(key)[0], jnp.zeros((), jnp.int32))
 
 
@@ -493,7 +494,9 @@ def fit(
     own_key = secret.key if secret else is_key(key)
     dtype = data.like[0].dtype if isinstance(data, Blocks) else data[0].dtype
     # drawn by a program of its own, which every fit of this network shares: drawing takes as long to compile as training
-    own = drawn(network, own_key, dtype) if params is None else jax.tree.map(jnp.asarray, params)
+    own: Any = jax.tree.map(jnp.asarray, params)
+    if params is None and isinstance(network, Network):
+        own = drawn(network, own_key, dtype)
     state = _start(problem._replace(mesh=None), own_key, own)
     progress = _over_mesh(problem, Progress(state, np.zeros((steps, 2), wide(dtype)), 0))
     started, keeper = _Reached(progress, []), None

@@ -157,7 +157,7 @@ def noise_scale(fg: FactoredGradient, precision: Precision = None) -> NoiseScale
     True
     """
     parts = bare(noise_scales)(fg, precision).values()
-    trace, squared_norm = (sum(part[i] for part in parts) for i in (1, 2))
+    trace, squared_norm = (sum((part[i] for part in parts), start=jnp.zeros(())) for i in (1, 2))
     return NoiseScale(trace / squared_norm, trace, squared_norm)
 
 

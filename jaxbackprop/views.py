@@ -1,6 +1,6 @@
 """A use of a parameter, and how its gradient meets the leaf: letters for axes, and the way back to the leaf's own order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, PyTree
 
-from jaxbackprop.arithmetic import Precision, contract, wide
+from jaxbackprop.arithmetic import Precision, contract, tiled, wide
 from jaxbackprop.strides import Group, axes_of, put_back, seen, size_of
 from jaxbackprop.windows import Window, patches
 
@@ -44,9 +44,14 @@ def examples_of(fg: Any) -> int:
     return jnp.shape(next(iter(fg.dz.values())))[0]
 
 
+def stored(fg: Any, use: Use) -> tuple[Any, Array]:
+    """h, or ids, or None, or the input of a convolution; and dz."""
+    return fg.h.get(use.h), fg.dz[use.dz]
+
+
 def factors_of(fg: Any, use: Use) -> tuple[Any, Array]:
     """h, or ids, or None; and dz."""
-    return opened(use, fg.h.get(use.h), fg.dz[use.dz])
+    return opened(use, *stored(fg, use))
 
 
 def opened(use: Use, h: Any, dz: Array) -> tuple[Any, Array]:
@@ -58,25 +63,7 @@ def opened(use: Use, h: Any, dz: Array) -> tuple[Any, Array]:
     return jnp.moveaxis(h, 3, 2).reshape(*dz.shape[:-1], h.shape[-1]), dz
 
 
-LARGEST = 2**23  # numbers between the factors and what is made of them
 LARGEST_SEEN = 2**20  # numbers that windows see, at a time
-
-
-def tiled(of_examples: Callable, numbers: int, *factors: Any, largest: int | None = None) -> Any:
-    """A function of examples' factors, so many examples at a time that no array between has more than `LARGEST` numbers."""
-    batch, tile = len(factors[-1]), max(1, (largest or LARGEST) // max(1, numbers))
-    if tile >= batch:
-        return of_examples(*factors)
-    count = -(-batch // tile)
-    tile = -(-batch // count)
-
-    def part(i):  # the last tile may begin within the one before it: nothing is copied to fill it up
-        start = jnp.minimum(i * tile, batch - tile)
-        return of_examples(*jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, tile), factors))
-
-    parts = jax.lax.map(part, jnp.arange(count))
-    rest, joined = batch - (count - 1) * tile, lambda a: a.reshape(-1, *a.shape[2:])
-    return joined(parts) if rest == tile else jnp.concatenate([joined(parts[:-1]), parts[-1, tile - rest :]])
 
 
 def seen_by(fg: Any, use: Use) -> int:
@@ -106,7 +93,7 @@ def product(
     return contract(f"{','.join(terms)}->{result}", *arrays, precision=precision, dtype=dtype)
 
 
-def outer(batch: str, use: Use, dz: Array, h: Array, precision: Precision = None, dtype: Any = None) -> Array:
+def outer(batch: str, use: Use, h: Array, dz: Array, precision: Precision = None, dtype: Any = None) -> Array:
     """Σ_t dz[b,t] h[b,t]ᵀ, summed over b for batch "", (b,) l, n, m; made as the leaf lies, which spares turning it on a CPU."""
     _, n, m = use.axes or ((), (), ())
     if n and m and abs(n[-1].stride) < abs(m[-1].stride):
@@ -116,16 +103,16 @@ def outer(batch: str, use: Use, dz: Array, h: Array, precision: Precision = None
 
 def each(fg: Any, use: Use) -> Array:
     """G[b] of one use: (b, l, n, m), or shaped like the leaf."""
-    h, dz = fg.h.get(use.h), fg.dz[use.dz]
+    h, dz = stored(fg, use)
     if use.kind == "outer":
-        form = lambda h, dz: outer("b", use, *reversed(opened(use, h, dz)))  # noqa: E731
+        form = lambda h, dz: outer("b", use, *opened(use, h, dz))  # noqa: E731
         return tiled(form, seen_by(fg, use), h, dz, largest=LARGEST_SEEN) if use.window else form(h, dz)
     return jax.vmap(partial(scattered, fg, use))(h, dz) if use.kind == "rows" else dz
 
 
 def total_of(fg: Any, use: Use, h: Any, dz: Array, precision: Precision) -> Array:
     """Σ_b G[b] of an outer use; of a convolution a tile of examples after the other."""
-    make = lambda h, dz: outer("", use, *reversed(opened(use, h, dz)), precision, dtype_of(fg, use.leaf))  # noqa: E731
+    make = lambda h, dz: outer("", use, *opened(use, h, dz), precision, dtype_of(fg, use.leaf))  # noqa: E731
     most = max(1, LARGEST_SEEN // max(1, seen_by(fg, use)))
     if use.window is None or most >= len(dz):
         return make(h, dz)

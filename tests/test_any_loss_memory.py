@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxbackprop as jbp
-from jaxbackprop import views
+from jaxbackprop import arithmetic
 
 T = 64
 SLACK = 2**13  # bytes: the answers themselves, and some words for each example
@@ -54,7 +54,7 @@ def swept(name, b):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_norms_need_no_more_for_a_larger_batch(monkeypatch, name):
-    monkeypatch.setattr(views, "LARGEST", 2**13)  # tiles of 2 or 8 examples
+    monkeypatch.setattr(arithmetic, "LARGEST", 2**13)  # tiles of 2 or 8 examples
     few, many = (swept(name, b) for b in (16, 128))
     used = temporaries(jbp.norms, many)
     assert used <= temporaries(jbp.norms, few) + SLACK
@@ -63,7 +63,7 @@ def test_norms_need_no_more_for_a_larger_batch(monkeypatch, name):
 
 def test_clipping_needs_no_more_for_a_larger_batch(monkeypatch):
     """A leaf that is kept as factors: 16 positions of 64 + 64 numbers against 64 · 64."""
-    monkeypatch.setattr(views, "LARGEST", 2**9)
+    monkeypatch.setattr(arithmetic, "LARGEST", 2**9)
     used = []
     for b in (8, 64):
         _, fg = jax.jit(jbp.factored(outer))({"w": normal(64, 64)}, normal(b, 16, 64))
@@ -73,19 +73,19 @@ def test_clipping_needs_no_more_for_a_larger_batch(monkeypatch):
 
 
 def test_norms_need_no_more_where_the_tile_does_not_divide_the_batch(monkeypatch):
-    monkeypatch.setattr(views, "LARGEST", 5 * 2**10)
+    monkeypatch.setattr(arithmetic, "LARGEST", 5 * 2**10)
     few, many = (swept("outer, by the gradient", b) for b in (9, 64))
     assert temporaries(jbp.norms, many) <= temporaries(jbp.norms, few) + SLACK
 
 
 def test_norms_need_no_more_where_a_tile_is_one_example(monkeypatch):
-    monkeypatch.setattr(views, "LARGEST", 2**12)
+    monkeypatch.setattr(arithmetic, "LARGEST", 2**12)
     few, many = (swept("rows", b) for b in (8, 64))
     assert temporaries(jbp.norms, many) <= temporaries(jbp.norms, few) + SLACK
 
 
 def test_a_long_lookup_keeps_to_the_bound(monkeypatch):
-    monkeypatch.setattr(views, "LARGEST", 2**12)
+    monkeypatch.setattr(arithmetic, "LARGEST", 2**12)
     _, fg = jbp.factored(rows)({"e": normal(64, 2)}, words(2, 512))
     assert temporaries(jbp.norms, fg) < 4 * 512 * 512
 
@@ -100,7 +100,7 @@ def test_in_tiles_the_answers_are_the_same(monkeypatch, name):
     G = np.concatenate([np.asarray(g).reshape(7, -1) for g in jax.tree.leaves(jbp.materialise(fg))], axis=1)
     np.testing.assert_allclose(wanted[0], np.linalg.norm(G, axis=1), rtol=1e-5)
     for largest in (1, 3 * 2**12):
-        monkeypatch.setattr(views, "LARGEST", largest)
+        monkeypatch.setattr(arithmetic, "LARGEST", largest)
         found = jax.jit(lambda fg: readouts(fg))(fg)
         for a, right in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, right, rtol=1e-5, atol=1e-5 * float(jnp.max(jnp.abs(right))))

@@ -87,7 +87,7 @@ def check_factored(loss: Callable, params: Any, *batch: Any, in_axes: Any = 0, h
     >>> check_factored(loss, {"w": jnp.ones((2, 1))}, x, y).ok
     True
     """
-    sweep = factored(loss, in_axes=in_axes, has_aux=has_aux)
+    sweep: Any = factored(loss, in_axes=in_axes, has_aux=has_aux)
     (given, shared), (some,) = sweep.arranged(sweep.model, (params, *batch))
     sweep.door(sweep.model, (given, shared), some)
     read(

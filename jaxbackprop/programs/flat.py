@@ -254,8 +254,10 @@ def _called(equation) -> ClosedJaxpr | None:
 
 def inside(settings: dict[str, Any]) -> list[ClosedJaxpr]:
     """The jaxprs that a primitive calls: a loop's body, the branches of a condition."""
-    values = [v for value in settings.values() for v in (value if isinstance(value, tuple | list) else (value,))]
-    found = [value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
+    values: list[Any] = [
+        v for value in settings.values() for v in (value if isinstance(value, tuple | list) else (value,))
+    ]
+    found: list[Any] = [value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
     # since 0.12 both are one class
     return [value if hasattr(value, "consts") else ClosedJaxpr(value, ()) for value in found]
 

@@ -7,7 +7,7 @@ A rule says how h (l, t, m), or the ids (t), come from the other operands, and w
 which a parameter enters has no rule: it is differentiated as it stands, and its gradient formed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -50,6 +50,11 @@ def linear(step: Step, position: int, view: View, shapes: Shapes, z: jax.ShapeDt
     return rule(step.settings, position, view, shapes, z) if rule and real else None
 
 
+def _joined(view: View, axes: Sequence[int]) -> Group:
+    """Some axes of a view as one, the first outermost."""
+    return sum((view.axes[i] for i in axes), ())
+
+
 def _dot_general(settings, position, view, shapes, _z):
     contracted, batch = ((axes[position], axes[1 - position]) for axes in settings["dimension_numbers"])
     (wm, hm), (wl, hl), H = contracted, batch, shapes[1 - position]
@@ -57,7 +62,7 @@ def _dot_general(settings, position, view, shapes, _z):
         return None
     wn = [i for i in range(len(view.axes)) if i not in (*wm, *wl)]
     ht = [i for i in range(H.ndim) if i not in (*hm, *hl)]
-    axes = tuple(sum((view.axes[i] for i in part), ()) for part in (wl, wn, wm))
+    axes = _joined(view, wl), _joined(view, wn), _joined(view, wm)
     l, n, m = map(size_of, axes)
     batch_sizes, places = [H.shape[i] for i in hl], [H.shape[i] for i in ht]
     outputs, t = [shapes[position].shape[i] for i in wn], int(np.prod(places, dtype=int))
@@ -98,7 +103,7 @@ def _convolution(settings, position, view, shapes, z):
 
     def tap(tau, *_operands):  # (g, N·places, O/g) → z, whose axes are N, places and channels
         tau = jnp.moveaxis(tau.reshape(groups, *sizes, n), 0, -2).reshape(*sizes, groups * n)
-        return jnp.transpose(tau, np.argsort((N, *places, channels)))
+        return jnp.transpose(tau, np.argsort((N, *places, channels)).tolist())
 
     t = int(np.prod(sizes, dtype=int))
     return Linear("outer", axes, (groups, t, n), lambda lhs, _: lhs, tap, window)
@@ -130,9 +135,9 @@ def _gather(settings, position, view, shapes, _z):
         indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
         read = (indices >= 0) & (indices < rows) | (not drops)  # out of range nothing is added, as in JAX's own rule
         tau = jnp.where(read.reshape(1, t, 1), tau, 0).reshape(*places, *width)
-        return jnp.transpose(tau, np.argsort((*elsewhere, *where)))
+        return jnp.transpose(tau, np.argsort((*elsewhere, *where)).tolist())
 
-    axes = ((), view.axes[read[0]], sum((view.axes[i] for i in others), ()))
+    axes = ((), view.axes[read[0]], _joined(view, others))
     return Linear("rows", axes, (1, t, int(np.prod(width, dtype=int))), ids, tap)
 
 
@@ -150,7 +155,7 @@ def _dynamic_slice(settings, position, view, shapes, _z):
     def tap(tau, *_operands):
         return jnp.moveaxis(tau.reshape(t, *(W.shape[i] for i in others)), 0, axis)
 
-    axes = ((), view.axes[axis], sum((view.axes[i] for i in others), ()))
+    axes = ((), view.axes[axis], _joined(view, others))
     return Linear("rows", axes, (1, t, W.size // rows), ids, tap)
 
 
