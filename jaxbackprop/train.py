@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree, Shaped
 
 from jaxbackprop import blocks as reading
 from jaxbackprop.arithmetic import wide
@@ -57,7 +57,7 @@ WHOLE = 2**62  # a tile that holds any batch
 class TrainState(NamedTuple):
     """All that training carries from one step to the next."""
 
-    params: Params
+    params: PyTree[Array]
     opt_state: Any
     key: Key[Array, ""]
     step: Int[Array, ""]
@@ -102,8 +102,8 @@ class GradientMethod(NamedTuple):
 def train_step(
     problem: Problem,
     state: TrainState,
-    x: Float[Array, "b d"],
-    y: Num[Array, "b ..."],
+    x: Shaped[Array, "b ..."],
+    y: Shaped[Array, "b ..."],
     weight: Float[Array, " b"],
     key: Key[Array, ""],
 ) -> tuple[TrainState, Float[Array, ""]]:
@@ -150,7 +150,7 @@ def train_steps(
 
 
 def train_epoch(
-    problem: Problem, state: TrainState, x: Float[Array, "n d"], y: Num[Array, "n ..."]
+    problem: Problem, state: TrainState, x: Shaped[Array, "n ..."], y: Shaped[Array, "n ..."]
 ) -> tuple[TrainState, Float[Array, ""]]:
     """Take one step for each batch of a fresh draw. Pure; returns the new state and the mean of the examples' losses."""
     state, sums = _whole(problem, state, x, y)
@@ -270,7 +270,7 @@ GRADIENTS: dict[str, GradientMethod] = {
 }
 
 
-def start(problem: Problem, key: Key[Array, ""], params: Params | None = None, dtype=jnp.float32) -> TrainState:
+def start(problem: Problem, key: Key[Array, ""], params: PyTree[Array] | None = None, dtype=jnp.float32) -> TrainState:
     """Make the state that training starts from: drawn parameters, or the given ones."""
     network: Any = problem.network
     own: Any = drawn(network, key, dtype) if params is None else params
@@ -428,7 +428,7 @@ def fit(
     batch_size: int,
     key: Key[Array, ""] | None = None,
     gradient: str | GradientMethod = "hand",
-    params: Params | None = None,
+    params: PyTree[ArrayLike] | None = None,
     validation: Data | Blocks | None = None,
     callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
     checkpoints: Checkpoints | None = None,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -304,3 +305,51 @@ def test_a_part_without_numbers():
     loss = lambda w, x: jnp.sum(w[:0] @ x) + jnp.sum(jnp.sin(w @ x))  # noqa: E731
     W, x = jnp.ones((3, 4)), jnp.arange(8.0).reshape(2, 4)
     agrees(jbp.materialise(jbp.factored(loss)(W, x)[1]), jax.vmap(jax.grad(loss), (None, 0))(W, x), 1e-6)
+
+
+def dense(params, x, y):
+    return 0.5 * jnp.sum((jnp.tanh(x @ params["w"]) @ params["v"] - y) ** 2)
+
+
+def fitted(gradient, **more):
+    """A model that is no network, trained on two epochs of 24 examples, in float64."""
+    with jax.enable_x64(True):
+        return _fitted(gradient, **more)
+
+
+def _fitted(gradient, **more):
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(3, 4))), "v": jnp.asarray(rng.normal(size=4))}
+    data = jnp.asarray(rng.normal(size=(24, 3))), jnp.asarray(rng.normal(size=24))
+    given = {"epochs": 2, "batch_size": 10, "params": params, "gradient": gradient, "validation": data} | more
+    return jbp.fit(jbp.factored(dense), None, optax.sgd(0.1), data, **given)
+
+
+def test_fit_takes_any_model_and_both_gradients_go_the_same_way():
+    (one, rows), (other, _) = (fitted(how, key=jax.random.key(0)) for how in ("hand", "jax.grad"))
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["validation_loss"] > 0
+
+
+def test_private_training_of_any_model_clips_and_hides():
+    quiet, _ = fitted(jbp.private_gradient(1e-9, 0.0))
+    first = fitted("hand", key=jax.random.key(0), epochs=1, batch_size=24)[0]
+    start = np.random.default_rng(0).normal(size=(3, 4))
+    assert np.max(np.abs(np.asarray(quiet.params["w"]) - start)) < 1e-8  # every gradient is at most 1e-9
+    assert np.max(np.abs(np.asarray(first.params["w"]) - start)) > 1e-3
+    noisy = [fitted(jbp.private_gradient(1e-3, 1e3))[0].params["w"] for _ in range(2)]
+    assert np.max(np.abs(noisy[0] - noisy[1])) > 1e-3  # of two secrets
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": None}, "params is None, and a Sweep does not say how to draw them"),
+        ({"params": {"w": jnp.full((3, 4), jnp.nan), "v": jnp.ones(4)}}, r"params\['w'\] holds NaN or infinity"),
+    ],
+)
+def test_fit_of_a_sweep_refuses_what_it_cannot_start_from(change, message):
+    with pytest.raises(ValueError, match=message):
+        fitted("hand", key=jax.random.key(0), **change)
