@@ -50,17 +50,16 @@ def _dot(fg, u, gh, v, out, precision):
     if not turned and not _are_alike(fg, u, v):
         h, k, dz, ez = None, None, *(_flat(f, use) for f, use in ((fg, u), (gh, v)))
         return _by_examples(_whole, 0, (h, dz), (k, ez), out, precision)
-    rule = (
-        partial(_outer, u.positions, v.positions) if u.kind == "outer" else _rows if v.kind == "rows" else _rows_outer
-    )
+    rule = {
+        ("outer", "outer"): partial(_outer, u.positions, v.positions), ("rows", "rows"): _rows, ("rows", "outer"): _rows_outer
+    }[u.kind, v.kind]  # fmt: skip
 
     def opened_first(h, dz, k, ez, out, precision):
         (h, dz), (k, ez) = opened(u, h, dz), opened(v, k, ez)
         k, ez = (ez, k) if turned else (k, ez)
         t, s = (d.shape[-2] if "t" in use.positions else 1 for d, use in ((dz, u), (ez, v)))
-        most = max(
-            1, arithmetic.LARGEST // max(1, t)
-        )  # positions u at a time; where a gradient is smaller it is formed
+        most = max(1, arithmetic.LARGEST // max(1, t))  # positions u at a time
+        # where a gradient is small enough it is formed
         if s <= most or (u.kind == "outer" and dz.shape[-1] * h.shape[-1] <= arithmetic.LARGEST):
             return rule(h, dz, k, ez, out, precision)
         tiles = _cut(k, -1 if v.kind == "rows" else -2, most), _cut(ez, -2, most)

@@ -53,13 +53,17 @@ class Sweep:
     model: Hashable
     door: Callable
     swept: Callable
-    arranged: Callable = lambda _model, args: (args[0], args[1:])
+    arranged: Callable = lambda _model, args: _as_they_come(*args)
 
     def __call__(self, *args: Any, weight: Any = None) -> tuple[Any, FactoredGradient]:
         """Sweep a batch: (params, *batch)."""
         params, batch = self.arranged(self.model, args)
         self.door(self.model, params, *batch, weight=weight)
         return self.swept(self.model, params, *batch, weight=weight)
+
+
+def _as_they_come(params, *batch):
+    return params, batch
 
 
 @lru_cache(maxsize=512)

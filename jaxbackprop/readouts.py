@@ -34,6 +34,7 @@ from jaxbackprop.doors import are_of_one_model, asks, is_factored
 from jaxbackprop.factors import FactoredGradient
 from jaxbackprop.refusals import is_positive
 from jaxbackprop.views import smaller
+from jaxbackprop.words import paths_of
 
 
 @asks(is_factored)
@@ -55,8 +56,7 @@ def squared_norms(fg: FactoredGradient) -> dict[str, Float[Array, " b"]]:
 
 def names_of(fg: FactoredGradient) -> list[tuple[str, ...]]:
     """The path of each leaf, as its names."""
-    paths = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(fg.tree, range(len(fg.shapes))))
-    return [tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path) for path, _ in paths]
+    return paths_of(jax.tree.unflatten(fg.tree, range(len(fg.shapes))))
 
 
 def layers_of(fg: FactoredGradient) -> list[str]:

@@ -892,6 +892,8 @@ def _model(network, loss, params) -> Model | Sweep:
         return Model(network, as_loss(loss))
     if loss is not None:
         raise ValueError(f"loss is {loss!r}, beside a Sweep, which has its own: give None")
+    if getattr(network.model, "argnums", 0) != 0:
+        raise ValueError("fit calls the sweep with (params, x, y): make it with argnums=0")
     if params is None:
         raise ValueError("params is None, and a Sweep does not say how to draw them: give params to start from")
     return network

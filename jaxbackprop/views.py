@@ -13,6 +13,7 @@ from jaxtyping import Array, DTypeLike, PyTree
 from jaxbackprop.arithmetic import Precision, contract, tiled, wide
 from jaxbackprop.strides import Group, axes_of, put_back, seen, size_of
 from jaxbackprop.windows import Window, patches
+from jaxbackprop.words import unused
 
 
 class Use(NamedTuple):
@@ -185,7 +186,7 @@ def smaller(fg: Any, leaves: Sequence[int]) -> Any:
         own = [use for use in fg.uses if use.leaf == leaf]
         factors = sum(numbers_of(fg, use) for use in own if use.kind != "whole")
         if leaf in leaves and int(np.prod(shape, dtype=int)) < factors:
-            name = f"leaf {leaf}"
+            name = unused(f"leaf {leaf}", fg.dz)
             whole[name], own = formed(fg, own, leaf, examples_of(fg)), [Use(leaf, "whole", name)]
         uses += own
     h, dz = ({getattr(use, kind) for use in uses} for kind in ("h", "dz"))

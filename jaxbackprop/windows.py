@@ -46,7 +46,7 @@ def patches(h: jax.Array, window: Window) -> jax.Array:
     h = jnp.transpose(h, (n, *places, c))
     around = [(*pad, spread - 1) for pad, spread in zip(window.padding, window.spread, strict=True)]
     h = jax.lax.pad(h, jnp.zeros((), h.dtype), [(0, 0, 0), *around, (0, 0, 0)])
-    for i in range(len(places)):  # the places' axis i → itself, and the kernel's last but the channels
+    for i in range(len(places)):  # (N, …, places i, …, k, C) → the same with the kernel's axis i before C
         h = jnp.stack(list(_slices(h, 1 + i, window, i)), axis=-2)
     N, d = h.shape[0], len(places)
     h = h.reshape((*h.shape[:-1], window.groups, h.shape[-1] // window.groups))

@@ -2,13 +2,44 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 
 T = TypeVar("T", bound=tuple)
+
+
+def paths_of(tree: Any) -> list[tuple[str, ...]]:
+    """The path of each leaf, as its names.
+
+    >>> paths_of({"layer": {"w": 0, "b": [1, 2]}})
+    [('layer', 'b', '0'), ('layer', 'b', '1'), ('layer', 'w')]
+    """
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return [tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path) for path in paths]
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """The name, with the first number from 2 that makes it another than all that are taken.
+
+    >>> unused("w", ["w", "b"])
+    'w:2'
+    """
+    return next(n for n in (name, *(f"{name}:{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+
+
+def aligned(table: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """The lines of a table, its columns aligned, those of these numbers to the right.
+
+    >>> aligned([("name", "size"), ("w", "12")], right={1})
+    ['name  size', 'w       12']
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    placed = lambda i, cell: cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])  # noqa: E731
+    return ["  ".join(placed(i, cell) for i, cell in enumerate(line)).rstrip() for line in table]
 
 
 def look_up(kind: str, table: Mapping[str, T], name_or_pair: str | tuple) -> T | tuple[Callable, Callable]:

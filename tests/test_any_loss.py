@@ -353,3 +353,18 @@ def test_private_training_of_any_model_clips_and_hides():
 def test_fit_of_a_sweep_refuses_what_it_cannot_start_from(change, message):
     with pytest.raises(ValueError, match=message):
         fitted("hand", key=jax.random.key(0), **change)
+
+
+def test_what_has_aux_or_another_order_is_refused_where_it_cannot_serve():
+    with_aux = jbp.factored(lambda p, x: (jnp.sum(p * x), x), has_aux=True)
+    with pytest.raises(ValueError, match="the sweep gives aux beside the losses, which no sum keeps"):
+        jbp.stream(with_aux, jbp.total)
+    turned = jbp.factored(lambda x, p, y: jnp.sum(p * x) - y, argnums=1)
+    with pytest.raises(ValueError, match=r"fit calls the sweep with \(params, x, y\): make it with argnums=0"):
+        jbp.fit(turned, None, optax.sgd(0.1), (jnp.ones((4, 3)), jnp.ones(4)), epochs=1, batch_size=2,
+                key=jax.random.key(0), params=jnp.ones(3))  # fmt: skip
+    for sweep in (with_aux, turned):
+        with pytest.raises(ValueError, match="of 0 arguments"):
+            sweep()
+    with pytest.raises(TypeError, match="params"):
+        jbp.per_example(jbp.mlp((3, 1)), "huber")()

@@ -340,3 +340,22 @@ def test_what_is_no_number_is_wrong(monkeypatch):
     found = jbp.check_factored(loss, P, X)
     assert not found.ok
     assert found.norm_error == float("inf")
+
+
+def test_what_is_kept_is_what_clip_keeps():
+    """A use beside the factors is kept too; with one position nothing is formed; with many all is, once."""
+
+    def loss(p, x):
+        products = (x @ p["many"], x[:2] @ p["few"], x[0] @ p["one"])
+        return sum(jnp.sum(jnp.tanh(z)) for z in products) + jnp.sum(p["few"] ** 2)
+
+    params = {"many": jnp.ones((8, 2)), "few": jnp.ones((8, 9)), "one": jnp.ones((8, 1))}
+    x = jnp.ones((3, 20, 8))
+    found = jbp.explain(loss)(params, x[0])
+    clipped = jbp.clip(jbp.factored(loss)(params, x)[1], 1.0)
+    for leaf, name in enumerate(sorted(params)):
+        uses = [use for use in clipped.uses if use.leaf == leaf]
+        arrays = [a for use in uses for a in ((clipped.h[use.h],) if use.h else ()) + (clipped.dz[use.dz],)]
+        rows = [row for row in found.rows if row.parameter == name]
+        assert sum(row.numbers for row in rows) == sum(a.size for a in arrays) // 3, name
+        assert ("factors" in {row.kept for row in rows}) == any(use.h for use in uses), name

@@ -1,6 +1,7 @@
 """`factored` with the modules of other libraries, and with a hand-derived network inside, as a user would write it."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def agrees(loss, params, *batch):
 
 
 def test_flax_nnx_with_dropout():
-    nnx = pytest.importorskip("flax.nnx")
+    nnx = importlib.import_module("flax.nnx")
 
     class Model(nnx.Module):
         def __init__(self, rngs):
@@ -53,7 +54,7 @@ def test_flax_nnx_with_dropout():
 
 
 def test_flax_linen_with_dropout():
-    nn = pytest.importorskip("flax.linen")
+    nn = importlib.import_module("flax.linen")
 
     class Model(nn.Module):
         @nn.compact
@@ -71,7 +72,7 @@ def test_flax_linen_with_dropout():
 
 
 def test_equinox():
-    eqx = pytest.importorskip("equinox")
+    eqx = importlib.import_module("equinox")
     model = eqx.nn.MLP(4, 3, 8, 2, activation=jnp.tanh, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from devices import on_four_devices
 
 import jaxbackprop as jbp
 from jaxbackprop import data, secret, train
@@ -26,14 +27,7 @@ MESHES = ("1x1", "2x1", "4x1", "4x2")
 
 @pytest.fixture(scope="module")
 def found():
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, TESTS / "four_devices.py"]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False, cwd=TESTS.parent)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return on_four_devices("four_devices.py")
 
 
 @pytest.mark.parametrize("mesh", MESHES)

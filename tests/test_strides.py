@@ -86,7 +86,7 @@ def view_of(shape, steps):
     program = flatten(lambda w: applied(steps, w, STEPS), jnp.zeros(shape))
     view = of_leaf(0, program.shapes[program.inputs[0]])
     for step in program.steps:
-        view = view and moved(view, step, program.shapes[step.writes[0]])
+        (view,) = (view and moved(view, step, [program.shapes[step.writes[0]]])) or [None]
     return view
 
 

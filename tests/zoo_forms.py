@@ -37,6 +37,17 @@ def nested(p, x):
 
 
 FORM = {
+    "two_of_one_name": lambda rnd: of(
+        lambda p, x: jnp.tanh(x @ p["w"]) * p["a/b"] + p["a"]["b"],
+        {"w": rnd(6, 3), "a/b": rnd(3), "a": {"b": rnd(3)}},
+        rnd(B, 5, 6),
+    ),
+    "named_as_a_formed_one": lambda rnd: of(
+        lambda p, x: jnp.tanh(x @ p["a"] + p["leaf 0"]), {"a": rnd(6, 2), "leaf 0": rnd(2)}, rnd(B, 50, 6)
+    ),
+    "named_as_a_site": lambda rnd: of(
+        lambda p, x: jnp.tanh(x @ p["w"]) * p["0.1"], {"w": rnd(6, 3), "0.1": rnd(3)}, rnd(B, 5, 6)
+    ),
     "unused_leaf": lambda rnd: of(lambda p, x: p["W"] @ x, {"W": rnd(2, 5), "not": rnd(3)}, rnd(B, 5)),
     "unused_layer": lambda rnd: of(
         lambda p, x: p["a"]["W"] @ x, {"a": {"W": rnd(2, 5)}, "b": {"W": rnd(3)}}, rnd(B, 5)

@@ -74,6 +74,11 @@ PRODUCTS = {
     "split": of_matrix(lambda W, x: jnp.einsum("thk,hkd->td", x, W.reshape(2, 3, 5)), (6, 5), 7, 2, 3),
     "reshaped_2_3_to_3_2": of_matrix(lambda W, x: x @ W.reshape(3, 2), (2, 3), 5, 3),
     "ravelled": of_matrix(lambda W, x: x @ W.ravel(), (2, 3), 5, 6),
+    "merged_columns_first": of_matrix(lambda W, x: x @ jnp.reshape(W, (6, 5), order="F"), (2, 3, 5), 7, 6),
+    "reshaped_columns_first": of_matrix(lambda W, x: x @ jnp.reshape(W, (6, 4), order="F"), (4, 6), 7, 6),
+    "split_by_jnp": of_matrix(
+        lambda W, x: [k * x @ w for k, w in enumerate(jnp.split(W, (2, 5), axis=1), 1)], (3, 9), 7, 3
+    ),
     "turned_then_reshaped": of_matrix(lambda W, x: x @ W.T.reshape(2, 3), (2, 3), 5, 2),
     "squeezed": of_matrix(lambda W, x: x @ W[0, :, 0], (1, 5, 1, 2), 3, 5),
     "expanded": of_matrix(lambda W, x: x @ W[None], (5, 2), 6, 3, 5),
@@ -245,6 +250,11 @@ LOOKUPS = {
     "lookup_pairs": looked_up(lambda W, ids: W[ids[0], ids[1]], (7, 6), 6, 2, 5),
     "lookup_codebooks": looked_up(lambda W, ids: W[jnp.arange(3), ids], (3, 7, 2), 7, 3),
     "lookup_along_axis": looked_up(lambda W, ids: jnp.take_along_axis(W, ids, axis=1), (3, 7), 7, 3, 5),
+    "two_tables_one_index": lambda rnd: of(
+        lambda p, ids: [p[name].at[ids].get(mode="clip", wrap_negative_indices=False) for name in ("few", "many")],
+        {"few": rnd(5, 3), "many": rnd(9, 3)},
+        rnd.ids(9, B, 6),
+    ),
     "lookup_reshaped": looked_up(lambda W, ids: W.reshape(6, 5)[ids], (2, 3, 5), 6, 7),
     "lookup_scaled": looked_up(lambda W, ids: (W * 5**0.5)[ids], (7, 5), 7, 6),
     "lookup_sliced": looked_up(lambda W, ids: W[2:][ids], (7, 3), 5, 6),

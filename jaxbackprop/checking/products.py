@@ -2,6 +2,9 @@
 
 A parameter may be reshaped, transposed, broadcast or cast on its way: a *view* of it. A *product* has a view for one operand, and
 for the other none. Other ways in (a sum, a gather, a convolution, all that is inside a `scan`) are not looked for.
+
+The views of programs/axes.py hold each number of a parameter once at most. These may repeat them, as a scale does that is
+broadcast, and keep their steps: a mistake made on purpose puts another matrix through them.
 """
 
 from typing import Any, NamedTuple

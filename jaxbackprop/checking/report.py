@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxbackprop.checking.diagnosis import Diagnosis
+from jaxbackprop.words import aligned
 
 
 class Kinks(NamedTuple):
@@ -122,8 +123,7 @@ class Report:
             )
             for row in self.rows
         ]
-        width = [max(len(line[i]) for line in table) for i in range(len(head))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True)).rstrip() for line in table]
+        lines = aligned(table)
         covered = [self.coverage] if self.points else []
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join([f"gradient check: {self.line}", *lines, *self._reasons(), *covered, *notes])

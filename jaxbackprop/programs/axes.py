@@ -1,13 +1,14 @@
 """What steps that only move numbers make of a parameter: a view of it, by its strides (jaxbackprop/strides.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbackprop.programs.flat import Step
-from jaxbackprop.strides import Axis, Group, axes_of, levels
+from jaxbackprop.strides import Axis, Group, axes_of, levels, size_of
 
 
 class View(NamedTuple):
@@ -34,21 +35,26 @@ def of_leaf(leaf: int, shape: jax.ShapeDtypeStruct) -> View | None:
     return View(leaf, shape.size, axes_of(shape.shape)) if whole else None
 
 
-def moved(view: View, step: Step, result: jax.ShapeDtypeStruct) -> View | None:
-    """The view that a step makes of another; None where it is none.
+def moved(view: View, step: Step, results: Sequence[jax.ShapeDtypeStruct]) -> list[View] | None:
+    """The views that a step makes of another; None where it does more than move its numbers.
 
     >>> from jaxbackprop.programs.flat import flatten
     >>> program = flatten(lambda w: w.T.reshape(6), jnp.ones((2, 3)))
     >>> view = of_leaf(0, program.shapes[0])
     >>> for step in program.steps:
-    ...     view = moved(view, step, program.shapes[step.writes[0]])
+    ...     (view,) = moved(view, step, [program.shapes[step.writes[0]]])
     >>> view.axes
     ((Axis(size=3, stride=1), Axis(size=2, stride=3)),)
     """
-    rule = _MOVES.get(step.name)
-    found = rule(view, step.settings, result) if rule and len(step.reads) == 1 else None
-    ranges = found and levels(found.numbers, found.offset, sum((*found.stack, *found.axes), ()))
-    return found if ranges is not None else None
+    if step.name not in _MOVES or len(step.reads) != 1:
+        return None
+    found = _MOVES[step.name](view, step.settings, results[0])
+    found = found if isinstance(found, list) else [found]
+    return found if all(each is not None and _has_ranges(each) for each in found) else None
+
+
+def _has_ranges(view):
+    return levels(view.numbers, view.offset, sum((*view.stack, *view.axes), ())) is not None
 
 
 def _same(view, _settings, result):
@@ -68,25 +74,27 @@ def _reversed(view, settings, _result):
 
 
 def _sliced(view, settings, result):
-    if 0 in result.shape:
-        return None
-    axes = []
     steps = settings["strides"] or (1,) * len(view.axes)
-    for group, start, step, size in zip(view.axes, settings["start_indices"], steps, result.shape, strict=True):
-        if sum(axis.size > 1 for axis in group) > 1 and (start, step, size) != (0, 1, _length(group)):
-            return None
-        for axis in group:  # one, or all of them as they are
-            view = view._replace(offset=view.offset + start * axis.stride)
-        whole = (start, step, size) == (0, 1, _length(group))
-        axes.append(group if whole else (Axis(size, group[0].stride * step),) if size > 1 else ())
-    return view._replace(axes=tuple(axes))
+    for i, (start, step, size) in enumerate(zip(settings["start_indices"], steps, result.shape, strict=True)):
+        view = view and _cut(view, i, start, step, size)
+    return view
 
 
-def _length(group: Group) -> int:
-    length = 1
-    for axis in group:
-        length *= axis.size
-    return length
+def _split(view, settings, _result):
+    starts = np.cumsum([0, *settings["sizes"][:-1]])
+    return [_cut(view, settings["axis"], int(a), 1, size) for a, size in zip(starts, settings["sizes"], strict=True)]
+
+
+def _cut(view, i, start, step, size):
+    """So many numbers of axis i, from a start, so far apart; None where that is no axis with a stride, or nothing."""
+    group = view.axes[i]
+    if (start, step, size) == (0, 1, size_of(group)):
+        return view
+    if size == 0 or len(group) != 1:
+        return None
+    axis = (Axis(size, group[0].stride * step),) if size > 1 else ()
+    axes = (*view.axes[:i], axis, *view.axes[i + 1 :])
+    return view._replace(axes=axes, offset=view.offset + start * group[0].stride)
 
 
 def reshaped(view: View, shape: tuple[int, ...]) -> View | None:
@@ -112,15 +120,23 @@ def reshaped(view: View, shape: tuple[int, ...]) -> View | None:
     return None if queue else view._replace(axes=tuple(groups))
 
 
-def _reshaped(view, _settings, result):
-    """Also of `broadcast_in_dim` where nothing is repeated: its axes stay in order."""
+def _reshaped(view, settings, result):
+    """As the axes lie, or in another order of them, as `jnp.reshape(…, order="F")` takes them first."""
+    order = settings["dimensions"]
+    return reshaped(view if order is None else _transposed(view, {"permutation": order}, None), result.shape)
+
+
+def _in_order(view, _settings, result):
+    """Axes of length 1 come or go; of `broadcast_in_dim` where nothing is repeated."""
     return reshaped(view, result.shape)
 
 
-_MOVES: dict[str, Callable[[View, dict[str, Any], jax.ShapeDtypeStruct], View | None]] = {
-    **dict.fromkeys(("convert_element_type", "copy", "copy_p", "name", "sharding_constraint"), _same),
-    **dict.fromkeys(("reshape", "squeeze", "expand_dims", "broadcast_in_dim"), _reshaped),
+_MOVES: dict[str, Callable[[View, dict[str, Any], Any], Any]] = {
+    **dict.fromkeys(("convert_element_type", "copy", "name", "sharding_constraint"), _same),
+    **dict.fromkeys(("squeeze", "expand_dims", "broadcast_in_dim"), _in_order),
+    "reshape": _reshaped,
     "transpose": _transposed,
     "rev": _reversed,
     "slice": _sliced,
+    "split": _split,
 }

@@ -23,7 +23,7 @@ from jaxbackprop.factors import FactoredGradient, materialise, total
 from jaxbackprop.programs.factored import factored
 from jaxbackprop.readouts import norms, to_clip
 from jaxbackprop.views import Use
-from jaxbackprop.words import require_hashable, require_positive
+from jaxbackprop.words import require_positive
 
 with_path = jax.tree_util.tree_leaves_with_path
 SENSITIVITY = {"ADD_OR_REMOVE_ONE": 1, "REPLACE_SPECIAL": 1, "REPLACE_ONE": 2}
@@ -176,34 +176,11 @@ def is_call(asked: Any, args: tuple, named: dict[str, Any]) -> int:
     return b
 
 
-@dataclass(frozen=True)
-class Example:
-    """fun of one example, as a loss of parameters and arrays; what is no array stays a constant that fun may decide by.
-
-    Two are equal that compute the same.
-    """
-
-    fun: Callable
-    argnums: Any
-    tree: Any
-    constants: tuple
-
-    def __call__(self, params, *arrays):
-        """Put all where it stands in the call."""
-        array = iter(arrays)
-        args, named = jax.tree.unflatten(self.tree, [c[1] if c else next(array) for c in self.constants])
-        for i, p in (
-            [(self.argnums, params)] if isinstance(self.argnums, int) else zip(self.argnums, params, strict=True)
-        ):
-            args[i] = p
-        return self.fun(*args, **named)
-
-
 def _clipped(asked, *args, is_padding_example=None, **named):
     b = is_call(asked, args, named | ({} if is_padding_example is None else {"is_padding_example": is_padding_example}))
     padding = jnp.zeros(b, bool) if is_padding_example is None else jnp.asarray(is_padding_example, bool)
-    params, arrays, axes, example = _arranged(asked, args, named, b)
-    one = partial(_swept, asked, factored(example, in_axes=axes, has_aux=asked.has_aux), params)
+    params, arrays, axes, loss = _arranged(asked, args, named, b)
+    one = partial(_swept, asked, factored(loss, in_axes=tuple(axes), has_aux=asked.has_aux), params)
     size = asked.microbatch_size
     dW, aux = one(arrays, padding) if size is None else _in_tiles(one, arrays, axes, padding, b // size)
     if asked.keep_batch_dim:
@@ -213,21 +190,26 @@ def _clipped(asked, *args, is_padding_example=None, **named):
 
 
 def _arranged(asked, args, named, b):
-    """(params, the arrays beside them, the axis of each, an Example)."""
-    one = isinstance(asked.argnums, int)
-    params = jax.tree.map(jnp.asarray, args[asked.argnums] if one else tuple(args[i] for i in asked.places))
+    """(params, the arrays beside them, the axis of each, the loss of params and these)."""
+    params = args[asked.argnums] if isinstance(asked.argnums, int) else tuple(args[i] for i in asked.places)
     args = [None if i in asked.places else arg for i, arg in enumerate(args)]
     for i in asked.batch if asked.keep_batch_dim else ():
         args[i] = jax.tree.map(lambda a: jnp.expand_dims(a, 1), args[i])
     if (i := asked.prng_argnum) is not None:
         args[i] = jax.tree.map(lambda key: jax.random.split(key, b), args[i])
     leaves, tree = jax.tree.flatten((args, named))
-    mapped = [0 if i in (*asked.batch, asked.prng_argnum, len(args)) else None for i in range(len(args) + 1)]
-    axes = [axis for axis, arg in zip(mapped, (*args, named), strict=True) for _ in jax.tree.leaves(arg)]
-    fixed = tuple(None if isinstance(leaf, jax.Array | np.ndarray) else (type(leaf), leaf) for leaf in leaves)
-    require_hashable("an argument of fun that is no array", fixed)
-    arrays, axes = zip(*((a, axis) for a, axis, c in zip(leaves, axes, fixed, strict=True) if c is None), strict=True)
-    return params, arrays, axes, Example(asked.fun, asked.argnums, tree, fixed)
+    is_mapped = [i in (*asked.batch, asked.prng_argnum, len(args)) for i in range(len(args) + 1)]
+    axes = [0 if m else None for m, arg in zip(is_mapped, (*args, named), strict=True) for _ in jax.tree.leaves(arg)]
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+
+    def loss(params, *arrays):  # what is no array stays a constant that fun may decide by
+        given = dict(zip(places, arrays, strict=True))
+        args, named = jax.tree.unflatten(tree, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
+        for i, p in zip(asked.places, [params] if isinstance(asked.argnums, int) else params, strict=True):
+            args[i] = p
+        return asked.fun(*args, **named)
+
+    return jax.tree.map(jnp.asarray, params), [leaves[i] for i in places], [axes[i] for i in places], loss
 
 
 def _swept(asked, sweep, params, arrays, padding):

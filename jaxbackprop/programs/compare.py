@@ -11,6 +11,7 @@ from jaxbackprop.factors import materialise, total
 from jaxbackprop.programs.factored import called, factored, names_of, read
 from jaxbackprop.programs.flat import equations
 from jaxbackprop.readouts import norms
+from jaxbackprop.words import aligned
 
 FEW = 3  # examples whose whole gradients are compared
 
@@ -55,9 +56,7 @@ class Agreement:
         head = f"factored: {verdict}; {self.examples} norms within {self.norm_error:.1e}, in {self.precision}"
         table = [("parameter", "sum", "gradients")]
         table += [(row.parameter, f"{row.sum_error:.1e}", f"{row.gradient_error:.1e}") for row in self.rows]
-        widths = [max(len(line[i]) for line in table) for i in range(3)]
-        lines = ("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table)
-        return "\n".join([head, *lines])
+        return "\n".join([head, *aligned(table)])
 
     def raise_if_wrong(self) -> None:
         """Raise an `AssertionError` that holds the table unless all agrees."""
@@ -90,9 +89,8 @@ def check_factored(loss: Callable, params: Any, *batch: Any, in_axes: Any = 0, h
     sweep: Any = factored(loss, in_axes=in_axes, has_aux=has_aux)
     (given, shared), (some,) = sweep.arranged(sweep.model, (params, *batch))
     sweep.door(sweep.model, (given, shared), some)
-    read(
-        sweep.model, given, shared, jax.tree.map(lambda a: a[0], some)
-    )  # what it closes over is known before the casts
+    one = jax.tree.map(lambda a: a[0], some)
+    read(sweep.model, given, shared, one)  # whether it closes over a parameter is known before the casts
     with jax.enable_x64(True):
         (params, shared), (batch,) = sweep.arranged(sweep.model, jax.tree.map(_in_float64, (params, *batch)))
         sweep.door(sweep.model, (params, shared), batch)
@@ -113,11 +111,14 @@ def check_factored(loss: Callable, params: Any, *batch: Any, in_axes: Any = 0, h
         few = jax.tree.map(lambda *g: jnp.stack(g), *few)
         epsilon, precision = _narrowest(value, params)
         tolerance = max(1e-10, 64 * epsilon)
-        errors = zip(
-            *(map(_error, *map(jax.tree.leaves, pair)) for pair in ((total(fg), sums), (formed, few))), strict=True
-        )
+        errors = zip(_errors(total(fg), sums), _errors(formed, few), strict=True)
         rows = (Compared(name, *e, ok=max(e) <= tolerance) for name, e in zip(names_of(params), errors, strict=True))
         return Agreement(tuple(rows), _error(norms(fg), jnp.stack(n)), tolerance, precision, examples)
+
+
+def _errors(given, right) -> list[float]:
+    """Of each leaf."""
+    return [_error(g, r) for g, r in zip(jax.tree.leaves(given), jax.tree.leaves(right), strict=True)]
 
 
 def _in_float64(a):

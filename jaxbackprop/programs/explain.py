@@ -2,9 +2,12 @@
 
 Of one example, with multiplications and additions counted apart, l matrices n × m at t positions each:
 
-    kept as       numbers       norm                                            sum
-    factors       l t (n + m)   2 l (t + 1) t (n + m) / 2 … or 2 l (t + 1) n m  2 l t n m         the Gram of positions, or formed
-    gradient      l n m         2 l t n m, once, and 2 l n m                    l n m
+    kept as     numbers         norm                                                            sum
+    factors     l t (n + m)     2 l t² (n + m + 1), the Gram of positions, or                   2 l t n m
+                                2 l (t + 1) n m, formed: the less; 2 l (n + m) where t = 1
+    gradient    l n m           2 l t n m to form it, and 2 l n m                               l n m
+
+and of a lookup t (n + 1) numbers, 2 t² (n + 1) and t n. `clip` keeps what is smaller, where there are positions.
 """
 
 from collections.abc import Callable
@@ -18,6 +21,7 @@ from jaxbackprop.programs.factored import AnyLoss, Read, call_of, read
 from jaxbackprop.programs.flat import Step
 from jaxbackprop.programs.uses import ELEMENTWISE, Site
 from jaxbackprop.strides import size_of
+from jaxbackprop.words import aligned
 
 
 class Row(NamedTuple):
@@ -70,21 +74,11 @@ class Explanation:
         """An aligned table, and what it adds up to."""
         head = ("parameter", "shape", "use", "sizes", "kept", "bytes", "norm", "sum", "where")
         table = [head, *(self._cells(row) for row in self.rows)]
-        right = ("bytes", "norm", "sum")
-        widths = [max(len(line[i]) for line in table) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if name in right else cell.ljust(w)
-                for cell, w, name in zip(line, widths, head, strict=True)
-            ).rstrip()
-            for line in table
-        ]
         kept, gradient = (f"{_short(n * self.bytes_each)}B" for n in (self.kept, self.gradient))
         each = f"an example's factors: {kept}; its gradient: {gradient}"
         flops = [_short(sum(getattr(row, name) for row in self.rows)) for name in ("norm_flops", "sum_flops")]
-        return "\n".join(
-            [*lines, f"{each}; flops of its norm {flops[0]}, of its part of the sum {flops[1]}", *self.notes]
-        )
+        costs = f"{each}; flops of its norm {flops[0]}, of its part of the sum {flops[1]}"
+        return "\n".join([*aligned(table, right={5, 6, 7}), costs, *self.notes])
 
     def _cells(self, row):
         shape = "×".join(map(str, row.shape)) or "()"
@@ -137,15 +131,19 @@ def _explained(found: Read, params) -> Explanation:
     for leaf, (name, W) in enumerate(zip(found.names, leaves, strict=True)):
         sites = [site for site in found.plan.all_sites() if site.view.leaf == leaf]
         others = [other for other in found.plan.all_others() if other.leaf == leaf]
-        as_factors = not others and sum(_numbers(site) for site in sites) <= W.size
+        as_factors = sum(map(_numbers, sites)) <= W.size or all(_sizes(site)[1] == 1 for site in sites)
         own = [_of_site(name, W, site, as_factors, first=i == 0) for i, site in enumerate(sites)]
-        own += list(
-            dict.fromkeys(_of_other(name, W, other.step, first=not sites and i == 0) for i, other in enumerate(others))
-        )
+        formed = bool(sites) and not as_factors  # with all of its uses, once
+        own += [_of_other(name, W, step, first=i == 0 and not formed) for i, step in enumerate(_steps(others))]
         rows += own or [Row(name, W.shape, "not used", "", "-", 0, 0, 0, "")]
     closed = [f"closed over, without a gradient: {a.dtype} {tuple(a.shape)}" for a in found.closed]
     each = max(jnp.dtype(W.dtype).itemsize for W in leaves)
     return Explanation(tuple(rows), sum(W.size for W in leaves), each, tuple(closed))
+
+
+def _steps(others) -> list[Step | None]:
+    """Of other ways in, one for each line of the user's."""
+    return list({(other.step and other.step.name, where(other.step)): other.step for other in others}.values())
 
 
 def _sizes(site: Site) -> tuple[int, int, int, int]:

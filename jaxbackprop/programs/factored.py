@@ -14,7 +14,7 @@ from jaxbackprop.programs.flat import flat
 from jaxbackprop.programs.taps import differentiated, gathered
 from jaxbackprop.programs.uses import ELEMENTWISE, Plan, planned
 from jaxbackprop.refusals import are_floating
-from jaxbackprop.words import REAL, fits
+from jaxbackprop.words import REAL, fits, paths_of, unused
 
 
 class AnyLoss(NamedTuple):
@@ -51,7 +51,8 @@ def factored(
         in_axes: of the other arguments, where their examples lie, as in `jax.vmap`: one for all, or a tuple with one for each;
             None for what all examples share, such as weights that are not trained.
         has_aux: the loss returns (number, aux).
-        on_fallback: "warn" or "error" where a gradient has to be formed because a parameter could not be followed.
+        on_fallback: where a gradient has to be formed because a parameter could not be followed, "local" does so, "warn" says
+            so, "error" refuses.
 
     Returns:
         a `Sweep`, (params, *batch, weight=None) → (values (b,), `FactoredGradient`), or ((values, aux), fg). Arguments stand
@@ -113,7 +114,7 @@ def call_of(model: AnyLoss, args: Sequence[Any]) -> tuple[Any, Any, Any]:
 def _trained(model, count) -> list[int]:
     given = model.argnums if isinstance(model.argnums, tuple) else (model.argnums,)
     for i in given:
-        if not isinstance(i, int) or not -count <= i < count:
+        if isinstance(i, bool) or not isinstance(i, int) or not -count <= i < count:
             raise ValueError(f"argnums is {model.argnums!r}, of {count} arguments: expected their places, from 0")
     if len({i % count for i in given}) < len(given):
         raise ValueError(f"argnums is {model.argnums!r}, of {count} arguments: expected each once")
@@ -204,9 +205,11 @@ def read(model: AnyLoss, params, shared, example) -> Read:
 
 
 def names_of(params: Any) -> list[str]:
-    """The path of each parameter, as "layer/w"."""
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
-    return ["/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path) for path in paths]
+    """The path of each parameter, as "layer/w"; where two have one name, all but the first are numbered."""
+    names: list[str] = []
+    for path in paths_of(params):
+        names.append(unused("/".join(path), names))
+    return names
 
 
 def _traced(model, params, shared, example):
@@ -268,10 +271,9 @@ def _swept(model: AnyLoss, params, batch, weight=None):
     params, shared = params
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batch)
     plan, names, aux, _ = read(model, params, shared, one)
-    whole = {other.leaf: names[other.leaf] for other in plan.all_others()}
-    whole = (
-        whole if whole or any(plan.all_sites()) else {0: names[0]}
-    )  # nothing is used: one gradient of 0 says of how many
+    whole = sorted({other.leaf for other in plan.all_others()})
+    if not whole and not any(plan.all_sites()):  # nothing is used: one gradient of 0 says how many examples there are
+        whole = [0]
     leaves = jax.tree.leaves(params)
 
     def one_example(example, seed):
@@ -280,7 +282,7 @@ def _swept(model: AnyLoss, params, batch, weight=None):
     seeds = 1.0 if weight is None else weight  # one for all, or one for each
     axis = 0 if jnp.ndim(seeds) else None
     values, more, h, dz = jax.vmap(one_example, (0, axis))(batch, seeds)
-    fg = gathered(plan, params, names, h, dz, whole)
+    fg = gathered(plan, params, names, h, dz)
     return ((values, jax.tree.unflatten(aux, more)) if model.has_aux else values), fg
 
 

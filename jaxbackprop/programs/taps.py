@@ -15,7 +15,7 @@ their own are members l. The bodies of loops and of what is computed again are r
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxbackprop.programs.flat import Step, run
 from jaxbackprop.programs.uses import Plan, Site, loop_of
 from jaxbackprop.strides import size_of
 from jaxbackprop.views import Use
+from jaxbackprop.words import unused
 
 # ---- one example
 
@@ -97,18 +98,25 @@ _INSIDE = {"scan": _loop, "cond": _branch}
 # ---- a batch
 
 
-def taps_of(plan: Plan, leaves: Sequence[Array], whole: dict[int, str]) -> dict[str, Array]:
+class Taps(NamedTuple):
+    """Something for every tap: at the sites by their keys, and at parameters by their numbers."""
+
+    sites: dict[str, Array]
+    whole: dict[int, Array]
+
+
+def taps_of(plan: Plan, leaves: Sequence[Array], whole: Sequence[int]) -> Taps:
     """τ = 0 at every site, with a member for each step of its loops, and at every parameter with another way in."""
-    at_sites = {site.key: jnp.zeros((*site.loops, *site.rule.sizes), site.z.dtype) for site in plan.all_sites()}
-    return at_sites | {key: jnp.zeros_like(leaves[i]) for i, key in whole.items()}
+    sites = {site.key: jnp.zeros((*site.loops, *site.rule.sizes), site.z.dtype) for site in plan.all_sites()}
+    return Taps(sites, {i: jnp.zeros_like(leaves[i]) for i in whole})
 
 
-def differentiated(plan: Plan, leaves, data, whole: dict[int, str], seed) -> tuple[Array, list[Any], Any, Any]:
+def differentiated(plan: Plan, leaves, data, whole: Sequence[int], seed) -> tuple[Array, list[Any], Any, Taps]:
     """One example's loss, what else is returned, every h, and every dz of seed · L."""
 
     def loss(taps):
-        moved = [w + taps[whole[i]] if i in whole else w for i, w in enumerate(leaves)]
-        (value, *more), h = tapped(plan, [*moved, *data], taps)
+        moved = [w + taps.whole[i] if i in taps.whole else w for i, w in enumerate(leaves)]
+        (value, *more), h = tapped(plan, [*moved, *data], taps.sites)
         return value, (more, h)
 
     value, pull, (more, h) = jax.vjp(loss, taps_of(plan, leaves, whole), has_aux=True)
@@ -116,26 +124,22 @@ def differentiated(plan: Plan, leaves, data, whole: dict[int, str], seed) -> tup
     return value, more, h, dz
 
 
-def gathered(plan: Plan, params: Any, names: Sequence[str], h, dz, whole: dict[int, str]) -> FactoredGradient:
+def gathered(plan: Plan, params: Any, names: Sequence[str], h, dz: Taps) -> FactoredGradient:
     """The factors of a batch, in letters: h (b,l,t,m), dz (b,l,t,n), under the names of the parameters."""
     leaves, tree = jax.tree.flatten(params)
     all_h: dict[str, Array] = {}
-    all_dz = {key: dz[key] for key in whole.values()}
-    uses = [Use(i, "whole", key) for i, key in whole.items()]
+    all_dz = {names[i]: d for i, d in dz.whole.items()}
+    uses = [Use(i, "whole", names[i]) for i in dz.whole]
     keys: dict[str, str] = {}  # of h, by what the sites call it
     for site in plan.all_sites():
-        name = _unused(names[site.view.leaf], all_dz)
-        use, h_of, dz_of = _in_letters(site, h[site.h_key], dz[site.key])
+        name = unused(names[site.view.leaf], all_dz)
+        use, h_of, dz_of = _in_letters(site, h[site.h_key], dz.sites[site.key])
         key = keys.setdefault(site.h_key, name)
         all_h.setdefault(key, h_of)
         all_dz[name] = dz_of
         uses.append(use._replace(dz=name, h=key))
     shapes, dtypes = tuple(leaf.shape for leaf in leaves), tuple(leaf.dtype.name for leaf in leaves)
     return FactoredGradient(all_h, all_dz, tuple(sorted(uses, key=lambda use: use.leaf)), tree, shapes, dtypes)
-
-
-def _unused(name: str, taken) -> str:
-    return next(n for n in (name, *(f"{name}:{i}" for i in range(2, len(taken) + 3))) if n not in taken)
 
 
 def _in_letters(site: Site, h: Array, dz: Array) -> tuple[Use, Array, Array]:

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxbackprop.programs.axes import View, moved
 from jaxbackprop.programs.flat import RECOMPUTED, Constant, Program, Step, dependent, flat, inside, needed
 from jaxbackprop.programs.linear import Linear, linear
+from jaxbackprop.strides import size_of
 
 # a parameter's gradient through these is a sum of products with it: small, and no fallback
 ELEMENTWISE = ("add", "add_any", "sub", "mul", "div", "neg")
@@ -117,10 +119,9 @@ def planned(program: Program, given: Sequence[View | None], of_example: Sequence
         read = [(i, views[v]) for i, v in enumerate(step.reads) if isinstance(v, int) and v in views]
         if not read or live.isdisjoint(step.writes) or step.name == "stop_gradient":
             continue
-        shapes = [program.shapes[v] for v in step.writes]
-        view = moved(read[0][1], step, shapes[0])
-        if view is not None:
-            views[step.writes[0]] = view
+        results = moved(read[0][1], step, [program.shapes[v] for v in step.writes])
+        if results is not None:
+            views.update(zip(step.writes, results, strict=True))
         elif _enters(step):
             plans[step.number], kept, lost = _entered(step, views, varies, around)
             views.update(kept)
@@ -147,7 +148,8 @@ def _sites(program, step, read, trained, h_keys, around) -> tuple[Site, ...]:
         if rule is None:
             continue
         key = f"{around.path}{step.number}.{position}"
-        same = (tuple(others), str(step.settings), position, tuple(map(bool, view.stack)))
+        rows = size_of(rule.axes[1]) if rule.kind == "rows" else None  # ids are kept within them
+        same = (tuple(others), str(step.settings), position, tuple(map(bool, view.stack)), rows)
         h_key = h_keys.setdefault(same, key)
         h, z = jax.eval_shape(rule.h, *shapes), program.shapes[step.writes[0]]
         found.append(Site(key, h_key, step, position, view, rule, around.loops, h, z))
@@ -156,7 +158,7 @@ def _sites(program, step, read, trained, h_keys, around) -> tuple[Site, ...]:
 
 def _struct(program, operand) -> jax.ShapeDtypeStruct:
     if isinstance(operand, Constant):
-        return jax.ShapeDtypeStruct(jax.numpy.shape(operand.value), jax.numpy.result_type(operand.value))
+        return jax.ShapeDtypeStruct(jnp.shape(operand.value), jnp.result_type(operand.value))
     return program.shapes[operand]
 
 
@@ -168,11 +170,10 @@ def _enters(step: Step) -> bool:
 
 
 class Loop(NamedTuple):
-    """How many of a scan's operands are constants, are carried, and are taken a member at a time."""
+    """How many of a scan's operands are constants, and are carried; the rest it takes a member at a time."""
 
     constants: int
     carried: int
-    members: int
 
 
 def loop_of(step: Step) -> Loop:
@@ -181,7 +182,7 @@ def loop_of(step: Step) -> Loop:
         constants, carried = step.settings["num_consts"], step.settings["num_carry"]
     else:  # since 0.12, by the structure of what goes in
         constants, carried = (len(list(part)) for part in step.settings["ft_in"].unpack()[:2])
-    return Loop(constants, carried, len(step.reads) - constants - carried)
+    return Loop(constants, carried)
 
 
 def _entered(step, views, varies, around):

@@ -86,7 +86,7 @@ def stream(
         dyhat, before the readout: with 0 and 1 they choose examples. What the tiles leave over is one smaller tile.
 
     Raises:
-        ValueError: a tile below 1, a readout that is no sum, or shapes or dtypes that do not fit.
+        ValueError: a tile below 1, a readout that is no sum, a loss with aux, or shapes or dtypes that do not fit.
         TypeError: no network, no function as readout, or something that is not an array where one is needed.
 
     >>> clipped_sum = stream(net, "huber", lambda fg: total(jbp.clip(fg, 1.0)), tile=4)
@@ -99,6 +99,8 @@ def stream(
         of_batch, readout = summed, readout if loss is None else loss
     else:
         of_batch, sweep = _summed_pairs, per_example(network, loss, precision)
+    if getattr(sweep.model, "has_aux", False):
+        raise ValueError("the sweep gives aux beside the losses, which no sum keeps: make it without has_aux")
     is_readout(readout)
     return compiled(of_batch, Sums(sweep, readout, is_tile(tile)))
 
