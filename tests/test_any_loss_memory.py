@@ -99,7 +99,7 @@ def test_in_tiles_the_answers_are_the_same(monkeypatch, name):
     wanted = jax.jit(readouts)(fg)
     G = np.concatenate([np.asarray(g).reshape(7, -1) for g in jax.tree.leaves(jbp.materialise(fg))], axis=1)
     np.testing.assert_allclose(wanted[0], np.linalg.norm(G, axis=1), rtol=1e-5)
-    for largest in (1, 3 * 2**12):
+    for largest in (1, 7 * T, 3 * 2**12):  # positions one, seven, or all at a time
         monkeypatch.setattr(arithmetic, "LARGEST", largest)
         found = jax.jit(lambda fg: readouts(fg))(fg)
         for a, right in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
