@@ -75,7 +75,18 @@ def norms(fg: FactoredGradient) -> Float[Array, " b"]:
 
 
 def _squared_norm(fg):
-    return sum(squared_norms(fg).values(), start=jnp.zeros(()))
+    return _added(squared_norms(fg))
+
+
+def _added(squares):
+    """Σ over the layers; of many by a product with ones: a sum of k terms is compiled anew into every array that it scales."""
+    if len(squares) <= FEW:
+        return sum(squares.values(), start=jnp.zeros(()))
+    stacked = jnp.stack([*squares.values()])
+    return jnp.dot(jnp.ones(len(squares), stacked.dtype), stacked, precision="highest")
+
+
+FEW = 8
 
 
 @asks(is_factored)
@@ -104,7 +115,7 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False) -> 
         raise TypeError(f"per_layer is {per_layer!r}: expected True or False")
     fg = to_clip(fg)
     squares = squared_norms(fg)
-    whole = sum(squares.values(), start=jnp.zeros(()))
+    whole = _added(squares)
     if not isinstance(bound, Tracer):
         bound = min(float(bound), float(jnp.finfo(whole.dtype).max))
     finite = jnp.isfinite(whole)
