@@ -8,7 +8,7 @@ import pytest
 from test_backprop import NETWORKS, draw
 
 import jaxbackprop as jbp
-from jaxbackprop.scaling.streaming import best_tile
+from jaxbackprop.scaling.streaming import ACCELERATOR_SHARE, UNKNOWN_BYTES, best_tile, free_bytes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -72,6 +72,41 @@ def test_the_default_tile_divides_the_batch_where_it_can():
                 assert best(widths, examples, "gpu") == examples, "tiles lose on an accelerator"
         assert 1 <= best(widths, 1_000_003, "cpu") <= 1_000_003  # a prime
         assert best(widths, 2**31, "gpu") < 2**31, "what does not fit is swept in tiles"
+
+
+class Accelerator:
+    """A device with so much memory, a quarter of it taken."""
+
+    platform = "gpu"
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def memory_stats(self):
+        return {"bytes_limit": self.memory, "bytes_in_use": self.memory // 4}
+
+
+def test_an_accelerator_is_asked_what_is_free(monkeypatch):
+    """An example of 4-4-4 keeps h (4 + 4) and dz (4 + 4), 64 bytes in float32, and takes 96 while it is swept."""
+    network, examples = jbp.mlp((4, 4, 4)), 2**20
+    sweep, params = jbp.per_example(network, "half_squared_error"), jbp.init(network, jax.random.key(0))
+    batch = [jax.ShapeDtypeStruct((examples, 4), "float32")] * 2
+    enough = int(96 * examples / ACCELERATOR_SHARE / 0.75)
+    for memory, fits in ((enough + 8, True), (enough - 8, False), (2**40, True)):
+        monkeypatch.setattr(jax, "devices", lambda memory=memory: [Accelerator(memory)])
+        assert (best_tile(sweep, params, batch, "gpu") == examples) == fits
+    assert free_bytes(Accelerator(4000)) == 3000
+    monkeypatch.setattr(Accelerator, "memory_stats", lambda self: None)
+    assert free_bytes(Accelerator(0)) == UNKNOWN_BYTES, "not every device says"
+
+
+def test_lanes_are_of_a_cpu():
+    """Where the program is lowered for another device, no readout is vmapped over single examples."""
+    network, x = jbp.mlp((1, 1)), jax.ShapeDtypeStruct((4096, 1), "float32")
+    params, readout = jax.eval_shape(lambda: jbp.init(network, jax.random.key(0))), jbp.total
+    program = jax.jit(jbp.stream(network, "half_squared_error", readout, tile=1024)).trace(params, x, x)
+    lanes = {p: "tensor<1x1x1024xf32>" in program.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")}
+    assert lanes == {"cpu": True, "cuda": False}
 
 
 @pytest.mark.parametrize("tile", [0, -1, True])

@@ -7,6 +7,8 @@ also faster where a tile's activations stay in the cache that the whole batch's 
 The same holds within a tile, whose parts may be single examples. In a network of the very narrowest layers the sum over
 a tile costs more than all else. There each example is read out by itself, side by side in long vectors ("lanes"), the
 lanes of all tiles are added elementwise, and one sum over the lanes is left for the end.
+
+Both are of a CPU. An accelerator sweeps the whole batch at once where its memory has room.
 """
 
 import inspect
@@ -34,8 +36,10 @@ LANE_NUMBERS = 2**17  # which hold at most so many numbers
 CPU_WHOLE_BYTES = 48 * 2**20  # up to here a batch's activations are as fast whole,
 CPU_TILE_BYTES = 24 * 2**20  # beyond, in tiles that stay in the cache
 SMALLEST_TILE = 1024  # adding a tile's gradient to the sum, a pass over the parameters, must not be felt
-# On an H200 the whole batch at once was 1 to 7 times as fast as tiles of 1 GiB; what does not fit is swept in tiles of that.
-ACCELERATOR_TILE_BYTES = 2**30
+# On an H200 the whole batch at once was 1 to 7 times as fast as tiles of 1 GiB, in lanes least of all: there are none there.
+ACCELERATOR_SHARE = 0.75  # of what is free a batch may take; more is swept
+ACCELERATOR_TILE_BYTES = 2**30  # in tiles of so much
+UNKNOWN_BYTES = 2**33  # where the device does not say what is free
 
 
 class Sums(NamedTuple):
@@ -119,18 +123,22 @@ def summed(sums: Sums, *args, weight=None):
 
 def add_up(sums: Sums, params, *batch, c):
     """Σ_b c_b L_b and Σ over tiles of the readout; c is one number, or one for each example. To be compiled."""
-    examples = _examples(batch)
-    if sums.tile:
-        return _in_tiles(sums, min(sums.tile, examples), params, batch, c)
-    cpu, other = (best_tile(sums.sweep, params, batch, platform) for platform in ("cpu", "other"))
-    if cpu == other:
-        return _in_tiles(sums, cpu, params, batch, c)
     # by the device that the program is lowered for, which need not be the one that it is traced on
-    on_cpu, elsewhere = (partial(_in_tiles, sums, tile) for tile in (cpu, other))
+    cpu, other = (_way(sums, params, batch, platform) for platform in ("cpu", "other"))
+    if cpu == other:
+        return _in_tiles(sums, *cpu, params, batch, c)
+    on_cpu, elsewhere = (partial(_in_tiles, sums, *way) for way in (cpu, other))
     return jax.lax.platform_dependent(params, batch, c, cpu=on_cpu, default=elsewhere)
 
 
-def _in_tiles(sums: Sums, tile: int, params, batch, c):
+def _way(sums: Sums, params, batch, platform: str) -> tuple[int, bool]:
+    """How many examples to sweep at a time, and whether they are read out in lanes."""
+    examples = _examples(batch)
+    tile = min(sums.tile, examples) if sums.tile else best_tile(sums.sweep, params, batch, platform)
+    return tile, platform == "cpu" and tile < examples and _numbers(params) <= LANES
+
+
+def _in_tiles(sums: Sums, tile: int, in_lanes: bool, params, batch, c):
     examples = _examples(batch)
 
     def swept(start, size):
@@ -151,7 +159,6 @@ def _in_tiles(sums: Sums, tile: int, params, batch, c):
     full, rest = divmod(examples, tile)
     if full == 1 and not rest:
         return read(*swept(0, tile))
-    in_lanes = _numbers(params) <= LANES
     each = read_in_lanes if in_lanes else read
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*widened(swept(0, tile)))))
     found, _ = jax.lax.scan(
@@ -176,7 +183,9 @@ def best_tile(sweep: Sweep, params, batch, platform: str) -> int:
     examples, numbers = _examples(batch), _numbers(params)
     bytes_each = _bytes_of_an_example(sweep, params, batch)
     if platform != "cpu":
-        largest = examples if bytes_each * examples <= _accelerator_bytes() else ACCELERATOR_TILE_BYTES // bytes_each
+        room = int(ACCELERATOR_SHARE * free_bytes(jax.devices()[0]))
+        fits = bytes_each * examples <= room
+        largest = examples if fits else min(room, ACCELERATOR_TILE_BYTES) // bytes_each
     elif numbers <= LANES:
         largest = min(LANE_NUMBERS // numbers, max(examples // 8, SMALLEST_TILE))
     elif bytes_each * examples <= CPU_WHOLE_BYTES:
@@ -193,11 +202,10 @@ def _bytes_of_an_example(sweep, params, batch) -> int:
     return max(1, sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(fg)) * 3 // (2 * _examples(batch)))
 
 
-def _accelerator_bytes() -> int:
-    """What a batch's activations may take on an accelerator: half of its memory; where nothing is known, of 16 GiB."""
-    device = jax.devices()[0]
-    memory = (device.memory_stats() or {}) if device.platform != "cpu" else {}
-    return memory.get("bytes_limit", 2**34) // 2
+def free_bytes(device: Any) -> int:
+    """Of an accelerator's memory, while the program is traced: the batch and the parameters have taken theirs by then."""
+    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else UNKNOWN_BYTES
 
 
 def _examples(batch) -> int:
