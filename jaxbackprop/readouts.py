@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
@@ -32,7 +31,7 @@ from jaxbackprop.arithmetic import Precision, scaled
 from jaxbackprop.bilinear import dot
 from jaxbackprop.doors import are_of_one_model, asks, is_factored
 from jaxbackprop.factors import FactoredGradient
-from jaxbackprop.refusals import is_positive
+from jaxbackprop.refusals import is_boolean, is_positive
 from jaxbackprop.views import smaller
 from jaxbackprop.words import paths_of
 
@@ -90,7 +89,7 @@ FEW = 8
 
 
 @asks(is_factored)
-def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False) -> FactoredGradient:
+def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False, nan_safe: bool = True) -> FactoredGradient:
     """Scale down each example's gradient to a norm of at most `max_norm`: dz[b,t] ← dz[b,t] min(1, C / n[b]).
 
     The result is a factored gradient like any other: `total(clip(fg, 1.0))` is the clipped sum at the price of one
@@ -102,35 +101,39 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False) -> 
         fg: the factored gradients of a batch.
         max_norm: C > 0; where it is traced, and not a positive number, the gradients are NaN.
         per_layer: clip each layer's part by itself, to C / √(number of layers), so that the whole still keeps to C.
+        nan_safe: leave out what is not finite. False spares a pass over every h: such an example makes the sum NaN.
 
     Raises:
         ValueError: `max_norm` is not a positive number.
-        TypeError: it is no number at all, or `per_layer` is not True or False.
+        TypeError: it is no number at all, or `per_layer` or `nan_safe` is not True or False.
 
     >>> bool(jnp.all(norms(clip(fg, 0.1)) <= 0.1 * (1 + 1e-6)))
     True
     """
     bound: Any = is_positive("max_norm", max_norm)
-    if not isinstance(per_layer, bool | np.bool_):
-        raise TypeError(f"per_layer is {per_layer!r}: expected True or False")
+    is_boolean(per_layer=per_layer, nan_safe=nan_safe)
     fg = to_clip(fg)
     squares = squared_norms(fg)
     whole = _added(squares)
     if not isinstance(bound, Tracer):
         bound = min(float(bound), float(jnp.finfo(whole.dtype).max))
-    finite = jnp.isfinite(whole)
+    finite, left_out = jnp.isfinite(whole), 0.0 if nan_safe else jnp.nan
     if per_layer:
         part = bound / len(squares) ** 0.5
-        by_layer = {layer: _factor(square, part, finite) for layer, square in squares.items()}
+        by_layer = {layer: _factor(square, part, finite, left_out) for layer, square in squares.items()}
         factor = {use.dz: by_layer[layer] for use, layer in _each_use_of_one_layer(fg)}
     else:
-        factor = dict.fromkeys(fg.dz, _factor(whole, bound, finite))
+        factor = dict.fromkeys(fg.dz, _factor(whole, bound, finite, left_out))
 
     def kept(a):  # h too: 0 · inf would still poison the sum
-        return jnp.where(finite.reshape(-1, *[1] * (a.ndim - 1)), a, 0) if jnp.issubdtype(a.dtype, jnp.floating) else a
+        is_number = nan_safe and jnp.issubdtype(a.dtype, jnp.floating)
+        return jnp.where(finite.reshape(-1, *[1] * (a.ndim - 1)), a, 0) if is_number else a
 
-    h = {key: kept(h) for key, h in fg.h.items()}
-    return replace(fg, h=h, dz={key: kept(scaled(dz, factor[key])) for key, dz in fg.dz.items()})
+    dz = {}
+    for key, d in fg.dz.items():  # one after the other, each in place: together they would want room for as many again
+        d, factor = jax.lax.optimization_barrier((d, factor))
+        dz[key] = kept(scaled(d, factor[key]))
+    return replace(fg, h={key: kept(h) for key, h in fg.h.items()}, dz=dz)
 
 
 def to_clip(fg: FactoredGradient) -> FactoredGradient:
@@ -152,10 +155,10 @@ def _each_use_of_one_layer(fg):
         yield use, layers[use.leaf]
 
 
-def _factor(square, bound, finite):
+def _factor(square, bound, finite, otherwise):
     """min(1, C / n); at n = 0 it is 1, whatever C, unless C is 0 in this dtype."""
     n = jnp.maximum(jnp.sqrt(square), jnp.finfo(square.dtype).tiny)
-    return jnp.where(finite, jnp.minimum(1, jnp.asarray(bound, square.dtype) / n), 0)
+    return jnp.where(finite, jnp.minimum(1, jnp.asarray(bound, square.dtype) / n), otherwise)
 
 
 @asks(is_factored)

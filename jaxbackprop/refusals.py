@@ -127,6 +127,13 @@ def is_key(key: Any) -> Any:
     return key
 
 
+def is_boolean(**options: Any) -> None:
+    """Refuse an option that is neither True nor False."""
+    for name, option in options.items():
+        if not isinstance(option, bool | np.bool_):
+            raise TypeError(f"{name} is {option!r}: expected True or False")
+
+
 def is_positive(name: str, number: Any) -> Any:
     """The number, if it is a positive one; otherwise refused where its value is known, NaN where it is traced."""
     is_array(name, number, "a positive number")

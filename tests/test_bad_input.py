@@ -510,6 +510,7 @@ def test_a_bound_of_the_wrong_kind_is_refused(max_norm, per_layer, error, messag
 
 def test_per_layer_is_no_second_bound():
     refused(lambda: jbp.clip(factored(), 1.0, 0.5), TypeError, "per_layer is 0.5: expected True or False")
+    refused(lambda: jbp.clip(factored(), 1.0, nan_safe=1), TypeError, "nan_safe is 1: expected True or False")
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

@@ -1,5 +1,7 @@
 """Every readout against the same figure computed from the materialised gradients of vmap(jax.grad)."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +115,20 @@ def test_clipping_is_that_of_optax():
         expected, _ = aggregate.update(each, aggregate.init(each))
         given = jax.tree.map(lambda d: d / 7, jbp.total(jbp.clip(fg, bound)))
         oracle.assert_close(given, expected, 1e-10)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_without_nan_safe_it_is_the_same_or_nan(per_layer):
+    with jax.enable_x64(True):
+        fg, _ = factored()
+        bound = float(jnp.median(jbp.norms(fg)))
+        given = jbp.clip(fg, bound, per_layer, nan_safe=False)
+        oracle.assert_close(jbp.total(given), jbp.total(jbp.clip(fg, bound, per_layer)), 1e-12)
+        for bad in (jnp.inf, jnp.nan, 1e200):  # the last is finite, its square is not
+            ill = replace(fg, dz=fg.dz | {"h0": fg.dz["h0"].at[3, 1].set(bad)})
+            summed = jbp.total(jbp.clip(ill, bound, per_layer, nan_safe=False))
+            assert all(bool(jnp.isnan(leaf).any()) for leaf in jax.tree.leaves(summed)), bad
+            assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(jbp.total(jbp.clip(ill, bound))))
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

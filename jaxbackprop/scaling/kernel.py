@@ -38,6 +38,7 @@ from jaxbackprop.backprop import per_example
 from jaxbackprop.factors import total
 from jaxbackprop.losses import LossLike
 from jaxbackprop.network import Network, widths
+from jaxbackprop.programs.flat import flatten, run
 from jaxbackprop.scaling.streaming import Readout, Sums, compiled, is_readout, is_sum
 
 ROWS = 16  # a block is a multiple: the rows of a bfloat16 tile
@@ -163,6 +164,19 @@ def _part(spec, plan, params, rows):
     return part, jax.eval_shape(part, jnp.int32(0), params, *block)
 
 
+def _unordered(function):
+    """The same without the barriers in it, which tell a compiler what comes first: kernels cannot lower them."""
+
+    def rule(step, *operands):
+        return list(operands) if step.name == "optimization_barrier" else step.bind(*operands)
+
+    def run_on(*args):
+        program = flatten(function, *args)
+        return jax.tree.unflatten(program.structure, run(program, jax.tree.leaves(args), rule))
+
+    return run_on
+
+
 def _added(parts, like):
     """Add up what the programs give, each (programs, …), and round it to what was asked for."""
     leaves, tree = jax.tree.flatten(like)
@@ -201,7 +215,7 @@ def _on_tpu(params, *rows, spec, like, interpret=False):
             for out in outs:
                 out[...] = jnp.zeros(out.shape, out.dtype)
 
-        new = part(first, jax.tree.unflatten(tree, arrays[: len(leaves)]), *arrays[len(leaves) :])
+        new = _unordered(part)(first, jax.tree.unflatten(tree, arrays[: len(leaves)]), *arrays[len(leaves) :])
         for out, leaf in zip(outs, new, strict=True):
             out[...] += jnp.reshape(leaf, out.shape)
 
