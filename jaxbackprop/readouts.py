@@ -125,15 +125,15 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False, nan
     else:
         factor = dict.fromkeys(fg.dz, _factor(whole, bound, finite, left_out))
 
-    def kept(a):  # h too: 0 · inf would still poison the sum
+    def kept(a, where):  # h too: 0 · inf would still poison the sum
         is_number = nan_safe and jnp.issubdtype(a.dtype, jnp.floating)
-        return jnp.where(finite.reshape(-1, *[1] * (a.ndim - 1)), a, 0) if is_number else a
+        return jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), a, 0) if is_number else a
 
     dz = {}
     for key, d in fg.dz.items():  # one after the other, each in place: together they would want room for as many again
         d, factor = jax.lax.optimization_barrier((d, factor))
-        dz[key] = kept(scaled(d, factor[key]))
-    return replace(fg, h={key: kept(h) for key, h in fg.h.items()}, dz=dz)
+        dz[key] = kept(scaled(d, factor[key]), factor[key] > 0)
+    return replace(fg, h={key: kept(h, finite) for key, h in fg.h.items()}, dz=dz)
 
 
 def to_clip(fg: FactoredGradient) -> FactoredGradient:

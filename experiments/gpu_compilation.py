@@ -1,0 +1,217 @@
+"""What do our gradients write on an H200, beside `jax.grad`'s? Compiled for one, ahead of time, on a machine without a GPU.
+
+    python experiments/gpu_compilation.py [--quick]
+    (its compiler: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12, 1.2 GB, in an environment of its own with this package)
+
+A gradient of narrow layers is bound by memory: its time goes as the bytes that its kernels read and write. Per program:
+temporary memory; those bytes, of every operand and result of a kernel; how many kernels there are, how many of them
+products, and how many arrays as long as the batch are written. `jax.grad` is of the loss as one writes it, with
+`jax.nn.relu` and the mean; ratios are to it. Nothing runs: kernels are chosen without being tried, and may differ from those
+of a real GPU.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if (found := importlib.util.find_spec("nvidia.cuda_nvcc") if importlib.util.find_spec("nvidia") else None) is not None:
+    folder = next(iter(found.submodule_search_locations or []))
+    os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={folder} --xla_gpu_autotune_level=0"
+
+import any_models as models
+import jax
+import jax.numpy as jnp
+import measure
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+import jaxbackprop as jbp
+
+LOSS, MAX_NORM = "half_squared_error", 1.0
+TARGET = Path(__file__).with_name("h200.txtpb")
+SIZES = (
+    ((8, 64, 64, 1), 1 << 20),
+    ((64, 128, 128, 10), 1 << 18),
+    ((784, 512, 512, 10), 1 << 16),
+    ((4096, 4096, 4096, 4096), 1 << 14),
+)
+GPTS = ((256, 2, 128, 32, "float32"), (768, 2, 128, 64, "bfloat16"))  # width, layers, positions, batch
+BASELINE = "jax.grad"
+ITEM = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+# what is no kernel
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier"}
+
+
+class Traffic(NamedTuple):
+    """Of one compiled program; bytes and numbers of kernels."""
+
+    temporary: int
+    accessed: int
+    kernels: int
+    products: int
+    long_arrays: int
+
+
+def plain_loss(params, x, y):
+    """The exercise's wiring as one would write it."""
+    h, source, yhat = x, "x", 0.0
+    for t in (f"h{i}" for i in range(len(params) - 1)):
+        h = jax.nn.relu(h @ params[t][source].T)
+        yhat = yhat + h @ params["yhat"][t].T
+        source = t
+    return jnp.mean(jnp.sum((yhat - y) ** 2, axis=1)) / 2
+
+
+def clipped(fg: jbp.FactoredGradient, nan_safe: bool = True):
+    return jbp.total(jbp.clip(fg, MAX_NORM, nan_safe=nan_safe))
+
+
+def of_network(widths: tuple[int, ...], batch: int, dtype: str) -> tuple[dict, tuple]:
+    """The programs of a network, by name, and the shapes of their arguments."""
+    network = jbp.skip_mlp(widths)
+    params = jax.eval_shape(lambda: jbp.init(network, jax.random.key(0), dtype))
+    x, y = (jax.ShapeDtypeStruct((batch, width), dtype) for width in (widths[0], widths[-1]))
+    programs = {
+        BASELINE: jax.value_and_grad(plain_loss),
+        "value_and_grad": jbp.value_and_grad(network, LOSS),
+        "clipped sum": jbp.stream(network, LOSS, clipped),
+        "clipped sum, nan_safe=False": jbp.stream(network, LOSS, partial(clipped, nan_safe=False)),
+        "norms": lambda *args: jbp.norms(jbp.per_example(network, LOSS)(*args)[1]),
+    }
+    return programs, (params, x, y)
+
+
+def of_gpt(width: int, layers: int, positions: int, batch: int, dtype: str) -> tuple[dict, tuple]:
+    """The same of a GPT, whose gradient is factored by following the loss."""
+    model = models.gpt(width, layers, positions).cast(dtype)
+    sweep, axes = jbp.factored(model.loss, in_axes=model.in_axes), (None, *model.in_axes)
+    programs = {
+        BASELINE: jax.value_and_grad(lambda *args: jnp.mean(jax.vmap(model.loss, axes)(*args))),
+        "clipped sum": lambda *args: clipped(sweep(*args)[1]),
+        "clipped sum, nan_safe=False": lambda *args: clipped(sweep(*args)[1], nan_safe=False),
+        "norms": lambda *args: jbp.norms(sweep(*args)[1]),
+    }
+    return programs, jax.eval_shape(lambda: (jax.tree.map(jnp.asarray, model.params), *model.examples(batch)))
+
+
+def compiled_for(device, function, arguments):
+    """Shapes that belong to the device: without them `compile` would compile for the CPU."""
+    place = SingleDeviceSharding(device)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments)
+    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
+
+
+def bytes_of(shape: str) -> int:
+    """Of an array, or of a tuple of them, as a program writes it.
+
+    >>> bytes_of("(f32[2,3]{1,0}, pred[4]{0})"), bytes_of("bf16[]")
+    (28, 2)
+    """
+    return sum(ITEM.get(dtype, 0) * prod(map(int, filter(None, n.split(",")))) for dtype, n in _arrays(shape))
+
+
+def _arrays(shape: str) -> list[tuple[str, str]]:
+    return re.findall(r"(\w+)\[([\d,]*)\]", shape)
+
+
+INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(.*)")
+
+
+def traffic(text: str, temporary: int, batch: int) -> Traffic:
+    """What an optimised program reads and writes: kernels are the instructions of its entry.
+
+    >>> text = '''
+    ... ENTRY %main (a: f32[8,2]) -> f32[8] {
+    ...   %a = f32[8,2]{1,0} parameter(0)
+    ...   %b = f32[8,2]{1,0} fusion(%a), kind=kLoop, calls=%c
+    ...   ROOT %d = f32[8]{0} fusion(%a, %b), kind=kInput, calls=%e
+    ... }'''
+    >>> traffic(text, 64, batch=8)
+    Traffic(temporary=64, accessed=288, kernels=2, products=0, long_arrays=1)
+    """
+    shapes, accessed, kernels, products, long_arrays = {}, 0, 0, 0, 0
+    for line in text[text.index("ENTRY") :].splitlines():
+        if not (match := INSTRUCTION.match(line)):
+            continue
+        name, shape, operation, operands, rest = match.groups()
+        shapes[name] = shape
+        if operation in ("while", "conditional"):
+            raise ValueError(f"the program has a {operation}, whose kernels are not counted: take a smaller batch")
+        if operation in FREE:
+            continue
+        kernels += 1
+        products += "gemm" in name or "gemm" in rest
+        accessed += bytes_of(shape) + sum(bytes_of(shapes.get(o.strip().lstrip("%"), "")) for o in operands.split(","))
+        sizes = [[int(n) for n in numbers.split(",") if n] for _, numbers in _arrays(shape)]
+        long_arrays += sum(size[:1] == [batch] and prod(size) > batch for size in sizes)
+    return Traffic(temporary, accessed, kernels, products, long_arrays)
+
+
+def rows_of(device, name: str, batch: int, dtype: str, programs: dict, arguments: tuple) -> list[dict]:
+    """One for each program, with ratios to the first."""
+    rows: list[dict] = []
+    for program, function in programs.items():
+        compiled: Any = compiled_for(device, function, arguments)
+        found = traffic(compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes, batch)
+        first = rows[0] if rows else found._asdict()
+        ratios = {
+            "temporary_ratio": round(found.temporary / first["temporary"], 3),
+            "accessed_ratio": round(found.accessed / first["accessed"], 3),
+        }
+        rows.append({"model": name, "batch": batch, "dtype": dtype, "program": program} | found._asdict() | ratios)
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="8-64-64-1 alone; writes nothing")
+    quick = parser.parse_args(argv).quick
+    if found is None or importlib.util.find_spec("jax_cuda12_plugin") is None:
+        print(
+            "the compiler for CUDA is not installed: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    device = topologies.get_topology_desc(
+        platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=TARGET.read_text()
+    ).devices[0]
+    rows, began = [], measure.stamp()
+    dtypes = ("float32", "bfloat16")
+    work = [("-".join(map(str, w)), b, d, partial(of_network, w, b, d)) for w, b in SIZES for d in dtypes]
+    work += [(f"GPT d={d}, T={t}", b, dtype, partial(of_gpt, d, n, t, b, dtype)) for d, n, t, b, dtype in GPTS]
+    with measure.progress(len(work)) as say:
+        for name, batch, dtype, make in work[:1] if quick else work:
+            say(f"{name}, {dtype}")
+            rows += rows_of(device, name, batch, dtype, *make())
+            say("", steps=1)
+    shown = [
+        {
+            "model": row["model"], "batch": row["batch"], "dtype": row["dtype"], "program": row["program"],
+            "temporaries_MB": row["temporary"] / 1e6, "ratio": row["temporary_ratio"],
+            "read_and_written_MB": row["accessed"] / 1e6, "ratio_": row["accessed_ratio"],
+            "kernels": row["kernels"], "products": row["products"], "long_arrays": row["long_arrays"],
+        }
+        for row in rows
+    ]  # fmt: skip
+    measure.show("compiled for an H200 that is not here (nothing was run); ratios to jax.grad", shown)
+    if not quick:
+        stamp = began | {
+            "device": "none; compiled ahead of time for an NVIDIA H200",
+            "nvcc": importlib.metadata.version("nvidia-cuda-nvcc-cu12"),
+        }
+        path = measure.RESULTS / "gpu_compilation-h200.json"
+        path.write_text(measure.as_lines({"stamp": stamp, "rows": rows}))
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
