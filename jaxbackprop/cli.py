@@ -34,7 +34,7 @@ TRAIN_EXAMPLES = """examples:
   jaxbackprop train                                   handwritten digits, with all defaults
   jaxbackprop train breast_cancer --hidden 32 --activation gelu
   jaxbackprop train houses.csv --target price --epochs 200 --out runs/houses
-  jaxbackprop train digits --device cpu               although there is a GPU
+  jaxbackprop train digits --device cpu               although there is a GPU: small steps are faster so
   jaxbackprop train digits --gradient jax.grad        the same trajectory, without our derivation
   jaxbackprop train --private --epsilon 3             bounds what they tell about any one example
   jaxbackprop train --resume runs/houses              goes on where it was stopped, to the very same end

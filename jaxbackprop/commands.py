@@ -97,6 +97,9 @@ def _train(arguments: Namespace) -> int:
     used = "jax.grad" if training.method == "jax.grad" else "the hand-derived gradient"
     how = f"{arguments.optimizer} at {arguments.learning_rate:g} through {used}"
     say("training", f"{how}: {arguments.epochs} epochs of {training.steps} steps of {arguments.batch_size}")
+    advice = devices.advice(devices.platform(), network.count_parameters(net), arguments.batch_size)
+    if advice and not arguments.device and mesh is None:  # who names a device has chosen
+        print(f"jaxbackprop: {advice}", file=sys.stderr)
     if training.spent:
         say("privacy", f"clipped at {arguments.max_norm:g}, noise multiplier {training.noise_multiplier:.3f}")
         for taken in training.unprotected:

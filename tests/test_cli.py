@@ -783,6 +783,42 @@ def test_a_resumed_run_goes_on_on_its_device_or_on_another_that_is_said(monkeypa
     assert jaxbackprop("train", "--resume", "run", "--epochs", 7, "--device", "cpu").status == 0
 
 
+@pytest.mark.usefixtures("_told_nothing")
+def test_on_a_gpu_a_step_that_is_too_small_for_it_is_said_once_with_the_cure(monkeypatch):
+    on_a_gpu(monkeypatch)
+    for more in ([], ["--json"]):
+        result = jaxbackprop("train", "kinds.csv", *QUICK, *more)
+        assert result.status == 0
+        assert result.err == f"jaxbackprop: {devices.advice('gpu', 99, 16)}\n"
+        assert not more or strict(result.out)
+    assert "--device cpu" in result.err
+    for more in (["--device", "cpu"], ["--device", "gpu"]):  # who names one has chosen
+        assert jaxbackprop("train", "kinds.csv", *QUICK, *more).err == ""
+    with monkeypatch.context() as patch:  # --device cpu is no cure for who has several
+        patch.setattr(commands, "_mesh", lambda _: jbp.data_mesh(jax.devices()[:1]))
+        assert jaxbackprop("train", "kinds.csv", *QUICK).err == ""
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
+    assert jaxbackprop("train", "kinds.csv", *QUICK).err == ""
+    # a process that has begun on one kind cannot change it
+    refused(jaxbackprop("train", "kinds.csv", *QUICK, "--device", "cpu"), "computes on a TPU in this process already")
+
+
+def test_the_advice_is_a_rule_of_parameters_and_batch():
+    # measured on 2 CPU cores, steps a second: experiments/results/training-cpu.json, skip_mlp and at the end mlp
+    for parameters, batch, measured in ((3712, 8, 31738), (3712, 128, 7160), (3712, 512, 2136), (3392, 32, 19155)):
+        assert devices.cpu_seconds(parameters, batch) * measured == pytest.approx(1, abs=0.1)
+    # 22 µs of its own, 6 · 1,000 · 1,000 flops at 26 Gflop/s, 40 kB at 50 GB/s
+    assert devices.cpu_seconds(1000, 1000) == pytest.approx(22e-6 + 6e6 / 26e9 + 40e3 / 50e9)
+    assert "about 3.9 times as fast" in (devices.advice("gpu", 3392, 32) or "")
+    assert devices.advice("gpu", 9610, 32)  # the defaults, on the digits
+    # each alone outweighs what the GPU waits: work, and parameters to pass over
+    for parameters, batch in ((9610, 256), (300_000, 1), (1_000_000, 32)):
+        assert devices.advice("gpu", parameters, batch) is None
+    assert [devices.advice(kind, 3392, 32) for kind in ("cpu", "tpu")] == [None, None]
+    times = [bool(devices.advice("gpu", 3712, batch)) for batch in (1, 8, 32, 64, 128, 256, 512)]
+    assert times == sorted(times, reverse=True)  # small batches alone
+
+
 # ---- predict
 
 
