@@ -17,6 +17,7 @@ from jaxbackprop._cache import keep_compiled_programs
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.commands import SAID_ANEW
 from jaxbackprop.data import BUNDLED
+from jaxbackprop.devices import KINDS
 from jaxbackprop.train import GRADIENTS
 from jaxbackprop.words import unknown
 
@@ -33,6 +34,7 @@ TRAIN_EXAMPLES = """examples:
   jaxbackprop train                                   handwritten digits, with all defaults
   jaxbackprop train breast_cancer --hidden 32 --activation gelu
   jaxbackprop train houses.csv --target price --epochs 200 --out runs/houses
+  jaxbackprop train digits --device cpu               although there is a GPU: small steps are faster so
   jaxbackprop train digits --gradient jax.grad        the same trajectory, without our derivation
   jaxbackprop train --private --epsilon 3             bounds what they tell about any one example
   jaxbackprop train --resume runs/houses              goes on where it was stopped, to the very same end
@@ -237,6 +239,9 @@ def _add_train(known) -> None:
         metavar="DIR",
         help="keep a folder's rows there, decoded, for the next epochs, until the run ends: worth it for .parquet files",
     )
+    device = _choice("device", KINDS, "JAX's own choice")
+    device["help"] += "; a run may be resumed on another, to the same end within rounding"
+    add("--device", **device)
     add("--json", action="store_true", help="print one JSON object instead of text")
     keep = train.add_argument_group(
         "checkpoints",
@@ -285,6 +290,7 @@ def _add_predict(known) -> None:
     predict.add_argument(
         "file", type=Path, metavar="FILE", help="a .csv, .npz or .parquet file with the run's features"
     )
+    predict.add_argument("--device", **_choice("device", KINDS, "JAX's own choice"))
     predict.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there instead of printing it")
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxbackprop import __version__, blocks, checkpoint, data, network, privacy, runs, stored, train
+from jaxbackprop import __version__, blocks, checkpoint, data, devices, network, privacy, runs, stored, train
 from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 LOST = 75  # "try again", as sysexits.h has it
 WHERE = ("devices", "coordinator", "processes", "process_id", "scratch")  # what a run may have otherwise each time
-SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", *WHERE)  # beside --resume
+SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", "device", *WHERE)  # beside --resume
 NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resumed run does not take over
 
 
@@ -62,8 +62,12 @@ class _Training(NamedTuple):
 def train_command(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
     _rich()  # what is missing is said before anything is done
-    with _joined(arguments):
-        return _train(arguments)
+    kind = _kind_of_device(arguments)
+    with devices.preferred(kind):
+        if not arguments.coordinator:  # with others it is asked for where what one refuses ends all
+            devices.require(kind)
+        with _joined(arguments):
+            return _train(arguments)
 
 
 def _train(arguments: Namespace) -> int:
@@ -93,6 +97,9 @@ def _train(arguments: Namespace) -> int:
     used = "jax.grad" if training.method == "jax.grad" else "the hand-derived gradient"
     how = f"{arguments.optimizer} at {arguments.learning_rate:g} through {used}"
     say("training", f"{how}: {arguments.epochs} epochs of {training.steps} steps of {arguments.batch_size}")
+    advice = devices.advice(devices.platform(), network.count_parameters(net), arguments.batch_size)
+    if advice and not arguments.device and mesh is None:  # who names a device has chosen
+        print(f"jaxbackprop: {advice}", file=sys.stderr)
     if training.spent:
         say("privacy", f"clipped at {arguments.max_norm:g}, noise multiplier {training.noise_multiplier:.3f}")
         for taken in training.unprotected:
@@ -151,6 +158,12 @@ def _train(arguments: Namespace) -> int:
 
 def predict_command(arguments: Namespace) -> int:
     """Predict each row of a file with a run's network; returns the exit status."""
+    with devices.preferred(arguments.device):
+        devices.require(arguments.device)
+        return _predict(arguments)
+
+
+def _predict(arguments: Namespace) -> int:
     config, net, params = runs.read_run(arguments.run)
     if arguments.out and arguments.out.exists():
         raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
@@ -420,12 +433,22 @@ def _as_started(arguments: Namespace) -> Namespace:
     started = runs.read_config(arguments.resume)["arguments"]
     # what has no value unless it is said may have come after the run
     wanted = {name for name, value in vars(arguments).items() if value is not None}
-    missing = wanted - started.keys() - {*NOT_KEPT, "scale"}
+    missing = wanted - started.keys() - {*NOT_KEPT, "scale", "device"}
     if missing:
         raise ValueError(f"{arguments.resume / runs.CONFIG} does not say {sorted(missing)}: was it altered?")
     anew = {name: value for name, value in vars(arguments).items() if value is not None}
     said = {name: anew[name] for name in ("command", *SAID_ANEW) if name in anew}
     return Namespace(**{**vars(arguments), **started, **said})
+
+
+def _kind_of_device(arguments: Namespace) -> str | None:
+    """The kind that is said, or that the resumed run was told: JAX hears of it before it looks for any."""
+    if arguments.device or not arguments.resume:
+        return arguments.device
+    try:
+        return runs.read_config(arguments.resume)["arguments"].get("device")
+    except (ValueError, OSError):  # `_planned` refuses it
+        return None
 
 
 @contextmanager
@@ -477,6 +500,7 @@ def _stdout_to_stderr():
 def _mesh(arguments: Namespace) -> Mesh | None:
     """The devices that each batch is laid over; None for one."""
     if arguments.coordinator:
+        devices.require(arguments.device)
         if arguments.devices:
             raise ValueError("with --coordinator all devices of each process are used: leave out --devices")
         return meshes.data_mesh()

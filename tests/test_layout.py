@@ -29,7 +29,7 @@ checking.report checking.reference checking.comparison checking.check
 grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
 grading.remarks grading.report grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
-_cache data blocks stored checkpoint orbax_store secret runs train privacy
+_cache devices data blocks stored checkpoint orbax_store secret runs train privacy
 """
 FLOORS = [*GROUND, *WINGS.split()]
 
