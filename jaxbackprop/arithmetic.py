@@ -128,7 +128,7 @@ def tiled(of_examples: Callable, numbers: int, *factors: Any, largest: int | Non
     numbers is how many lie between for each example. Examples come first, in the arrays and in the result.
     """
     batch, tile = len(factors[-1]), max(1, (largest or LARGEST) // max(1, numbers))
-    if tile >= batch:
+    if numbers == 0 or tile >= batch:
         return of_examples(*factors)
     count = -(-batch // tile)
     tile = -(-batch // count)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxbackprop.arithmetic import Precision, scaled
+from jaxbackprop.arithmetic import NARROW, Precision, scaled
 from jaxbackprop.bilinear import dot
 from jaxbackprop.doors import are_of_one_model, asks, is_factored
 from jaxbackprop.factors import FactoredGradient
@@ -130,8 +130,11 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False, nan
         return jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), a, 0) if is_number else a
 
     dz = {}
-    for key, d in fg.dz.items():  # one after the other, each in place: together they would want room for as many again
-        d, factor = jax.lax.optimization_barrier((d, factor))
+    for key, d in fg.dz.items():
+        if d.size > NARROW * len(
+            d
+        ):  # one after the other, each in place: together they would want room for as many again
+            d, factor = jax.lax.optimization_barrier((d, factor))
         dz[key] = kept(scaled(d, factor[key]), factor[key] > 0)
     return replace(fg, h={key: kept(h, finite) for key, h in fg.h.items()}, dz=dz)
 

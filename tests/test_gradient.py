@@ -8,6 +8,8 @@ import pytest
 from test_backprop import NETWORKS, draw
 
 import jaxbackprop as jbp
+from jaxbackprop import arithmetic
+from jaxbackprop.programs.flat import flatten
 from jaxbackprop.scaling.streaming import ACCELERATOR_SHARE, UNKNOWN_BYTES, best_tile, free_bytes
 
 
@@ -54,6 +56,27 @@ def test_half_precision_tiles_are_rounded_once():
     params = {"yhat": {"x": jnp.full((1, 64), 1 / 64, "bfloat16")}}
     _, grads = jbp.value_and_grad(network, "half_squared_error", "sum", tile=257)(params, ones, 0 * ones[:, :1])
     assert set(np.asarray(grads["yhat"]["x"], np.float32).ravel()) == {6176.0}  # bfloat16's nearest to 6,168
+
+
+@pytest.mark.parametrize("examples", [100, 50_000])
+def test_the_narrowest_networks_round_half_precision_once(examples):
+    """Forward, back and sum in float32: what is left is the rounding of the result, half of 2⁻⁷ of a number below 2."""
+    network = jbp.skip_mlp((1, 1, 1, 1))
+    params, x, y = draw(network, "half_squared_error", examples, "bfloat16")
+    given = jax.tree.leaves(jbp.value_and_grad(network, "half_squared_error")(params, x, y))
+    assert {leaf.dtype.name for leaf in given} == {"bfloat16"}
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), (params, x, y))
+        expected = jax.tree.leaves(jax.value_and_grad(jbp.plain_loss(network, "half_squared_error"))(*wide))
+    for a, b in zip(given, expected, strict=True):
+        assert abs(float(a.ravel()[0]) - float(b.ravel()[0])) <= 2**-8 * abs(float(b.ravel()[0]))
+
+
+def test_tiles_of_no_numbers_between_are_not_cut():
+    """A product of one position an example has nothing between: however many examples, no loop over tiles of them."""
+    h = jnp.ones((arithmetic.LARGEST + 1, 1))
+    program = flatten(lambda h: arithmetic.tiled(lambda h: h[:, 0], 0, h), h)
+    assert [step.name for step in program.steps if step.name in ("scan", "while")] == []
 
 
 def test_the_default_tile_divides_the_batch_where_it_can():

@@ -141,12 +141,12 @@ def _way(sums: Sums, params, batch, platform: str) -> tuple[int, bool]:
 def _in_tiles(sums: Sums, tile: int, in_lanes: bool, params, batch, c):
     examples = _examples(batch)
 
-    def swept(start, size):
+    def swept(start, size, dtypes):
         def part(a):
             return a if jnp.ndim(a) == 0 else jax.lax.dynamic_slice_in_dim(jnp.asarray(a), start, size)
 
-        *tiles, weight = jax.tree.map(part, (*batch, c))
-        values, fg = sums.sweep.swept(sums.sweep.model, params, *tiles, weight=weight)
+        weights, *tiles, weight = dtypes((params, *jax.tree.map(part, (*batch, c))))
+        values, fg = sums.sweep.swept(sums.sweep.model, weights, *tiles, weight=weight)
         return values, weight, fg
 
     def read(values, c, fg):
@@ -156,21 +156,33 @@ def _in_tiles(sums: Sums, tile: int, in_lanes: bool, params, batch, c):
         one = jax.vmap(lambda example: sums.readout(jax.tree.map(lambda a: a[None], example)), out_axes=-1)
         return values * c, one(fg)
 
+    # the narrowest layers are elementwise: half precision would be rounded to, and from, at each step
+    dtypes = widened if _numbers(params) <= LANES else _as_given
+    like = jax.eval_shape(lambda: read(*swept(0, tile, _as_given)))
     full, rest = divmod(examples, tile)
     if full == 1 and not rest:
-        return read(*swept(0, tile))
+        return _typed_like(read(*swept(0, tile, dtypes)), like)
     each = read_in_lanes if in_lanes else read
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*widened(swept(0, tile)))))
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*widened(swept(0, tile, dtypes))))
+    )
     found, _ = jax.lax.scan(
-        lambda sofar, i: (jax.tree.map(jnp.add, sofar, each(*widened(swept(i * tile, tile)))), None),
+        lambda sofar, i: (jax.tree.map(jnp.add, sofar, each(*widened(swept(i * tile, tile, dtypes)))), None),
         zeros,
         jnp.arange(full),
     )
     if in_lanes:
         found = jax.tree.map(lambda a: jnp.sum(a, axis=-1), found)
     if rest:
-        found = jax.tree.map(jnp.add, found, read(*widened(swept(full * tile, rest))))
-    like = jax.eval_shape(lambda: read(*swept(0, tile)))
+        found = jax.tree.map(jnp.add, found, read(*widened(swept(full * tile, rest, dtypes))))
+    return _typed_like(found, like)
+
+
+def _as_given(tree):
+    return tree
+
+
+def _typed_like(found, like):
     return jax.tree.map(lambda a, like: a.astype(like.dtype), found, like)
 
 
