@@ -165,11 +165,11 @@ def _mean(parts, count: int) -> Any:
 
 
 def tolerance(dtype: str, batch: int, of_jax_grad: float = 0.0) -> float:
-    """What arithmetic explains, relative to a parameter's largest entry; a term left out would be far outside.
+    """What arithmetic explains, relative to the norm of a parameter's gradient; a term left out would be far outside.
 
-    float32: a sum of B terms one after the other strays by about ε √B. bfloat16: some 25 roundings. In either, among
-    millions of units there is one whose z rounds to the other side of zero, and its mask differs from float64's; no
-    bound by itself covers that, but `jax.grad` rounds the same z: a few times its own error, and never beyond 0.1.
+    float32: a sum of B terms one after the other strays by about ε √B. bfloat16: some 25 roundings. In either there are
+    units whose z rounds to the other side of zero, and their masks differ from float64's; no bound by itself covers
+    that, but `jax.grad` rounds the same z: a few times its own error, and never beyond 0.1.
     """
     rounding = {"float32": 2e-5 + 2 * 2**-24 * batch**0.5, "bfloat16": 0.1}[dtype]
     return max(rounding, min(4 * of_jax_grad, 0.1))

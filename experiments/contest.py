@@ -10,8 +10,8 @@ from cases import Case, Subject, make_case, reference, tolerance
 from ceilings import GRADIENT, NORMS, grown
 
 BASELINE, OURS = "jax.grad", "jbp"
-# what is a row with a reason, and not the end of the run; JaxRuntimeError and torch's own are RuntimeErrors
-FAILURES = (RuntimeError, MemoryError, ValueError, TypeError, NotImplementedError)
+# whatever it is, it is a row with a reason and not the end of the run: on a borrowed device there is no second one
+FAILURES = Exception
 SAFETY = 4  # the baseline's memory, times this, must be free: the clipped sum takes twice as much, others keep theirs
 PENDING, LEFT_OUT = "the run ended before it was timed", "left out: the time was over"
 
@@ -227,8 +227,8 @@ def compared(program: Built, method: Method, expected: Any, allowed: float) -> d
         given = program.mean(result)
         if method.quantity == NORMS:  # of the first and of the last slice
             given = np.concatenate([given[: len(expected)], given[-len(expected) :]])
-            return measure.largest_difference(given, np.tile(expected, 2))
-        return measure.largest_difference(given, expected)
+            return measure.relative_error(given, np.tile(expected, 2))
+        return measure.relative_error(given, expected)
 
     by_default = in_full = difference(program.call())
     if not full_by_default() and not by_default <= allowed:

@@ -78,7 +78,7 @@ def measure_size(series: Series, size: int, seconds: float, say: Callable[..., N
         except FAILURES as error:
             rows[name]["reason"] = measure.reason(error)
             continue
-        error = measure.largest_difference(program.mean(given), expected)
+        error = measure.relative_error(program.mean(given), expected)
         rows[name]["difference"] = error
         if name == AUTO:
             allowed = cases.tolerance("float32", batch, error)

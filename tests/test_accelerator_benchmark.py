@@ -328,6 +328,22 @@ def test_vmap_takes_as_many_slices_as_fit_and_its_time_is_scaled(monkeypatch, ro
     assert measure.largest_difference(built.mean(built.call()), cases.reference(case)[ceilings.CLIPPED]) < 1e-5
 
 
+@pytest.mark.parametrize("error", [measure.largest_difference, measure.relative_error])
+def test_errors_are_relative_to_each_leaf_and_nan_is_never_small(error):
+    expected = {"a": np.array([3.0, 4.0]), "b": np.array([300.0, 400.0])}
+    assert error(expected, expected) == 0
+    off = error({"a": np.array([3.0, 3.0]), "b": np.array([300.0, 399.0])}, expected)
+    assert off == pytest.approx({measure.largest_difference: 1 / 4, measure.relative_error: 1 / 5}[error])
+    for leaf in "ab":
+        assert np.isnan(error(expected | {leaf: np.array([3.0, np.nan])}, expected))
+
+
+def test_a_network_of_two_examples_in_bfloat16_is_not_called_wrong():
+    """Some units' z round to the other side of zero: by the largest entry the error was 0.35 at width 4,096."""
+    _, rows = measured(OURS, subject=cases.network((512,) * 4), batch=2, dtype="bfloat16")
+    assert rows["jbp"]["ms"] > 0
+
+
 def test_torch_that_is_not_installed_is_said_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # what `import` finds when there is none
     torch = rivals.Torch(shortens=False)
@@ -339,11 +355,11 @@ def test_torch_that_is_not_installed_is_said_so(monkeypatch):
 # ---- a group
 
 
-def measured(*methods, over=lambda: False, subject=None, batch=100):
+def measured(*methods, over=lambda: False, subject=None, batch=100, dtype="float32"):
     """The rows in the order in which they were kept, and the last of each method."""
     kept = []
     terms = contest.Terms(0.01, 0.0, over, kept.append, lambda *_, **__: None)
-    contest.measure_group(contest.Group(subject or cases.network(WIDTHS), "float32", batch, methods), terms)
+    contest.measure_group(contest.Group(subject or cases.network(WIDTHS), dtype, batch, methods), terms)
     return kept, {row["method"]: row for row in kept}
 
 
@@ -362,6 +378,10 @@ def test_what_fails_is_a_row_with_its_reason_and_the_others_are_timed():
         built = programs.by_hand(case)
         return built._replace(mean=lambda pair: jax.tree.map(lambda g: 2 * g, pair[1]))
 
+    def nan(case):
+        built = programs.by_hand(case)
+        return built._replace(mean=lambda pair: jax.tree.map(lambda g: g + np.nan, pair[1]))
+
     def halfway(case):
         def run():
             if next(calls) > 1:
@@ -374,20 +394,24 @@ def test_what_fails_is_a_row_with_its_reason_and_the_others_are_timed():
     _, rows = measured(
         contest.Method(ceilings.GRADIENT, "too large", fails(RuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"))),
         contest.Method(ceilings.GRADIENT, "no memory", fails(MemoryError("9 GB needed"))),
+        contest.Method(ceilings.GRADIENT, "a defect", fails(AssertionError())),
         contest.Method(ceilings.GRADIENT, "absent", fails(rivals.NotHereError("torch is not installed"))),
         contest.Method(ceilings.GRADIENT, "jbp, wrong", doubled),
+        contest.Method(ceilings.GRADIENT, "jbp, nan", nan),
         contest.Method(ceilings.GRADIENT, "other, wrong", doubled),
         contest.Method(ceilings.GRADIENT, "halfway", halfway, slow=True),
     )
     reasons = {name: row["reason"] for name, row in rows.items()}
     assert reasons["too large"] == "out of memory: RESOURCE_EXHAUSTED: 9 bytes"
     assert reasons["no memory"] == "out of memory: 9 GB needed"
+    assert reasons["a defect"] == "AssertionError"
     assert reasons["absent"] == "torch is not installed"
     assert reasons["jbp, wrong"] == "WRONG by 1: not timed"
+    assert reasons["jbp, nan"] == "WRONG by nan: not timed"
     assert reasons["halfway"] == "while timing: lost the device"
     assert [name for name, row in rows.items() if row.get("ms")] == ["jax.grad", "other, wrong"]
     assert rows["other, wrong"]["note"] == "off by 1"
-    assert len(bench.remarks(list(rows.values()), "reason")) == 5
+    assert len(bench.remarks(list(rows.values()), "reason")) == 7
 
 
 def test_data_too_large_for_memory_is_a_reason_for_all(monkeypatch):
