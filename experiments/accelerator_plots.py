@@ -270,7 +270,7 @@ def apart(points: Sequence[Point], taken: Sequence[Point], wide: float, high: fl
     """From the top down, each lowered until it is clear of what is taken and of those before it.
 
     >>> apart([(0, 4.5), (0, 5), (9, 4.9)], taken=[(9, 4.8)], wide=1, high=1)
-    [(0, 4.0), (0, 5), (9, 3.8)]
+    [(0, 4), (0, 5), (9, 3.8)]
     """
     placed: dict[int, Point] = {}
     for i in sorted(range(len(points)), key=lambda i: -points[i][1]):

@@ -167,7 +167,7 @@ class Contest:
         self.built[method.name] = program
         return self.keep(method, reason=PENDING, note=note, **errors)
 
-    def time(self, methods: Collection[Method]) -> None:
+    def time(self, methods: Collection[Method], seconds: float) -> None:
         """Those that were built, in turn and beside the baseline, which keeps the figures that it has."""
         methods = [m for m in methods if m.name in self.built]
         if not methods:
@@ -176,7 +176,7 @@ class Contest:
         rest = {m.name for m in methods if m.framework != "JAX"}
         self.terms.say(f"{self.group}: timing")
         try:
-            times = measure.queued_in_turn(queues, self.terms.seconds, rest=rest)
+            times = measure.queued_in_turn(queues, seconds, rest=rest)
         except FAILURES as error:
             for method in methods:
                 self.keep(method, reason=f"while timing: {measure.reason(error)}")
@@ -212,10 +212,11 @@ def measure_group(group: Group, terms: Terms) -> int | None:
     quick = [PLAIN._replace(build=lambda _: baseline), *(m for m in group.methods if not m.slow)]
     for method in quick:
         contest.enter(method)
-    contest.time(quick)
-    for method in (m for m in group.methods if m.slow):
+    contest.time(quick, terms.seconds / 2)
+    slow = [m for m in group.methods if m.slow]
+    for method in slow:
         contest.enter(method)
-        contest.time([method])
+        contest.time([method], terms.seconds / 2 / len(slow))
         contest.built.pop(method.name, None)
     return case.batch
 

@@ -1,5 +1,6 @@
 """The benchmark against the device's ceilings: its arithmetic worked by hand, its parts by made-up devices, one quick run."""
 
+import doctest
 import json
 import os
 import random
@@ -80,6 +81,12 @@ def test_a_bad_option_is_one_line(given, capsys):
         bench.main(given)
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", [measure, ceilings, cases, programs, plots])
+def test_the_examples_in_docstrings_are_right(module):
+    failed, tried = doctest.testmod(module)
+    assert failed == 0 < tried
 
 
 # ---- queued calls
@@ -201,13 +208,13 @@ def test_flops_and_bytes_of_a_network_counted_by_hand():
     assert case.work(ceilings.NORMS) == norms
 
 
-@pytest.mark.parametrize("shape", [(64, 1, 64), (128, 2, 32), (32, 2, 128)])
+@pytest.mark.parametrize("shape", [(128, 2, 32), (32, 2, 128)])
 def test_flops_of_a_gpt_are_nearly_those_that_the_compiler_counts(shape):
     """Which counts what is between the products, too."""
     subject = cases.gpt(*shape, vocabulary=500)
     params, (sequences,) = subject.params(), subject.examples(3)
     counted = jax.jit(jax.grad(subject.loss)).lower(params, sequences).cost_analysis()["flops"]
-    assert 0.75 < 3 * subject.flops(params, ceilings.GRADIENT) / counted < 1.02
+    assert 0.93 < 3 * subject.flops(params, ceilings.GRADIENT) / counted < 1
 
 
 CEILINGS = ceilings.Ceilings(
