@@ -4,8 +4,8 @@
     python experiments/accelerator_benchmark.py --quick               # under a minute, writes nothing
     python experiments/accelerator_benchmark.py --minutes 8           # the most telling first, as far as it gets
     python experiments/accelerator_benchmark.py --minutes 8 --resume  # on from there, on the same device and commit
-    python experiments/accelerator_benchmark.py --only "8-64-64-1" --out /tmp/here --seconds 1
-    python experiments/accelerator_benchmark.py --plot /tmp/here/accelerator-cpu.json
+    python experiments/accelerator_benchmark.py --only "8-64-64-1" --out here --seconds 1
+    python experiments/accelerator_benchmark.py --plot here/accelerator-cpu.json
 
 First the device's own ceilings are measured: memory bandwidth, matrix products and an empty call. Then, by network and
 dtype, the number of examples is doubled until a call of `jax.grad` takes 20 times as long as the empty one; at that size the
@@ -128,7 +128,7 @@ def resumed(path: Path, about: dict, groups: list[Group]) -> list[dict]:
     return kept
 
 
-CIRCUMSTANCES = ("device", "processor", "commit", "jax", "jaxlib")  # in which figures may stand in one file
+CIRCUMSTANCES = ("mode", "device", "processor", "commit", "jax", "jaxlib")  # in which figures may stand in one file
 
 
 # ---- tables
@@ -254,7 +254,7 @@ def run(given: argparse.Namespace, folder: Path | None, groups: Callable[[Torch]
         return given.minutes is not None and time.perf_counter() - began > 60 * given.minutes
 
     how = (0.002, 2**24, 512) if given.quick else (0.02 if measure.on_cpu() else 0.005, 2**28, 2048)
-    about = measure.stamp()
+    about = measure.stamp() | {"mode": "quick" if given.quick else "whole"}
     rows: list[dict] = []
     with measure.progress(1) as say:
         say("the device's ceilings")

@@ -35,7 +35,7 @@ def a_case(widths=WIDTHS, batch=11, dtype="float32"):
 
 def test_the_accelerator_benchmark_runs_and_writes_only_where_it_is_told(tmp_path):
     printed = scripts.quick_run("accelerator_benchmark.py", tmp_path)
-    stem = f"accelerator-{measure.slug(jax.devices()[0].device_kind)}"
+    stem = measure.of_device("accelerator").stem
     names = [f"{stem}-roofline.png", f"{stem}.json", f"{stem}.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     written = json.loads((tmp_path / names[1]).read_text())
@@ -567,16 +567,17 @@ def test_a_run_that_was_killed_goes_on_with_the_groups_that_it_had_not_finished(
     assert len(rows) == 24 == len({bench.key_of(row) for row in rows})
 
 
-def test_figures_of_another_commit_are_not_gone_on_with(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("what", "value"), [("commit", "abc1234"), ("mode", "whole"), ("device", "gpu: another")])
+def test_figures_of_other_circumstances_are_not_gone_on_with(monkeypatch, tmp_path, capsys, what, value):
     fake(monkeypatch, lambda *_: pytest.fail("began all the same"))
-    about = measure.stamp() | {"commit": "abc1234"}
+    about = measure.stamp() | {"mode": "quick"} | {what: value}
     measure.save(bench.NAME, [], tmp_path, stamp=about)
     with pytest.raises(SystemExit) as stopped:
         bench.main(["--quick", "--resume", "--out", str(tmp_path)])
     said = capsys.readouterr().err
     assert stopped.value.code == 2
     assert len(said.splitlines()) == 1
-    assert "another commit, abc1234" in said
+    assert f"another {what}, {value}" in said
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"rows": 1, "stamp": 2}'])

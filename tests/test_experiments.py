@@ -21,16 +21,16 @@ import jaxbackprop as jbp
 
 def test_the_scaling_benchmark_runs_and_writes_only_where_it_is_told(tmp_path):
     quick_run("scaling_benchmark.py", tmp_path)
-    platform = jax.devices()[0].platform
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"scaling-{platform}.json", f"scaling-{platform}.png"]
-    rows = json.loads((tmp_path / f"scaling-{platform}.json").read_text())["rows"]
+    stem = measure.of_device("scaling").stem
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{stem}.json", f"{stem}.png"]
+    rows = json.loads((tmp_path / f"{stem}.json").read_text())["rows"]
     assert {row["axis"] for row in rows} == {"examples", "width", "depth"}
     assert all(row["ms"] > 0 and row["difference"] <= 2e-5 for row in rows)
 
 
 def test_the_benchmark_of_any_model_runs_and_writes_only_where_it_is_told(tmp_path):
     printed = quick_run("any_model_benchmark.py", tmp_path)
-    names = [f"any_model-{jax.devices()[0].platform}.{ending}" for ending in ("json", "png")]
+    names = [f"{measure.of_device('any_model').stem}.{ending}" for ending in ("json", "png")]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     written = json.loads((tmp_path / names[0]).read_text())
     assert {row["readout"] for row in written["rows"]} == {"clipped sum", "norms", "noise scale"}
@@ -82,7 +82,7 @@ def test_an_interrupted_run_of_the_checkers_goes_on_with_what_is_kept(tmp_path, 
 def written(script, name, folder):
     """The figures of a quick run, which also draws its picture."""
     quick_run(script, folder)
-    stem = f"{name}-{jax.devices()[0].platform}"
+    stem = measure.of_device(name).stem
     assert sorted(path.name for path in folder.iterdir()) == [f"{stem}.json", f"{stem}.png"]
     text = (folder / f"{stem}.json").read_text()
     found = json.loads(text)
