@@ -246,7 +246,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     return given
 
 
-def run(given: argparse.Namespace, folder: Path | None, groups: Callable[[Torch], list[Group]]) -> Ledger:
+def run(given: argparse.Namespace, ledger: Ledger, groups: Callable[[Torch], list[Group]]) -> None:
     """Measure, group by group, as long as there is time."""
     began = time.perf_counter()
 
@@ -254,8 +254,6 @@ def run(given: argparse.Namespace, folder: Path | None, groups: Callable[[Torch]
         return given.minutes is not None and time.perf_counter() - began > 60 * given.minutes
 
     how = (0.002, 2**24, 512) if given.quick else (0.02 if measure.on_cpu() else 0.005, 2**28, 2048)
-    about = measure.stamp() | {"mode": "quick" if given.quick else "whole"}
-    rows: list[dict] = []
     with measure.progress(1) as say:
         say("the device's ceilings")
         first = roof.measured(*how)
@@ -263,26 +261,18 @@ def run(given: argparse.Namespace, folder: Path | None, groups: Callable[[Torch]
         shortens=first.products["float32"] > 1.2 * first.products["float32 highest"],
         skip_compile="torch.compile is left out of --quick" if given.quick else "",
     )
+    ledger.about |= {"ceilings": first, "peers": torch.version, "torch_absent": torch.absent, "left_out": []}
+    target = 0.0 if given.quick else ENOUGH_CALLS * first.call
     todo = groups(torch)
-    if given.resume and folder is not None:
-        try:
-            rows = resumed(measure.of_device(NAME, folder), about, todo)
-        except ValueError as error:
-            given.refuse(str(error))
-    extra = {"peers": torch.version, "torch_absent": torch.absent, "minutes": given.minutes, "left_out": []}
-    ledger = Ledger(folder, rows, stamp=about, ceilings=first, **extra)
-    found = {row["network"]: row["batch"] for row in rows}
     with measure.progress(len(todo)) as say:
+        terms = Terms(given.seconds or (0.2 if given.quick else 4.0), target, over, ledger.keep, say)
         for group in todo:
-            say(str(group))
             if over():
                 ledger.write(left_out=[*ledger.about["left_out"], str(group)])
             elif not finished(group, list(ledger.rows.values())):
-                target = 0.0 if given.quick else ENOUGH_CALLS * first.call
-                terms = Terms(given.seconds or (0.2 if given.quick else 4.0), target, over, ledger.keep, say)
-                start = found.get(group.subject.name, group.start)  # another dtype's, for a start
-                batch = measure_group(group._replace(start=start), terms)
-                found |= {} if batch is None else {group.subject.name: batch}
+                # another dtype's batch, for a start
+                starts = [row["batch"] for row in ledger.rows.values() if row["network"] == group.subject.name]
+                measure_group(group._replace(start=max(starts, default=group.start)), terms)
                 torch.release()
                 print(summary(group, list(ledger.rows.values())), flush=True)
             say("", steps=1)
@@ -293,28 +283,38 @@ def run(given: argparse.Namespace, folder: Path | None, groups: Callable[[Torch]
             for what in ("bandwidth", "products")
         }
         ledger.write(ceilings=first.highest(again), drift=drift)
-    return ledger
 
 
 def main(argv: list[str] | None = None) -> int:
     """Return 1 if a gradient of ours was wrong."""
     given, began = options(argv), time.perf_counter()
     if given.plot:
-        print(*plots.draw(given.plot), sep="\n")
+        try:
+            print(*plots.draw(given.plot), sep="\n")
+        except (ValueError, KeyError, TypeError) as error:
+            given.refuse(f"--plot {given.plot} is not a file of this benchmark: {error!r}")
         return 0
     # before JAX takes three quarters of a GPU's memory: PyTorch wants some
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = "quick" if given.quick else "cpu" if measure.on_cpu() else "accelerator"
+    about = measure.stamp() | {"mode": "quick" if given.quick else "whole"}
+    folder, rows = given.out or (None if given.quick else measure.RESULTS), []
 
     def groups(torch: Torch) -> list[Group]:
         return [group for group in work(device, torch) if re.search(given.only, str(group))]
 
-    if not groups(Torch(shortens=False)):
+    known = groups(Torch(shortens=False))
+    if not known:
         given.refuse(f"--only {given.only!r}: nothing has that in its name")
-    folder = given.out or (None if given.quick else measure.RESULTS)
-    ledger = run(given, folder, groups)
+    if given.resume and folder is not None:
+        try:
+            rows = resumed(measure.of_device(NAME, folder), about, known)
+        except ValueError as error:
+            given.refuse(str(error))
+    ledger = Ledger(folder, rows, stamp=about, minutes=given.minutes)
+    run(given, ledger, groups)
     rows = ledger.under_ceilings()
-    say_device(ledger.about["stamp"], ledger.about["ceilings"])
+    say_device(about, ledger.about["ceilings"])
     say_rows(rows, ledger.about["left_out"], given.minutes)
     print(f"{time.perf_counter() - began:.0f} s")
     path = ledger.write()

@@ -190,8 +190,8 @@ def row_of(method: Method, about: dict) -> dict:
     return about | {"quantity": method.quantity, "method": method.name, "reason": None}
 
 
-def measure_group(group: Group, terms: Terms) -> int | None:
-    """Find the size, then build and time: the quick methods together, each slow one by itself. The batch, if there is one."""
+def measure_group(group: Group, terms: Terms) -> None:
+    """Find the size, then build and time: the quick methods together, each slow one by itself."""
     about = {"network": group.subject.name, "batch": group.start, "dtype": group.dtype}
     terms.say(f"{group}: how many examples")
     try:
@@ -207,7 +207,7 @@ def measure_group(group: Group, terms: Terms) -> int | None:
     except FAILURES as error:
         for method in (PLAIN, *group.methods):
             terms.keep(row_of(method, about) | {"reason": measure.reason(error)})
-        return None
+        return
     # first, for what it says of the arithmetic
     quick = [PLAIN._replace(build=lambda _: baseline), *(m for m in group.methods if not m.slow)]
     for method in quick:
@@ -218,7 +218,6 @@ def measure_group(group: Group, terms: Terms) -> int | None:
         contest.enter(method)
         contest.time([method], terms.seconds / 2 / len(slow))
         contest.built.pop(method.name, None)
-    return case.batch
 
 
 def compared(program: Built, method: Method, expected: Any, allowed: float) -> dict[str, float]:

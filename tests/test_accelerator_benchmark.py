@@ -72,6 +72,7 @@ def test_the_accelerator_benchmark_runs_and_writes_only_where_it_is_told(tmp_pat
         ["--only", "("],
         ["--only", "no such network"],
         ["--plot", "no/such/file.json"],
+        ["--plot", __file__],
         ["--quick", "--resume"],
         ["--unknown"],
     ],
