@@ -401,7 +401,8 @@ def test_what_fails_is_a_row_with_its_reason_and_the_others_are_timed():
         contest.Method(ceilings.GRADIENT, "jbp, wrong", doubled),
         contest.Method(ceilings.GRADIENT, "jbp, nan", nan),
         contest.Method(ceilings.GRADIENT, "other, wrong", doubled),
-        contest.Method(ceilings.GRADIENT, "halfway", halfway, slow=True),
+        contest.Method(ceilings.GRADIENT, "halfway", halfway),
+        contest.Method(ceilings.GRADIENT, "jbp", programs.by_hand),
     )
     reasons = {name: row["reason"] for name, row in rows.items()}
     assert reasons["too large"] == "out of memory: RESOURCE_EXHAUSTED: 9 bytes"
@@ -411,7 +412,7 @@ def test_what_fails_is_a_row_with_its_reason_and_the_others_are_timed():
     assert reasons["jbp, wrong"] == "WRONG by 1: not timed"
     assert reasons["jbp, nan"] == "WRONG by nan: not timed"
     assert reasons["halfway"] == "while timing: lost the device"
-    assert [name for name, row in rows.items() if row.get("ms")] == ["jax.grad", "other, wrong"]
+    assert [name for name, row in rows.items() if row.get("ms")] == ["jax.grad", "other, wrong", "jbp"]
     assert rows["other, wrong"]["note"] == "off by 1"
     assert len(bench.remarks(list(rows.values()), "reason")) == 7
 
@@ -477,6 +478,28 @@ def test_in_bfloat16_a_unit_on_the_other_side_of_zero_is_forgiven_and_a_quarter_
     assert rows["jbp"]["ms"] > 0
     assert 0.01 < rows["jbp"]["difference"] < 0.1
     assert rows["jbp, many"]["reason"].startswith("WRONG")
+
+
+@pytest.mark.parametrize(("error", "timed"), [(3e-3, True), (0.05, False)])
+def test_what_has_no_full_products_is_allowed_the_errors_of_jax_grad_by_default(monkeypatch, error, timed):
+    """A kernel that shortens products as `jax.grad` does, by 1e-3, is not wrong."""
+    monkeypatch.setattr(contest, "full_by_default", lambda: False)
+
+    def off(by):
+        def build(case):
+            built = programs.by_hand(case)
+            shorter = measure.Queue(lambda: jax.tree.map(lambda leaf: leaf * (1 + by), built.queue.run()))
+            return built._replace(queue=shorter)
+
+        return build
+
+    monkeypatch.setattr(contest, "PLAIN", contest.PLAIN._replace(build=off(1e-3)))
+    kernel = OURS._replace(name="jbp.fused", build=lambda case: off(error)(case)._replace(highest=None))
+    _, rows = measured(kernel, OURS._replace(build=off(error)))
+    assert rows["jax.grad"]["difference"] < 1e-5
+    assert bool(rows["jbp.fused"].get("ms")) == timed
+    assert rows["jbp"]["ms"] > 0  # in full it is right
+    assert rows["jbp.fused"]["difference"] == pytest.approx(error, rel=0.01)
 
 
 def test_norms_are_compared_at_both_ends_of_the_batch(monkeypatch):
