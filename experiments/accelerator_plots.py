@@ -30,12 +30,12 @@ def draw(path: Path) -> list[Path]:
     rows = written["rows"]
     if not any(row.get("times_faster") for row in rows if row["method"] != BASELINE):
         return []
+    caption = measure.caption(written["stamp"])
     figures = {
-        path.with_suffix(".png"): ratios(rows),
-        path.with_name(f"{path.stem}-roofline.png"): roofline(rows, written["ceilings"]),
+        path.with_suffix(".png"): ratios(rows, caption),
+        path.with_name(f"{path.stem}-roofline.png"): roofline(rows, written["ceilings"], caption),
     }
     for name, figure in figures.items():
-        figure.supxlabel(measure.caption(written["stamp"]), fontsize=8, color=GREY, x=0.99, ha="right")
         figure.savefig(name, dpi=150)
     return list(figures)
 
@@ -54,7 +54,7 @@ def plain(axis: Axes) -> None:
 # ---- how many times faster than jax.grad
 
 
-def ratios(rows: list[dict]) -> Figure:
+def ratios(rows: list[dict], caption: str) -> Figure:
     """A panel for each network and dtype, in columns by dtype; bars begin at jax.grad, 1."""
     cells = panels(rows)
     networks = list(dict.fromkeys(network for network, _ in cells))
@@ -76,7 +76,9 @@ def ratios(rows: list[dict]) -> Figure:
     grid[0][0].set_xlim(min(0.5, *values) / 2.5, max(4, *values) * 2.5)
     for axis in grid[-1]:
         axis.set_xlabel("times faster than jax.grad's plain gradient (log scale)", fontsize=9)
-    figure.legend(handles=patches(rows), loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    ncols = 2 * len(dtypes)
+    figure.legend(handles=patches(rows), loc="outside upper left", ncols=ncols, frameon=False, fontsize=9)
+    figure.supxlabel(caption, fontsize=8, color=GREY, x=0.99, ha="right")
     return figure
 
 
@@ -168,7 +170,7 @@ def patches(rows: list[dict]) -> list:
 # ---- the roofline
 
 
-def roofline(rows: list[dict], ceilings: dict) -> Figure:
+def roofline(rows: list[dict], ceilings: dict, caption: str) -> Figure:
     """A panel for each dtype: flops by byte against what was reached, under the two measured ceilings; networks are letters."""
     points = best(rows)
     dtypes = [dtype for dtype in DTYPES if any(row["dtype"] == dtype for row in points)]
@@ -199,11 +201,15 @@ def roofline(rows: list[dict], ceilings: dict) -> Figure:
         Line2D([], [], **HOLLOW, label="jax.grad: gradient"),
         Line2D([], [], color="#333", label="measured ceilings"),
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside upper left", ncols=1 + 2 * len(dtypes), frameon=False, fontsize=9)
     names = [
         Line2D([], [], linestyle="", label=f"{letter}   {legend(name, points)}") for name, letter in letters.items()
     ]
-    figure.legend(handles=names, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, handlelength=0)
+    table = figure.legend(
+        handles=names, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, handlelength=0, title=caption
+    )
+    table.set_alignment("left")
+    table.get_title().set(fontsize=8, color=GREY)
     return figure
 
 
