@@ -12,7 +12,6 @@ soon as they are there. What others publish is printed beside: their ratios, on 
 import argparse
 import importlib
 import importlib.util
-import json
 import re
 import time
 import warnings
@@ -26,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+import rivals
 
 import jaxbackprop as jbp
 
@@ -113,16 +113,14 @@ def comparable(noise: jbp.variance.NoiseScale):
 
 def vmapped(model: models.Model, readout: str) -> Callable:
     """What one writes without us: all gradients, squared, scaled, summed."""
-    gradients = jax.vmap(jax.grad(model.loss), (None, *model.in_axes))
+    gradients = rivals.per_example_gradients(model.loss, (None, *model.in_axes))
 
     def read(*args):
         grads = gradients(*args)
-        squares = sum(jnp.sum(jnp.square(g.astype(jnp.float32)), range(1, g.ndim)) for g in jax.tree.leaves(grads))
-        if readout == NOISE:
-            return trace_of(grads, squares)
-        c = jnp.minimum(1, MAX_NORM / jnp.sqrt(squares))
-        clipped = partial(jax.tree.map, lambda g: jnp.tensordot(c.astype(g.dtype), g, 1))
-        return jnp.sqrt(squares) if readout == NORMS else clipped(grads)
+        if readout == CLIPPED:
+            return rivals.clipped_sum(grads, MAX_NORM)
+        squares = rivals.squared_norms(grads)
+        return trace_of(grads, squares) if readout == NOISE else jnp.sqrt(squares)
 
     return read
 
@@ -357,12 +355,9 @@ def style(axis, title: str, names: list[str]) -> None:
 
 
 def write(folder: Path, found: dict[str, list[dict]], about: dict) -> Path:
-    """A row a line."""
-    folder.mkdir(exist_ok=True, parents=True)
-    path = folder / f"any_model-{jax.devices()[0].platform}.json"
-    lists = {"published": PUBLISHED} | found
-    text = [f' "{name}": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for name, rows in lists.items() if rows]
-    path.write_text("{\n" + ",\n".join([f' "stamp": {json.dumps(about)}', *text]) + "\n}\n")
+    """Figures and picture."""
+    lists = {name: rows for name, rows in found.items() if rows and name != "rows"}
+    path = measure.save("any_model", found["rows"], folder, stamp=about, published=PUBLISHED, **lists)
     if any(row.get("ms") and row["readout"] == CLIPPED for row in found["rows"]):
         plot(found["rows"], path.with_suffix(".png"))
     return path

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import measure
 import numpy as np
-from accelerator_benchmark import plain_loss
+from rivals import plain_loss
 
 import jaxbackprop as jbp
 

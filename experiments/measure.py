@@ -6,13 +6,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -54,17 +55,9 @@ def in_turn(
     Slow programs take longer than `seconds`: with `fewest`, rounds are then left out, down to that many. After the
     programs named in `rest` there is a pause, for other frameworks' threads that spin while they wait for more work.
     """
-    calls, slowest = {}, 0.0
-    for name, run in programs.items():
-        jax.block_until_ready(run())
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        once = time.perf_counter() - began
-        calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)))
-        slowest += calls[name] * once
-        time.sleep(REST if name in rest else 0)
-    if fewest is not None:
-        rounds = max(fewest, min(rounds, int(seconds / max(slowest, 1e-9))))
+    calls, rounds = _plan(
+        {name: (run, jax.block_until_ready) for name, run in programs.items()}, seconds, rounds, fewest, rest
+    )
     times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, run in programs.items():
@@ -79,15 +72,68 @@ def in_turn(
 REST = 0.3  # seconds: OpenMP threads spin for 0.2
 
 
-def best_of(run: Callable[[], Any], times: int = 3) -> float:
-    """The shortest of a few calls, after one unmeasured: for choosing between programs, not for reporting."""
-    jax.block_until_ready(run())
-    seconds = []
-    for _ in range(times):
+def _plan(programs, seconds, rounds, fewest, rest, uncounted=0) -> tuple[dict[str, int], int]:
+    """How many calls of each program fill its share of a round, and how many rounds there are."""
+    calls, slowest = {}, 0.0
+    for name, (run, wait) in programs.items():
+        wait(run())
         began = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+        wait(run())
+        once = time.perf_counter() - began
+        calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)) - uncounted)
+        slowest += (uncounted + calls[name]) * once
+        time.sleep(REST if name in rest else 0)
+    if fewest is not None:
+        rounds = max(fewest, min(rounds, int(seconds / max(slowest, 1e-9))))
+    return calls, rounds
+
+
+class Queue(NamedTuple):
+    """A call that gives out work and need not wait for it, and what waits until its result is there."""
+
+    run: Callable[[], Any]
+    wait: Callable[[Any], Any] = jax.block_until_ready
+
+
+class Times(NamedTuple):
+    """Seconds a call, a figure for each round: of calls given out together, and of one that is waited for."""
+
+    queued: list[float]
+    awaited: list[float]
+
+
+def queued_in_turn(
+    programs: dict[str, Queue], seconds: float = 1.0, rounds: int = 7, fewest: int = 3, rest: Collection[str] = ()
+) -> dict[str, Times]:
+    """As `in_turn`, but a round's calls are given out one after the other, and only the last is waited for.
+
+    A device works through them in order, so the way to a GPU and back, tens of µs, is paid once and not in every call,
+    as in a training loop. A program's first call in a round does not count: it frees what the one before it left.
+    """
+    calls, rounds = _plan(programs, seconds, rounds, fewest, rest, uncounted=2)
+    times = {name: Times([], []) for name in programs}
+    for _ in range(rounds):
+        for name, (run, wait) in programs.items():
+            wait(run())
+            times[name].awaited.append(_seconds(run, wait, 1))
+            times[name].queued.append(_seconds(run, wait, calls[name]))
+            time.sleep(REST if name in rest else 0)
+    return times
+
+
+def _seconds(run, wait, calls: int) -> float:
+    """A call's, of so many."""
+    began = time.perf_counter()
+    for _ in range(calls - 1):
+        run()
+    wait(run())
+    return (time.perf_counter() - began) / calls
+
+
+def best_of(run: Callable[[], Any], times: int = 3, queue: int = 1) -> float:
+    """The shortest of a few calls, or of a few queues of calls, after one unmeasured: for choosing, not for reporting."""
+    jax.block_until_ready(run())
+    return min(_seconds(run, jax.block_until_ready, queue) for _ in range(times))
 
 
 def median(values: list[float]) -> float:
@@ -107,11 +153,27 @@ def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
 
 def largest_difference(given, expected) -> float:
     """Over the leaves of two gradients, the largest difference relative to that leaf's largest entry."""
-    worst = 0.0
+    return _largest(given, expected, lambda a: np.max(np.abs(a)))
+
+
+def relative_error(given, expected) -> float:
+    """Over the leaves of two gradients, the largest norm of a difference relative to that leaf's norm.
+
+    Better than `largest_difference` for short types: a unit whose z rounds to the other side of zero moves its own row by a
+    quarter where four examples make it up, but hardly the norm of thousands of rows.
+    """
+    return _largest(given, expected, np.linalg.norm)
+
+
+def _largest(given, expected, size: Callable[[np.ndarray], Any]) -> float:
+    errors = []
     for g, e in zip(jax.tree.leaves(given), jax.tree.leaves(expected), strict=True):
         g64, e64 = np.asarray(g, np.float64), np.asarray(e, np.float64)
-        worst = max(worst, float(np.max(np.abs(g64 - e64)) / max(np.max(np.abs(e64)), 1e-30)))
-    return worst
+        errors.append(size(g64 - e64) / max(size(e64), 1e-30))
+    return float(np.max(errors, initial=0.0))  # unlike Python's max, it keeps NaN
+
+
+NO_MEMORY = "out of memory"
 
 
 def reason(error: BaseException) -> str:
@@ -119,8 +181,13 @@ def reason(error: BaseException) -> str:
     text = str(error).strip()
     first = text.splitlines()[0] if text else ""
     if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower() or isinstance(error, MemoryError):
-        return f"out of memory: {first}"[:160]
+        return f"{NO_MEMORY}: {first}"[:160]
     return (first or type(error).__name__)[:160]
+
+
+def on_cpu() -> bool:
+    """Whether JAX computes on one here."""
+    return jax.devices()[0].platform == "cpu"
 
 
 def memory() -> tuple[int, int]:
@@ -146,6 +213,28 @@ def require_memory(needed: int) -> None:
     free = memory()[1]
     if needed > 0.9 * free:
         raise MemoryError(f"{needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with an option."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """End with 2, as any command does that was not understood."""
+        self.exit(2, f"{self.prog}: {message} (--help says more)\n")
+
+
+def positive(text: str) -> float:
+    """A number above 0, of the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 def arguments(description: str | None, quick: str) -> tuple[bool, Path | None]:
@@ -199,12 +288,43 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def of_device(name: str, folder: Path = RESULTS) -> Path:
+    """Where the figures of this kind of device go: results/NAME-cpu.json, results/NAME-nvidia-h200.json."""
+    return folder / f"{name}-{slug(jax.devices()[0].device_kind)}.json"
+
+
+def slug(text: str) -> str:
+    """For a file's name.
+
+    >>> slug("NVIDIA GeForce RTX 4090")
+    'nvidia-geforce-rtx-4090'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def save(name: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more) -> Path:
-    """Write results/NAME-PLATFORM.json, a row a line; with stamp=… what was true when the measuring began."""
-    folder.mkdir(exist_ok=True, parents=True)
-    path = folder / f"{name}-{jax.devices()[0].platform}.json"
-    path.write_text(as_lines({"stamp": more.pop("stamp", None) or stamp(), **more, "rows": rows}))
+    """Write results/NAME-DEVICE.json, a row a line; with stamp=… what was true when the measuring began."""
+    path = of_device(name, folder)
+    replace(path, as_lines({"stamp": more.pop("stamp", None) or stamp(), **more, "rows": rows}))
     return path
+
+
+def replace(path: Path, text: str) -> None:
+    """Write the whole or nothing: whoever is killed meanwhile leaves the file as it was."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def caption(about: dict[str, Any]) -> str:
+    """Of a picture: the device, the date and the commit of a stamp."""
+    platform, _, kind = about["device"].partition(": ")
+    device = f"{about['processor']}, {about['processors']} CPU cores" if platform == "cpu" else kind
+    return f"{device} · jax {about['jax']} · {about['date']} · commit {about['commit']}"
 
 
 def as_lines(written: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
+import rivals
 
 import jaxbackprop as jbp
 
@@ -112,21 +113,15 @@ def plain_loss(layers, x, y):
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits(layers, x), y))
 
 
-gradients = jax.vmap(jax.grad(plain_loss), in_axes=(None, 0, 0))
-
-
-def squared_norms(grads):
-    return sum(jnp.sum(jnp.square(g), axis=range(1, g.ndim)) for g in jax.tree.leaves(grads))
+gradients = rivals.per_example_gradients(plain_loss)
 
 
 def vmap_clipped(layers, x, y):
-    grads = gradients(layers, x, y)
-    c = jnp.minimum(1, MAX_NORM / jnp.sqrt(squared_norms(grads)))
-    return jax.tree.map(lambda g: jnp.einsum("b,b...->...", c, g), grads)
+    return rivals.clipped_sum(gradients(layers, x, y), MAX_NORM)
 
 
 def vmap_norms(layers, x, y):
-    return jnp.sqrt(squared_norms(gradients(layers, x, y)))
+    return jnp.sqrt(rivals.squared_norms(gradients(layers, x, y)))
 
 
 def reference(case: Case) -> dict[str, Any]:
@@ -135,12 +130,9 @@ def reference(case: Case) -> dict[str, Any]:
     @jax.jit
     def part(layers, x, y):
         grads = gradients(layers, x, y)
-        n = jnp.sqrt(squared_norms(grads))
-        c = jnp.minimum(1, MAX_NORM / n)
-        sums = jax.tree.map(
-            lambda g: (jnp.sum(g, axis=0), jnp.einsum("b,b...->...", c, g), jnp.sum(jnp.square(g), axis=0)), grads
-        )
-        return n, sums
+        clipped = rivals.clipped_sum(grads, MAX_NORM)
+        sums = jax.tree.map(lambda g, c: (jnp.sum(g, axis=0), c, jnp.sum(jnp.square(g), axis=0)), grads, clipped)
+        return jnp.sqrt(rivals.squared_norms(grads)), sums
 
     size = max(1, int(0.5e9 / case.gradient_bytes))
     norms, sums = [], None

@@ -7,7 +7,7 @@
 Three series: the exercise's own network 1-1-1-1 over the number of examples, as many as fit in memory up to 100 million;
 the exercise's wiring over the width of its layers; and over its depth, every hidden layer feeding the output. The exponent
 is the slope of a least-squares line through the logarithms, over the upper half of the range (of the logarithm of the size).
-Up to 10 million examples the gradients are compared with jax.grad in float64 before they are timed.
+The gradients are compared with jax.grad in float64 before they are timed: a large batch repeats a slice of 65,536 examples.
 """
 
 import argparse
@@ -17,10 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import accelerator_benchmark as bench
+import cases
 import jax
 import measure
 import numpy as np
+from contest import BASELINE, FAILURES, full_by_default, on_device, second
+from rivals import plain_loss, scalar_loss
 
 import jaxbackprop as jbp
 
@@ -36,7 +38,7 @@ class Series(NamedTuple):
 
 EXAMPLES, BATCH, DEEP_BATCH, DEEP_WIDTH = "examples", 256, 1024, 64
 SERIES = (
-    Series(EXAMPLES, tuple(10**n for n in range(3, 9)), lambda n: (bench.EXERCISE, n), "1-1-1-1"),
+    Series(EXAMPLES, tuple(10**n for n in range(3, 9)), lambda n: (cases.EXERCISE, n), "1-1-1-1"),
     Series("width", tuple(2**n for n in range(12)), lambda n: ((n, n, n, n), BATCH), f"batch {BATCH}"),
     Series(
         "depth",
@@ -45,21 +47,16 @@ SERIES = (
         f"width {DEEP_WIDTH}, batch {DEEP_BATCH:,}",
     ),
 )
-HAND, AUTO, ELEMENTWISE = "by hand", "jax.grad", "jax.grad, elementwise"
-COMPARED_UP_TO = 10_000_000  # examples
+HAND, AUTO, ELEMENTWISE = "by hand", BASELINE, "jax.grad, elementwise"
 
 
 def programs(axis: str, widths: tuple[int, ...]) -> dict[str, Callable]:
     """What is timed: (params, x, y) → (value, gradient)."""
     found = {
-        HAND: jbp.value_and_grad(jbp.skip_mlp(widths), bench.LOSS),
-        AUTO: jax.value_and_grad(bench.plain_loss),
+        HAND: jbp.value_and_grad(jbp.skip_mlp(widths), cases.LOSS),
+        AUTO: jax.value_and_grad(plain_loss),
     }
-    return found | ({ELEMENTWISE: jax.value_and_grad(bench.scalar_loss)} if axis == EXAMPLES else {})
-
-
-def summed_gradient(params, x, y):
-    return jax.grad(lambda p: len(x) * bench.plain_loss(p, x, y))(params)
+    return found | ({ELEMENTWISE: jax.value_and_grad(scalar_loss)} if axis == EXAMPLES else {})
 
 
 def measure_size(series: Series, size: int, seconds: float, say: Callable[..., None]) -> list[dict]:
@@ -69,34 +66,30 @@ def measure_size(series: Series, size: int, seconds: float, say: Callable[..., N
     rows = {name: {"axis": series.axis, "size": size, "method": name, "reason": None} for name in ways}
     say(f"{series.axis} {size:,}")
     try:
-        case = bench.make_case(widths, batch, "float32")
-        expected = None
-        if batch <= COMPARED_UP_TO:
-            summed = bench.in_float64(summed_gradient, case.params, case.x, case.y, tile=100_000)
-            expected = jax.tree.map(lambda g: g / batch, summed)
-    except bench.FAILURES as error:
+        case = cases.make_case(cases.network(widths), batch, "float32")
+        expected = cases.mean_gradient(case)
+    except FAILURES as error:
         return [row | {"reason": measure.reason(error)} for row in rows.values()]
-    built, allowed = {}, bench.tolerance("float32", batch)
+    built, allowed = {}, cases.tolerance("float32", batch)
     for name in sorted(ways, key=lambda name: name != AUTO):  # first, for what it says of the arithmetic
         try:
-            program = bench.on_device(ways[name], case, bench.second)
-            as_timed = bench.full_by_default() or expected is None
-            given = jax.block_until_ready(program.run() if as_timed else program.highest())
-        except bench.FAILURES as error:
+            program = on_device(ways[name], case, second)
+            given = program.call() if full_by_default() else program.in_full()
+        except FAILURES as error:
             rows[name]["reason"] = measure.reason(error)
             continue
-        error = None if expected is None else measure.largest_difference(program.gradient(given), expected)
+        error = measure.relative_error(program.mean(given), expected)
         rows[name]["difference"] = error
-        if name == AUTO and error is not None:
-            allowed = bench.tolerance("float32", batch, error)
+        if name == AUTO:
+            allowed = cases.tolerance("float32", batch, error)
         # a peer is timed all the same: this is what one gets from it
-        if name == HAND and error is not None and not error <= allowed:
+        if name == HAND and not error <= allowed:
             rows[name]["reason"] = f"WRONG by {error:.2g}: not timed"
             continue
         built[name] = program
     try:
-        times = measure.in_turn({n: p.run for n, p in built.items()}, seconds, rounds=7, fewest=3)
-    except bench.FAILURES as error:
+        times = measure.in_turn({n: p.queue.run for n, p in built.items()}, seconds, rounds=7, fewest=3)
+    except FAILURES as error:
         return [row | {"reason": row["reason"] or measure.reason(error)} for row in rows.values()]
     for name, program in built.items():
         rows[name] |= {

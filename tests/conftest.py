@@ -1,6 +1,7 @@
 """Every test runs with the annotated shapes checked (jaxtyping with beartype), and Hypothesis without a random seed."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,3 +21,4 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="matplotlib"))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache")  # the command line keeps compiled programs there
+sys.path.append(str(PACKAGE.parent / "experiments"))  # its scripts import one another by name
