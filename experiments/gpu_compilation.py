@@ -31,6 +31,7 @@ import any_models as models
 import jax
 import jax.numpy as jnp
 import measure
+import rivals
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
@@ -39,6 +40,7 @@ import jaxbackprop as jbp
 LOSS, MAX_NORM = "half_squared_error", 1.0
 TARGET = Path(__file__).with_name("h200.txtpb")
 SIZES = (
+    ((1, 1, 1, 1), 1 << 26),
     ((8, 64, 64, 1), 1 << 20),
     ((64, 128, 128, 10), 1 << 18),
     ((784, 512, 512, 10), 1 << 16),
@@ -61,16 +63,6 @@ class Traffic(NamedTuple):
     long_arrays: int
 
 
-def plain_loss(params, x, y):
-    """The exercise's wiring as one would write it."""
-    h, source, yhat = x, "x", 0.0
-    for t in (f"h{i}" for i in range(len(params) - 1)):
-        h = jax.nn.relu(h @ params[t][source].T)
-        yhat = yhat + h @ params["yhat"][t].T
-        source = t
-    return jnp.mean(jnp.sum((yhat - y) ** 2, axis=1)) / 2
-
-
 def clipped(fg: jbp.FactoredGradient, nan_safe: bool = True):
     return jbp.total(jbp.clip(fg, MAX_NORM, nan_safe=nan_safe))
 
@@ -81,7 +73,7 @@ def of_network(widths: tuple[int, ...], batch: int, dtype: str) -> tuple[dict, t
     params = jax.eval_shape(lambda: jbp.init(network, jax.random.key(0), dtype))
     x, y = (jax.ShapeDtypeStruct((batch, width), dtype) for width in (widths[0], widths[-1]))
     programs = {
-        BASELINE: jax.value_and_grad(plain_loss),
+        BASELINE: jax.value_and_grad(rivals.plain_loss),
         "value_and_grad": jbp.value_and_grad(network, LOSS),
         "clipped sum": jbp.stream(network, LOSS, clipped),
         "clipped sum, nan_safe=False": jbp.stream(network, LOSS, partial(clipped, nan_safe=False)),

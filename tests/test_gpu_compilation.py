@@ -16,7 +16,8 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 import gpu_compilation as gpu  # noqa: E402
 
-# of jax.grad's: temporary memory, and bytes read and written. A clipped sum keeps each dz beside each h: 4 arrays where
+# Of jax.grad's: temporary memory, and bytes read and written. The exercise's own network is read once, and nothing is written;
+# its clipped sum keeps two vectors. A clipped sum of others keeps each dz beside each h: 4 arrays where
 # jax.grad has 3 in 8-64-64-1, and a few vectors. Leaving out what is not finite is a pass over every h more.
 BOUNDS = {
     "value_and_grad": (1.05, 1.05),
@@ -35,11 +36,12 @@ def test_the_committed_figures_keep_to_their_bounds(rows):
     seen = set()
     for row in rows:
         if row["program"] in BOUNDS:
-            temporary, accessed = BOUNDS[row["program"]]
+            narrow = row["model"] == "1-1-1-1" and row["program"] != "value_and_grad"
+            temporary, accessed = (4.1, 2.1) if narrow else BOUNDS[row["program"]]
             assert row["temporary_ratio"] <= temporary, row
             assert row["accessed_ratio"] <= accessed, row
             seen.add((row["model"], row["dtype"]))
-    assert len(seen) == 10
+    assert len(seen) == 12
 
 
 def test_a_row_of_another_program_is_found_out(rows):
