@@ -14,11 +14,12 @@ and each step of a program keeps to that:
     one column of several        picked by a sum over a mask
 
 It is written for one loss no more than for another: the steps are read from the jaxpr, and one that is not known here is
-refused (`NotPadded`). Two more things are the GPU's: a product of which one side is a single row or column is multiplied and
+refused (`PaddingError`). Two more things are the GPU's: a product of which one side is a single row or column is multiplied and
 summed, as a matrix product would fill it up to 16; and a maximum there forgets NaN, so that it is put back.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, DTypeLike
 
 from jaxbackprop.arithmetic import wide
@@ -34,7 +36,7 @@ from jaxbackprop.programs.flat import Constant, Program, Step, run, shape_of
 FEWEST = 16  # numbers on each side of a matrix product
 
 
-class NotPadded(ValueError):
+class PaddingError(ValueError):
     """A program with a step that has no rule here."""
 
 
@@ -47,41 +49,53 @@ def padded_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if n == 1 else max(FEWEST, 1 << (n - 1).bit_length()) for n in shape)
 
 
-def held(program: Program) -> list[Constant]:
-    """The arrays that a program has of its own: a kernel has to be given them."""
-    found = {id(c): c for step in program.steps for c in (*step.reads, *program.outputs) if isinstance(c, Constant)}
-    return [c for c in found.values() if isinstance(c.value, jax.Array) or np.ndim(c.value)]
+def opened(program: Program) -> tuple[Program, list[Array]]:
+    """The program with the arrays that it holds as further inputs, and these: a kernel has to be given them."""
+    reads = [read for step in program.steps for read in step.reads] + list(program.outputs)
+    own = {id(c): c for c in reads if isinstance(c, Constant) and (isinstance(c.value, jax.Array) or np.ndim(c.value))}
+    number = {key: len(program.shapes) + i for i, key in enumerate(own)}
+    arrays = [jnp.asarray(c.value) for c in own.values()]
+    steps = tuple(step._replace(reads=tuple(number.get(id(r), r) for r in step.reads)) for step in program.steps)
+    shapes = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in zip(number.values(), arrays, strict=True)}
+    outputs = tuple(number.get(id(out), out) for out in program.outputs)
+    inputs = (*program.inputs, *number.values())
+    return replace(program, steps=steps, inputs=inputs, outputs=outputs, shapes=program.shapes | shapes), arrays
 
 
-def run_padded(program: Program, leaves: list[Array], own: list[Array], operands: DTypeLike) -> list[Array]:
-    """Run a program on padded arrays, its arguments and those that it holds; padded arrays are what it returns.
+def run_padded(program: Program, leaves: list[Array], operands: DTypeLike) -> list[Array]:
+    """Run a program on padded arrays; what it returns is padded.
 
-    Matrix products have operands of the dtype given, and sums in float32 at least.
+    Matrix products have operands of the dtype given, and sums in float32 at least. Raises `PaddingError`.
     """
-    given = {id(c): a for c, a in zip(held(program), own, strict=True)}
     live = program.live
 
     def rule(step: Step, *arrays):
         if live.isdisjoint(step.writes):
             return [None] * len(step.writes)
-        arrays = [given.get(id(read), a) for read, a in zip(step.reads, arrays, strict=True)]
-        if step.name in ELEMENTWISE:
+        if step.name in ELEMENTWISE and any(isinstance(a, Tracer) or np.ndim(a) for a in arrays):
             return step.bind(*arrays)
-        shapes = [shape_of(program, read) for read in step.reads]
-        result = program.shapes[step.writes[0]]
+        if step.name in ELEMENTWISE:  # of written numbers alone, which Triton does not take
+            with jax.ensure_compile_time_eval():
+                return [np.asarray(a)[()] for a in step.bind(*arrays)]
+        shapes, result = [shape_of(program, read) for read in step.reads], program.shapes[step.writes[0]]
         if step.name == "dot_general":
             return [_product(step, shapes, result, operands, *arrays)]
         if step.name not in RULES:
-            raise NotPadded(f"{step.name}{f', {step.line},' if step.line else ''} has no form there")
-        return [RULES[step.name](step, shapes, result, *arrays)]
+            raise PaddingError(f"{step.name}{_at(step)} has no form there")
+        found = RULES[step.name](step, shapes, result, *arrays)
+        return found if step.primitive.multiple_results else [found]
 
-    return [given.get(id(out), a) for out, a in zip(program.outputs, run(program, leaves, rule), strict=True)]
+    return run(program, leaves, rule)
+
+
+def _at(step):
+    return f", at {step.line}," if step.line else ""
 
 
 # what Triton has, number by number
 ELEMENTWISE = frozenset(
     """
-    abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil convert_element_type copy cos cosh div eq erf_inv exp exp2
+    abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil convert_element_type cos cosh div eq erf_inv exp exp2
     expm1 floor ge gt integer_pow is_finite le log log1p logistic lt mul ne neg nextafter not or pow rem rsqrt select_n sign sin
     sinh sqrt square sub tan tanh xor
     """.split()  # noqa: SIM905
@@ -152,7 +166,7 @@ def _reshaped(step, shapes, result, a):
     (shape,) = shapes
     alone = [n for n in shape if n != 1] == [n for n in result.shape if n != 1]
     if not alone and (padded_shape(shape), padded_shape(result.shape)) != (shape, result.shape):
-        raise NotPadded(f"a reshape from {shape} to {result.shape}, {step.line}, has no form there")
+        raise PaddingError(f"a reshape from {shape} to {result.shape}{_at(step)} has no form there")
     return a if shape == result.shape else lax.reshape(a, padded_shape(result.shape))
 
 
@@ -160,8 +174,12 @@ def _counted(step, _shapes, result):
     return lax.broadcasted_iota(result.dtype, padded_shape(result.shape), step.settings["dimension"])
 
 
-def _as_it_is(step, _shapes, _result, *arrays):
-    return step.bind(*arrays)[0]
+def _same(_step, _shapes, _result, a):
+    return a
+
+
+def _turned(step, _shapes, _result, a):
+    return step.bind(a)[0]
 
 
 def _column(a, axis, index):
@@ -177,7 +195,7 @@ def _sliced(step, shapes, result, a):
         if n == m:
             continue
         if m != 1:
-            raise NotPadded(f"a slice of {m} of {n}, {step.line}, has no form there: one, or all of them, has")
+            raise PaddingError(f"a slice of {m} of {n}{_at(step)} has no form there: one, or all of them, has")
         a = _column(a, axis, start)
     return a
 
@@ -190,7 +208,7 @@ def _put_in(step, shapes, result, a, value):
         if n == m:
             continue
         if n != 1:
-            raise NotPadded(f"filling {n} up to {m}, {step.line}, has no form there: filling up one has")
+            raise PaddingError(f"filling {n} up to {m}{_at(step)} has no form there: filling up one has")
         size = (*a.shape[:axis], padded_shape((m,))[0], *a.shape[axis + 1 :])
         at = lax.broadcasted_iota(jnp.int32, size, axis) == low
         a = lax.select(at, jnp.broadcast_to(a, size), jnp.broadcast_to(value, size).astype(a.dtype))
@@ -198,9 +216,24 @@ def _put_in(step, shapes, result, a, value):
 
 
 def _side_by_side(step, shapes, result, *arrays):
-    axis, size = step.settings["dimension"], padded_shape(result.shape)
+    axis = step.settings["dimension"]
     if any(shape[axis] != 1 for shape in shapes):
-        raise NotPadded(f"a concatenation of more than single columns, {step.line}, has no form there")
+        raise PaddingError(f"a concatenation of more than single columns{_at(step)} has no form there")
+    return _columns(arrays, padded_shape(result.shape), axis)
+
+
+def _stacked(step, shapes, result, *arrays):
+    axis = step.settings["axis"]
+    size = padded_shape((*shapes[0][:axis], 1, *shapes[0][axis:]))
+    return _columns([lax.reshape(a, size) for a in arrays], padded_shape(result.shape), axis)
+
+
+def _unstacked(step, shapes, result, a):
+    axis = step.settings["axis"]
+    return [lax.reshape(_column(a, axis, i), padded_shape(result.shape)) for i in range(shapes[0][axis])]
+
+
+def _columns(arrays, size, axis):
     index, found = lax.broadcasted_iota(jnp.int32, size, axis), jnp.broadcast_to(arrays[0], size)
     for i, a in enumerate(arrays[1:], 1):
         found = lax.select(index < i, found, jnp.broadcast_to(a, size))
@@ -226,7 +259,9 @@ def _product(step, shapes, result, operands, a, b):
     )
     if any(a.shape[i] != 1 for i in free_a) and any(b.shape[i] != 1 for i in free_b):
         if batch_a or any(a.shape[i] != 1 for i in in_a) or (a.ndim, b.ndim) != (2, 2):
-            raise NotPadded(f"a product of arrays of shapes {shapes[0]} and {shapes[1]}, {step.line}, has no form there")
+            raise PaddingError(
+                f"a product of arrays of shapes {shapes[0]} and {shapes[1]}{_at(step)} has no form there"
+            )
         return (_as_rows(a, in_a[0]) * _as_columns(b, in_b[0])).astype(dtype)
     turned = all(a.shape[i] == 1 for i in free_a)
     large, small, at = (b, a, (*batch_b, *in_b)) if turned else (a, b, (*batch_a, *in_a))
@@ -235,7 +270,7 @@ def _product(step, shapes, result, operands, a, b):
     total = lax.reduce_sum(large * small, in_b if turned else in_a)
     order = list(batch_b if turned else batch_a) + (free_b if turned else free_a)
     if order != sorted(order):
-        raise NotPadded(f"a product whose result is turned, {step.line}, has no form there")
+        raise PaddingError(f"a product whose result is turned{_at(step)} has no form there")
     return lax.reshape(total, padded_shape(result.shape)).astype(dtype)
 
 
@@ -260,9 +295,11 @@ def _placed(a, axes, at, ndim):
 
 
 RULES: dict[str, Callable[..., Any]] = {
+    "add_any": lambda _step, _shapes, _result, a, b: a + b,
     "broadcast_in_dim": _broadcast,
     "clamp": _clamped,
     "concatenate": _side_by_side,
+    "copy": _same,
     "iota": _counted,
     "max": partial(_extreme, lax.max),
     "min": partial(_extreme, lax.min),
@@ -275,6 +312,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "reshape": _reshaped,
     "slice": _sliced,
     "squeeze": _reshaped,
-    "stop_gradient": _as_it_is,
-    "transpose": _as_it_is,
+    "stack": _stacked,
+    "stop_gradient": _same,
+    "transpose": _turned,
+    "unstack": _unstacked,
 }
