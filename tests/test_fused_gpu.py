@@ -129,7 +129,7 @@ def test_a_loss_and_an_activation_of_ones_own():
 
 
 def test_wherever_weights_and_sums_are_kept_the_numbers_are_the_same(monkeypatch):
-    network = jbp.mlp((3, 20, 2), bias=True)
+    network = jbp.mlp((3, 20, 2))
     args, found = draw(network, HALF, 70, "float32"), []
     for stay in ((True, True), (False, True), (True, False)):
         monkeypatch.setattr(kernel_gpu, "launch_of", lambda *_, stay=stay: kernel_gpu.Launch(16, 4, *stay))
