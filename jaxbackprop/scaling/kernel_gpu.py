@@ -15,11 +15,12 @@ float32 multiply as TF32, as XLA's do there: precision="highest" is slow.
 
 How much is on the chip is decided by what the compiler says of it for an H200 (`experiments/kernel_compilation.py`). Weights
 stay in shared memory where they fit, in both orders that the products ask for, or are read anew for each block, from the
-cache; the sums stay in registers, or in the program's own slice of the result. Rows and warps are those that spill little or no
-registers; but 64 rows and 4 warps at width 64, which spill some, were the best of a few for a sketch of this kernel by hand that RAN on an H200 (commit ae1662f, 8-64-64-1, 4,194,304 examples: 3.0 times as
-fast as `jax.grad` in float32, 2.5 clipped; 2.5 and 2.2 in bfloat16). This kernel, as it is written, has not been run on a GPU
-yet: it compiles for sm_90, and its values were seen step by step on a CPU. A sketch that traced the vmapped sweep was 3 to 9
-times slower there, which is why the sweep is written here once more.
+cache; the sums stay in registers, or in the program's own slice of the result. Rows and warps are those that spill few
+registers, but for width 64: 64 rows and 4 warps, which spill some, were the best of a few for a sketch of this kernel by hand
+that RAN on an H200 (commit ae1662f, 8-64-64-1, 4,194,304 examples: 3.0 times as fast as `jax.grad` in float32, 2.5 clipped;
+2.5 and 2.2 in bfloat16). A sketch that traced the vmapped sweep was 3 to 9 times slower than that, which is why the sweep is
+written here once more. This kernel, as it is written, has NOT been run on a GPU yet: it compiles for sm_90, and its values
+were seen step by step on a CPU.
 
 Route: Pallas' Triton backend, which traces anybody's activation, loss and readout. It is deprecated from JAX 0.11 on (a
 `DeprecationWarning` when a program is lowered, which Python shows to nobody by default) and lowers up to 0.12 at least. Its
