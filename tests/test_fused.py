@@ -128,7 +128,14 @@ def test_it_lowers_for_a_tpu(case):
     traced = jax.jit(jbp.fused(network, loss, clipped, block, programs)).trace(*args, jnp.ones(batch))
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
     with pytest.raises(ValueError, match=r"none for this device.*stream"):
-        traced.lower(lowering_platforms=("cuda",))
+        traced.lower(lowering_platforms=("rocm",))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_a_compiled_readout_lowers_without_its_barriers(platform):
+    """`clip` says what comes first; kernels cannot lower that, nor where it lies within a call."""
+    program = jbp.fused(UNEVEN, HUBER, jax.jit(clipped)).trace(*draw(UNEVEN, HUBER, 40, "float32"))
+    assert "fused_sweep" in program.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_step_by_step_it_lowers_for_any_device():

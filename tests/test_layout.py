@@ -23,7 +23,8 @@ GROUND = [*BOTTOM.split(), *"model backprop bilinear readouts variance sketches"
 WINGS = """
 programs programs.flat programs.axes programs.linear programs.uses programs.taps programs.factored
 programs.explain programs.compare programs.clipped
-scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.kernel
+scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.padded
+scaling.kernel_parts scaling.kernel_tpu scaling.kernel_gpu scaling.kernel
 checking checking.products checking.leaves checking.decisions checking.points checking.differences checking.diagnosis
 checking.report checking.reference checking.comparison checking.check
 grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court

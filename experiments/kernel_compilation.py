@@ -1,0 +1,144 @@
+"""What does the compiler make of the kernel for NVIDIA GPUs? Registers, spills and shared memory, for an H100 or H200 (sm_90).
+
+    python experiments/kernel_compilation.py [--quick]
+    (on a machine without a GPU: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12)
+
+The compilers, XLA's Triton and NVIDIA's ptxas, are the real ones; nothing runs, so nothing here says that a program is right or
+fast. `h200.txtpb` describes the GPU. Programs that fit one multiprocessor at a time are those of its registers (65,536) and its
+shared memory (228 KB, of which each program takes 1 KB more than it asks for).
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # there is no driver to find
+
+import jax
+import measure
+from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding, use_abstract_mesh
+
+import jaxbackprop as jbp
+
+FOLDER = tempfile.TemporaryDirectory(prefix="kernel")
+DUMPS = Path(FOLDER.name) / "dumps"
+DUMPS.mkdir()
+NVCC = importlib.util.find_spec("nvidia.cuda_nvcc") if importlib.util.find_spec("nvidia") else None
+TOOLS = Path(next(iter(NVCC.submodule_search_locations or ()))) if NVCC else Path()
+# read when the first program is compiled
+os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={TOOLS} --xla_gpu_autotune_level=0 --xla_dump_to={DUMPS}"
+
+BATCH = 2**20
+HALF, SOFTMAX = "half_squared_error", "softmax_cross_entropy"
+NETWORKS = {
+    "1-1-1-1": (jbp.skip_mlp((1, 1, 1, 1)), HALF),
+    "8-16-16-1": (jbp.skip_mlp((8, 16, 16, 1)), HALF),
+    "8-32-32-1": (jbp.skip_mlp((8, 32, 32, 1)), HALF),
+    "8-64-64-1": (jbp.skip_mlp((8, 64, 64, 1)), HALF),
+    "20-50-50-3, dense": (jbp.dense_mlp((20, 50, 50, 3), "tanh", bias=True), HALF),
+    "64-128-128-10": (jbp.mlp((64, 128, 128, 10)), SOFTMAX),
+    "64-128-128-10, dense": (jbp.dense_mlp((64, 128, 128, 10), bias=True), SOFTMAX),
+    "64-256-256-10": (jbp.mlp((64, 256, 256, 10)), SOFTMAX),
+}
+
+
+def clipped(fg: jbp.FactoredGradient):
+    return jbp.total(jbp.clip(fg, 1.0))
+
+
+READOUTS = {"total": jbp.total, "clipped": clipped}
+
+
+def arguments(network: jbp.Network, loss: str, dtype: str, device) -> tuple:
+    """Shapes that belong to the device: without them `compile` would compile for the CPU."""
+    k = network.layers[-1].width
+    y = jax.ShapeDtypeStruct((BATCH,), "int32") if loss == SOFTMAX else jax.ShapeDtypeStruct((BATCH, k), dtype)
+    params = jax.eval_shape(lambda: jbp.init(network, jax.random.key(0), dtype))
+    given = (params, jax.ShapeDtypeStruct((BATCH, network.inputs), dtype), y)
+    on_device = SingleDeviceSharding(device)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=on_device), given)
+
+
+def compile_one(function, args, **what) -> dict:
+    shutil.rmtree(DUMPS)
+    DUMPS.mkdir()
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", None, "gpu"))
+    try:
+        with use_abstract_mesh(mesh):
+            jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).compile()
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        return {**what, "outcome": str(error).splitlines()[0]} | dict.fromkeys(FIGURES)
+    return {**what, "outcome": "compiles"} | figures()
+
+
+FIGURES = ("rows", "warps", "registers", "spilled_bytes", "shared_bytes", "programs_at_a_time", "warps_at_a_time")
+
+
+def figures() -> dict:
+    """Read from what XLA wrote down, and from ptxas on its PTX."""
+    launches = next(DUMPS.glob("*jit__fused*thunk_sequence.txt")).read_text()
+    launch = re.search(r"fused_sweep_(\d+)_rows grid: .*? threads: \[(\d+).*? shared_memory: (\d+)", launches)
+    ptx = next(path for path in DUMPS.glob("*jit__fused*.ptx") if ".entry fused_sweep" in path.read_text())
+    command = [TOOLS / "bin" / "ptxas", "-v", "-arch=sm_90a", ptx, "-o", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    pattern = r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+    used = re.search("fused_sweep.*?" + pattern, said, re.DOTALL)
+    if launch is None or used is None:
+        raise RuntimeError(f"cannot read: {launches} {said}")
+    rows, threads, shared = map(int, launch.groups())
+    stores, loads, registers = map(int, used.groups())
+    at_a_time = min(65_536 // (-(-registers // 8) * 8 * threads), 233_472 // (shared + 1024), 2048 // threads)
+    warps = threads // 32
+    return dict(
+        zip(FIGURES, (rows, warps, registers, stores + loads, shared, at_a_time, at_a_time * warps), strict=True)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one network; writes nothing")
+    quick = parser.parse_args().quick
+    if NVCC is None:
+        print(
+            "NVIDIA's compiler is not installed: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12 (1.2 GB)",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    described = (Path(__file__).parent / "h200.txtpb").read_text()
+    target = topologies.get_topology_desc(
+        platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=described
+    )
+    rows = [
+        compile_one(
+            jbp.fused(network, loss, readout),
+            arguments(network, loss, dtype, target.devices[0]),
+            network=name,
+            dtype=dtype,
+            readout=what,
+        )
+        for name, (network, loss) in NETWORKS.items()
+        if not quick or name == "8-64-64-1"
+        for dtype in ("float32", "bfloat16")
+        for what, readout in READOUTS.items()
+    ]
+    shown = [row | {"outcome": "compiles" if row["outcome"] == "compiles" else "no"} for row in rows]
+    measure.show(f"compiled for sm_90 without one, {BATCH:,} examples (nothing was run)", shown)
+    for reason in dict.fromkeys(row["outcome"] for row in rows if row["outcome"] != "compiles"):
+        print(f"no: {reason}")
+    if not quick:
+        stamp = measure.stamp() | {"device": "none; compiled ahead of time for sm_90, as in h200.txtpb"}
+        path = measure.RESULTS / "kernel_compilation-sm90.json"
+        path.write_text(measure.as_lines({"stamp": stamp, "batch": BATCH, "rows": rows}))
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
