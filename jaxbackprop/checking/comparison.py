@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking import diagnosis, differences, points
+from jaxbackprop.checking import diagnosis, differences, points, terms
 from jaxbackprop.checking.decisions import narrowest, opaque
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
@@ -460,10 +460,16 @@ def _explained(reference: Reference, rows: list[Row], subjects: list[Subject], c
     if not wrong:
         return rows
     evidence = [s.evidence for s in subjects if s.evidence is not None]
-    batch = points.batch_size(data)
-    said = {i: diagnosis.of_one(e, evidence, batch) for i, e in wrong.items() if e is not None}
+    sizes = tuple(sorted({n for leaf in jax.tree.leaves(data) for n in jnp.shape(leaf)}))
+    about = diagnosis.About(points.batch_size(data), diagnosis.has_half(reference.program), sizes)
+    at = [list(map(as_float64, jax.tree.leaves(params))) for params in chosen.params]
+    said = {
+        i: diagnosis.of_one(e, evidence, about, np.stack([leaves[i] for leaves in at]))
+        for i, e in wrong.items()
+        if e is not None
+    }
     if len({one and one.text for one in said.values()}) > 1 or None in said.values():
-        common = _made_on_purpose(reference, subjects, chosen, data)
+        common = _made_on_purpose(reference, subjects, chosen, data) or _at_a_step(reference, subjects, chosen, data)
         if common is None and diagnosis.stale(evidence):
             common = Diagnosis(
                 "stale", "it is the same whatever parameters it is given: were they captured, are they old?"
@@ -501,6 +507,37 @@ def _made_on_purpose(reference: Reference, subjects: list[Subject], chosen, data
             if explains(theta):
                 return Diagnosis(mistake.kind, mistake.text)
     return None
+
+
+def _at_a_step(reference: Reference, subjects: list[Subject], chosen, data) -> Diagnosis | None:
+    """The mistake at one step of the program that gives the gradient under test: one without a factor, if there is one."""
+    evidence = [s.evidence for s in subjects if s.evidence is not None]
+    if len(evidence) < len(subjects):
+        return None
+    telling = _telling(evidence)
+    at = {k: jax.tree.leaves(on_host(chosen.params[k])) for k in telling}
+    data_leaves, worst = jax.tree.leaves(on_host(data)), telling[0]
+    sizes = [float(max_each(e.right).max()) or 1.0 for e in evidence]
+    error = [e.given[worst] - e.right[worst] for e in evidence]
+    found: list[tuple[float, str, str]] = []
+    for group, gradient in terms.compiled(reference.program):
+        for change, switch in zip(group, np.eye(len(group)), strict=True):
+
+            def made(k, theta, switch=switch, gradient=gradient):
+                there = zip(gradient(switch, at[k], data_leaves), evidence, strict=True)
+                return [e.right[k] + theta * (np.asarray(g) - e.right[k]) for g, e in there]
+
+            moved = [m - e.right[worst] for m, e in zip(made(worst, 1.0), evidence, strict=True)]
+            theta = terms.factor_of(error, moved, sizes)
+            theta = 1.0 if abs(theta - 1) < 1e-4 or not change.scales else theta
+            if theta and all(
+                e.equals(m[None], at=[k]) for k in telling for e, m in zip(evidence, made(k, theta), strict=True)
+            ):
+                found.append((abs(theta - 1), change.kind, terms.named(change.said(theta), [s.name for s in subjects])))
+    if not found:
+        return None
+    theta, kind, text = min(found, key=lambda one: one[0])
+    return Diagnosis(kind if not theta else "factor", text)
 
 
 def _telling(evidence: list[Evidence]) -> list[int]:

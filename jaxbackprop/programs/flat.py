@@ -181,9 +181,10 @@ def flat(closed: ClosedJaxpr, parameters: int = 0, structure: Any = None, inline
         return (*carry, *stacked)
 
     def made(function, operands, callers) -> Operand:
-        """The steps of a small function of ours."""
-        like = [shapes[o] if isinstance(o, int) else o.value for o in operands]
+        """The steps of a small function of ours, as the caller's."""
+        like, before = [shapes[o] if isinstance(o, int) else o.value for o in operands], len(steps)
         (result,) = enter((closed := jax.make_jaxpr(function)(*like)).jaxpr, closed.consts, operands, callers)
+        steps[before:] = [step._replace(sources=callers) for step in steps[before:]]
         return result
 
     inputs = tuple(map(numbered, closed.jaxpr.invars))
