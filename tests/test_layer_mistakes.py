@@ -328,6 +328,17 @@ def test_a_wrong_one_is_caught_named_and_told(layer, mistake):
     assert [word for word in words or [] if word not in said] == [], said
 
 
+def test_truths_and_integers_in_the_value_are_no_steps_to_be_wrong_at():
+    def value(w, ids):
+        kept = jnp.where(w > 0, w, 0.1 * w)[ids]
+        return jnp.sum(kept * (kept > 0.5) * jnp.sin(w).astype(int)[ids]) + jnp.sum(kept * kept[::-1])
+
+    at = jnp.linspace(-1, 2, 5), jnp.array([0, 3, 3, 4])
+    wrong = lambda w, ids: jax.grad(value)(w, ids) + 0.01 * jnp.sin(w)  # noqa: E731
+    report = jbp.check_gradient(value, wrong, *at)
+    assert report.rows[0].diagnosis.kind == "unknown", str(report)
+
+
 def test_most_of_them_are_told():
     told = [LAYERS[layer][2][mistake][1] is not None for layer, mistake in CASES]
     assert (sum(told), len(told)) == (45, 50)

@@ -172,19 +172,23 @@ def _edges(program: Program) -> list[Edge]:
     found: dict[Any, list[Step]] = {}
     for step in program.steps:
         for position, operand in enumerate(step.reads):
-            if (
-                isinstance(operand, int)
-                and _felt(program, operand)
-                and len(step.writes) == 1
-                and step.writes[0] in program.live
-            ):
+            if isinstance(operand, int) and _felt(program, operand) and _gives_one(program, step):
                 shapes = tuple(program.shapes[v].shape for v in (operand, step.writes[0]))
                 found.setdefault((step.name, step.line or step.number, position, shapes), []).append(step)
     return [Edge(tuple(steps), position) for (_, _, position, _), steps in found.items()]
 
 
 def _felt(program: Program, operand: Any) -> bool:
-    return operand in program.depends and jnp.issubdtype(program.shapes[operand].dtype, jnp.floating)
+    return (
+        isinstance(operand, int)
+        and operand in program.depends
+        and jnp.issubdtype(program.shapes[operand].dtype, jnp.floating)
+    )
+
+
+def _gives_one(program: Program, step: Step) -> bool:
+    """Whether a step gives one array of real numbers that counts; a comparison gives truths, which have no derivative."""
+    return len(step.writes) == 1 and step.writes[0] in program.live and _felt(program, step.writes[0])
 
 
 def _some(sites: tuple[Site, ...]) -> Iterator[tuple[tuple[Site, ...], str]]:
@@ -227,7 +231,7 @@ def _left_out(program: Program, edges: list[Edge]) -> Iterator[Change]:
         yield Change("path missing", statistics, nothing, text)
     wholes: dict[Any, list[Step]] = {}
     for step in program.steps:
-        if len(step.writes) == 1 and _felt(program, step.writes[0]) and step.writes[0] in program.live:
+        if _gives_one(program, step):
             several = sum(_felt(program, operand) for operand in step.reads) > 1
             if several or readers[step.writes[0]] > 1:
                 shape = program.shapes[step.writes[0]].shape
@@ -280,7 +284,7 @@ def _passed_on(program: Program, edges: list[Edge]) -> Iterator[Change]:
     ends = {v: z for v, z in root.items() if v not in root.values()}
     groups: dict[Any, list[tuple[Step, int]]] = {}
     for step in program.steps:
-        if len(step.writes) == 1 and step.writes[0] in ends:
+        if _gives_one(program, step) and step.writes[0] in ends and _felt(program, ends[step.writes[0]]):
             groups.setdefault((step.name, step.line or step.number), []).append((step, ends[step.writes[0]]))
     for some in groups.values():
         sites = tuple(Site(step.number, None) for step, _ in some)
@@ -414,8 +418,7 @@ def _ancestors(program: Program, variable: int) -> Iterator[int]:
 def _composed(program: Program) -> Iterator[Change]:
     """Where a value meets a statistic of itself: the derivative of all from z on left out, or the division on its way back."""
     for step in program.steps:
-        (result, *more) = step.writes or (None,)
-        if more or result not in program.live or step.name not in ("div", "mul", "sub"):
+        if not _gives_one(program, step) or step.name not in ("div", "mul", "sub"):
             continue
         if sum(isinstance(operand, int) and _felt(program, operand) for operand in step.reads) < 2:
             continue
@@ -423,7 +426,7 @@ def _composed(program: Program) -> Iterator[Change]:
         if step.name == "div":
             text = f"what comes back from {_at(step)} is not divided by {_variable(program, step.reads[1])}"
             yield Change("path missing", sites, _undivided, text)
-        for z in itertools.islice(_ancestors(program, result), COMPOSED):
+        for z in itertools.islice(_ancestors(program, step.writes[0]), COMPOSED):
             if _felt(program, z):
 
                 def passed(here: Here, z=z):
@@ -443,7 +446,7 @@ def _undivided(here: Here):
 def _looked_up(program: Program) -> Iterator[Change]:
     """Of a row that is looked up twice only the last counts: it was set, where it had to be added to."""
     for step in program.steps:
-        if step.name == "gather" and _felt(program, step.reads[0]):
+        if step.name == "gather" and _felt(program, step.reads[0]) and _gives_one(program, step):
 
             def wrong(here: Here):
                 looked_up = here.operands[1]
