@@ -1,7 +1,8 @@
 """The command line: `jaxbackprop train`, `predict`, `trace`, `grade` and `check`.
 
 Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk (compiled
-programs apart, which `entry` keeps in the user's cache folder), 75 another process of the run was lost.
+programs apart, which `entry` keeps in the user's cache folder), 3 "checked, and right where looked at", 75 another process of
+the run was lost.
 """
 
 import argparse
@@ -342,7 +343,8 @@ def _add_check(known) -> None:
         help="check a gradient of your own, wherever it comes from",
         description="Check GRADIENT(params, *data) against jax.grad of VALUE(params, *data) and against finite differences, "
         "parameter by parameter, and say what a wrong one looks like. Without GRADIENT, VALUE is a function with "
-        "jax.custom_vjp, whose derivative rule is checked. Exit status 1: it is wrong.",
+        "jax.custom_vjp, whose derivative rule is checked. Exit status 0: it is right; 1: it is wrong; 2: it cannot be checked; "
+        "3: nothing wrong was found, and some decisions (a ReLU, a clip, a margin) were never seen on both sides.",
         epilog=CHECK_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

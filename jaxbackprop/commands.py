@@ -228,7 +228,7 @@ def trace_command(arguments: Namespace) -> int:
 
 
 def check_command(arguments: Namespace) -> int:
-    """Check a gradient, or a derivative rule, that somebody wrote; returns the exit status, 1 if it is wrong."""
+    """Check a gradient, or a derivative rule, that somebody wrote; returns the exit status: 0, 1 if wrong, 3 if not all seen."""
     if arguments.reference and arguments.gradient:
         raise ValueError("--reference is for a function with custom_vjp: leave out the gradient, or --reference")
     load = _Loader(arguments.value)
@@ -246,7 +246,7 @@ def check_command(arguments: Namespace) -> int:
     else:
         report = _theirs(check.check_vjp, value, *at, reference=reference)
     print(json.dumps(_without_nan(report.to_dict()), ensure_ascii=False) if arguments.json else report)
-    return 0 if report.ok else 1
+    return {"right": 0, "wrong": 1}.get(report.outcome, 3)
 
 
 class _Loader:

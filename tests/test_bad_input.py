@@ -1073,7 +1073,9 @@ def test_what_is_no_key_is_refused_before_anything_is_compiled(key):
         ((lambda a: None, ONES), {}, ValueError, "f returns no floating-point array"),
         ((lambda a: a * 1j, ONES), {}, ValueError, "f returns a complex array: give the real and the imaginary part"),
         ((lambda a: (a, a * 1j), ONES), {}, ValueError, "f returns a complex array"),
-        ((jnp.sin, ONES * np.inf), {}, ValueError, "holds NaN or infinity"),
+        ((jnp.sin, ONES * np.inf), {"reference": jnp.sin}, ValueError, "holds NaN or infinity"),
+        ((jnp.sin, ONES), {}, ValueError, "f has no derivative rule of its own.*give reference=.*check_gradient"),
+        ((jax.nn.relu, ONES), {}, ValueError, r"no derivative rule of its own \(only JAX's own"),
     ],
 )
 def test_what_check_vjp_refuses(arguments, settings, error, message):

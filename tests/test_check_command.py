@@ -48,6 +48,14 @@ points = (jnp.linspace(-1.0, 2.0, 5),)
 number = 3
 
 
+def never(x):
+    return jnp.sum(jnp.maximum(jnp.tanh(x) + 2, 0))
+
+
+def grad_never(x):
+    return 1 - jnp.tanh(x) ** 2
+
+
 def breaks(params, x, y):
     raise RuntimeError("not today")
 """
@@ -72,10 +80,24 @@ def test_right_is_0_and_wrong_is_1_and_both_say_why():
     assert "the derivative of the activation that feeds ['w1'] is left out" in wrong.out
 
 
+def test_not_all_seen_is_3_and_says_where():
+    found = jaxbackprop("check", "mine.py:never", "jax:grad_never", "--arguments", "points")
+    assert found.status == 2
+    found = jaxbackprop("check", "mine.py:never", "grad_never", "--arguments", "points")
+    assert found.status == 3, found
+    assert found.out.startswith(
+        "gradient check: right where it was looked at: 5 of 5 decisions never seen on both sides"
+    )
+    assert "never on both sides: 5 max at " in found.out
+    found = jaxbackprop("check", "mine.py:never", "grad_never", "--arguments", "points", "--json")
+    told = strict(found.out)
+    assert (found.status, told["ok"], told["outcome"]) == (3, True, "right where looked at")
+
+
 def test_json_is_json():
     found = jaxbackprop("check", "mine.py:loss", "without_mask", "--json")
     told = strict(found.out)
-    assert (found.status, told["ok"], len(told["rows"])) == (1, False, 3)
+    assert (found.status, told["ok"], told["outcome"], len(told["rows"])) == (1, False, "wrong", 3)
     assert [row["parameter"] for row in told["rows"] if not row["ok"]] == ["['w0']"]
 
 
@@ -101,6 +123,7 @@ def test_an_importable_module_in_a_process_of_its_own():
         (["none.py:loss", "gradient"], "there is no file none.py"),
         (["none_such:loss", "gradient"], "there is no module 'none_such' here"),
         (["mine.py:los", "gradient"], "in mine.py: unknown name 'los': did you mean 'loss'?"),
+        (["mine.py:loss"], "f has no derivative rule of its own (only JAX's own"),
         (["mine.py:number"], "mine.py:number is a int: expected a function"),
         (["mine.py:loss", "gradient", "--arguments", "number"], "number is a int: expected a tuple (params, *data)"),
         (["mine.py:loss", "breaks"], "RuntimeError: not today"),

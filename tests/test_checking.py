@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxbackprop.checking import points
-from jaxbackprop.checking.decisions import longest_sum, narrowest, opaque, value_and_sides
+from jaxbackprop.checking.decisions import counted, longest_sum, narrowest, opaque, value_and_sides
 from jaxbackprop.checking.differences import Seen, noise_of, slope
-from jaxbackprop.programs.flat import flatten, run, without_custom_rules
+from jaxbackprop.programs.flat import CALLS, SCAN, flatten, run, without_custom_rules
 
 
 def pattern(function, w):
@@ -51,13 +51,70 @@ def test_what_has_no_kink_decides_nothing():
 
 def test_a_flat_program_gives_what_the_function_gives():
     def function(w, x):
-        total, _ = jax.lax.scan(lambda total, row: (total + jnp.tanh(row @ w), None), 0.0, x)
-        return jax.nn.gelu(total) + jax.lax.cond(total > 0, jnp.sin, jnp.cos, total)
+        total, _ = jax.lax.scan(lambda total, row: (total + jnp.abs(row @ w), None), 0.0, x)
+        total = jax.lax.scan(lambda total, row: (total + jnp.tanh(row @ w), None), total, x)[0]
+        return jax.nn.gelu(total) + jax.lax.cond(total > 0, jax.nn.relu, jnp.cos, total)
 
     w, x = jnp.arange(3.0), jnp.linspace(-1, 1, 12).reshape(4, 3)
     program = flatten(function, w, x)
     np.testing.assert_allclose(run(program, [w, x])[0], function(w, x), rtol=1e-6)
     assert opaque(program) == ("cond", "scan")
+    smooth = flatten(lambda w, x: jax.lax.scan(lambda total, row: (total + jnp.tanh(row @ w), None), 0.0, x)[0], w, x)
+    assert opaque(smooth) == (), "what is in a loop is known"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_loop_step_after_step_gives_what_the_loop_gives(reverse, batched):
+    def function(w, x):
+        def step(carry, member):
+            total, count = carry
+            row, scale = member
+            return (jnp.tanh(total * scale + row @ w), count + 1), (total, scale * jnp.sum(row))
+
+        first, scales = jnp.zeros(2), jnp.arange(1.0, 5.0)
+        (last, count), seen = jax.lax.scan(step, (first, 0), (x, scales), reverse=reverse)
+        return last, count, seen, jax.lax.scan(lambda c, _: (2 * c, None), last, length=3)[0]
+
+    if batched:
+        function = (lambda f: lambda w, x: jax.vmap(lambda x: f(w, x))(jnp.stack([x, 2 * x, x - 1])))(function)
+    w, x = jnp.arange(6.0).reshape(3, 2), jnp.linspace(-1, 1, 12).reshape(4, 3)
+    program = flatten(function, w, x, inlined=(*CALLS, SCAN))
+    assert "scan" not in {step.name for step in program.steps}
+    found = jax.tree.unflatten(program.structure, run(program, [w, x]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, function(w, x))
+
+
+PASSED_ON = {
+    "pooling": lambda w: jax.lax.reduce_window(w, -jnp.inf, jax.lax.max, (2,), (2,), "VALID"),
+    "cummax": jax.lax.cummax,
+    "cummin": jax.lax.cummin,
+}
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_a_side_tells_which_entry_is_passed_on(name):
+    with jax.enable_x64(True):
+        sides = [
+            pattern(lambda w: jnp.sum(PASSED_ON[name](w) ** 2), jnp.array(w)) for w in ([1.0, 2, 3, 0], [1, 2.5, 3, 0])
+        ]
+        assert sides[0] == sides[1]
+        assert pattern(lambda w: jnp.sum(PASSED_ON[name](w) ** 2), jnp.array([2, 1.0, 0, 3])) != sides[0]
+
+
+def test_what_can_never_change_sides_is_not_counted():
+    def count(function):
+        return len(counted(flatten(function, jnp.arange(3.0), jnp.array([1, 0, -2]))))
+
+    assert count(lambda w, y: jnp.sum(jnp.abs(w))) == 1
+    assert count(lambda w, y: jnp.sum(jax.nn.relu(w))) == 1
+    assert count(lambda w, y: jnp.sum(jnp.clip(w, -1, 1))) == 2
+    assert count(lambda w, y: jnp.sum(jax.lax.clamp(0.0, w * w, 1.0))) == 1
+    assert count(lambda w, y: jnp.maximum(jnp.sum(w * w), 1e-3)) == 1
+    assert count(lambda w, y: jnp.maximum(jnp.sum(w * w), 0)) == 0
+    assert count(lambda w, y: jnp.maximum(jnp.sum(w**3), 0)) == 1
+    assert count(lambda w, y: jax.nn.logsumexp(w)) == 0, "of |Σ exp| there is one side"
+    assert count(lambda w, y: jnp.sum(jnp.sign(y) * jnp.where(y > 0, 1.0, 2.0) * w)) == 0, "labels are no parameters"
 
 
 def test_custom_rules_are_taken_out_at_any_depth():

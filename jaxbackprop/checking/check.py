@@ -25,6 +25,7 @@ differences, as it is for the derivative. What stays wrong is compared with the 
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,11 @@ from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.leaves import names
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
-from jaxbackprop.programs.flat import fresh, without_custom_rules
+from jaxbackprop.programs.flat import CUSTOM_JVP, CUSTOM_VJP, equations, fresh, inside, traced, without_custom_rules
 from jaxbackprop.refusals import is_key
 from jaxbackprop.words import is_array
+
+KERNELS = ("pallas_call", "pure_callback", "ffi_call", "custom_call")  # JAX cannot look inside
 
 
 def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
@@ -55,7 +58,9 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
         key: a `jax.random.key` that draws points and directions; fixed by default, so that a check can be repeated.
 
     Returns:
-        `Report`: `.ok`, `.rows`, `.line`, `str(report)`, `.to_dict()`, `.raise_if_wrong()`.
+        `Report`: `.ok`, `.outcome`, `.rows`, `.line`, `str(report)`, `.to_dict()`, `.raise_if_wrong()`. `.ok`: nothing
+        wrong was found. `.outcome` is "right", "wrong", or "right where looked at", where a decision of the value (a ReLU, a
+        clip, a margin) was never seen on both sides, however far the parameters were drawn.
 
     Raises:
         ValueError: `value` is not a real scalar, or not finite here, or there are no floating-point parameters.
@@ -86,16 +91,16 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     return replace(report, rows=(*report.rows, *extra))
 
 
-def assert_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
+def assert_gradient(value: Callable, gradient: Callable, params, *data, key=None, strict: bool = False) -> Report:
     """Check a gradient as `check_gradient` does, and raise an `AssertionError` with the whole table if it is wrong.
 
-    For tests: `assert_gradient(loss, my_gradient, params, x, y)`.
+    For tests: `assert_gradient(loss, my_gradient, params, x, y)`. With `strict` it raises on "right where looked at" too.
 
     >>> assert_gradient(lambda w: jnp.sum(w**3), lambda w: 3 * w**2, jnp.arange(3.0)).ok
     True
     """
     report = check_gradient(value, gradient, params, *data, key=key)
-    report.raise_if_wrong()
+    report.raise_if_wrong(strict)
     return report
 
 
@@ -115,8 +120,8 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
         `Report`; parameters are named by argument, "[0]" the first.
 
     Raises:
-        ValueError: there is no floating-point argument, f returns no floating-point array, or a complex one, or
-            `reference` returns something else than f.
+        ValueError: f has no derivative rule of its own and no reference, there is no floating-point argument, f returns no
+            floating-point array, or a complex one, or `reference` returns something else than f.
         TypeError: no function, no array or no key where one is needed.
 
     >>> @jax.custom_vjp
@@ -156,6 +161,8 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
 
     plain = without_custom_rules(f) if reference is None else reference
     _require_same(f, plain, args)
+    if reference is None:
+        _require_rule(f, args)
     report = check_gradient(pulled(plain), jax.grad(pulled(f)), params, *others, key=key)
     return replace(report, rows=tuple(row._replace(parameter=row.parameter[2:-2]) for row in report.rows))
 
@@ -206,6 +213,24 @@ def _require_outputs(outputs) -> None:
         )
     if not any(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         raise ValueError("f returns no floating-point array: there is nothing to differentiate")
+
+
+def _require_rule(f, args) -> None:
+    """Refuse a function that JAX differentiates by itself: beside its own body nothing of it would be checked."""
+    calls = [e for e in equations(traced(f, *args)[0].jaxpr) if e.primitive.name in (CUSTOM_JVP, CUSTOM_VJP, *KERNELS)]
+    if not all(map(_of_jax, calls)):
+        return
+    said = "only JAX's own, as in jax.nn.relu" if calls else "no custom_vjp, custom_jvp or kernel inside"
+    raise ValueError(
+        f"f has no derivative rule of its own ({said}): there is nothing to check; give reference=, "
+        "the same function in plain JAX, or check a gradient of yours with check_gradient(value, gradient, params)"
+    )
+
+
+def _of_jax(call) -> bool:
+    """Whether a rule belongs to a function of JAX's."""
+    written = " ".join(str(getattr(inner.jaxpr, "debug_info", "")) for inner in inside(call.params))
+    return call.primitive.name not in KERNELS and str(Path(jax.__file__).parent) in written
 
 
 def _require_functions(**functions) -> None:

@@ -1,6 +1,7 @@
 """A gradient under test beside the right one: what differs, who is right where they do, and what it looks like."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking import diagnosis, differences, points
+from jaxbackprop.checking import diagnosis, differences, points, terms
 from jaxbackprop.checking.decisions import narrowest, opaque
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
@@ -64,6 +65,7 @@ def compare(reference: Reference, gradient: Callable, params, data, given, rng: 
     chosen, right = _points(reference, params, data, rng)
     tested, answered = _run(gradient, chosen.params, data, notes)
     chosen, right = _only(answered, chosen, right)
+    tested, chosen, right = _with_an_answer(tested, chosen, right, notes)
     subjects = _subjects(reference, gradient, tested, chosen.params, data, given, right, notes)
     subjects = _between_kinks(reference, subjects, chosen, data)
     looked = _look_by_differences(reference, subjects, chosen, data, rng)
@@ -74,8 +76,11 @@ def compare(reference: Reference, gradient: Callable, params, data, given, rng: 
         notes.append(f"the value computes in {reference.dtype} inside, whatever it is given: judged by that precision")
     if inside := ", ".join(opaque(reference.program)):
         notes.append(f"cannot look into {inside}: kinks and decisions in there are not seen")
+    if not chosen.seen.all():
+        notes.append(_never_seen(reference, chosen, data))
     notes += forward_mode(reference, params, data, right, rng)
-    return Report(tuple(rows), len(chosen.params), chosen.units, chosen.both_sides, tuple(dict.fromkeys(notes)))
+    covered = len(chosen.params), chosen.units, chosen.both_sides
+    return Report(tuple(rows), *covered, tuple(dict.fromkeys(notes)), opaque(reference.program))
 
 
 def _points(reference: Reference, params, data, rng) -> tuple[points.Points, list[Right]]:
@@ -88,14 +93,47 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
     if not np.isfinite(look(params).value):
         raise ValueError("value is not finite at the given parameters and data: check where it is")
     chosen = points.choose(points.draw(look, params, rng))
-    right = right_gradients(reference, chosen.params, data, rng)
+    right = _scaled(chosen, right_gradients(reference, chosen.params, data, rng))
     finite = [k for k in range(len(chosen.params)) if k == 0 or all(np.isfinite(r.at[k]).all() for r in right)]
     return _only(finite, chosen, right)
 
 
 def _only(these: list[int], chosen: points.Points, right: list[Right]) -> tuple[points.Points, list[Right]]:
     kept = [r._replace(at=r.at[these], lost=r.lost[these]) for r in right]
-    return chosen._replace(params=[chosen.params[k] for k in these]), kept
+    return chosen.only(these), kept
+
+
+def _scaled(chosen: points.Points, right: list[Right]) -> list[Right]:
+    """At points of another scale a gradient may vanish, as a sigmoid's: rounding is of the size that it has elsewhere."""
+    usual = [np.where(np.isfinite(r.at), r.at, 0)[~chosen.scaled] for r in right]
+    return [
+        r._replace(lost=np.where(chosen.scaled, np.maximum(r.lost, max_each(u).max()), r.lost))
+        for r, u in zip(right, usual, strict=True)
+    ]
+
+
+def _with_an_answer(tested: "Tested", chosen, right, notes) -> tuple["Tested", points.Points, list[Right]]:
+    """Leave out points of another scale where the gradient under test overflows: nobody may ever come there."""
+
+    def finite(k: int) -> bool:
+        return all(leaf is None or bool(np.isfinite(leaf).all()) for leaf in tested.leaves[k])
+
+    these = [k for k, scaled in enumerate(chosen.scaled) if not scaled or finite(k)]
+    if len(these) == len(tested.leaves):
+        return tested, chosen, right
+    notes.append("at parameters of another scale the gradient is not finite: they are left out")
+    return tested._replace(leaves=[tested.leaves[k] for k in these]), *_only(these, chosen, right)
+
+
+def _never_seen(reference: Reference, chosen: points.Points, data) -> str:
+    """Where the decisions are that were not seen on both sides, and what to do."""
+    where = points.places(reference.program, points.batch_size(data), on_host(chosen.params[0]), on_host(data))
+    count = Counter(place for place, seen in zip(where, chosen.seen, strict=True) if not seen)
+    shown = ", ".join(f"{n} {place}" for place, n in list(count.items())[:4]) + (", …" if len(count) > 4 else "")
+    return (
+        f"never on both sides: {shown}; parameters were drawn up to {points.SCALES[-2]:.0e} times their size, "
+        "data stay as given: check with data that reach them"
+    )
 
 
 # The gradient under test
@@ -422,15 +460,20 @@ def _explained(reference: Reference, rows: list[Row], subjects: list[Subject], c
     if not wrong:
         return rows
     evidence = [s.evidence for s in subjects if s.evidence is not None]
-    batch = points.batch_size(data)
-    said = {i: diagnosis.of_one(e, evidence, batch) for i, e in wrong.items() if e is not None}
+    sizes = tuple(sorted({n for leaf in jax.tree.leaves(data) for n in jnp.shape(leaf)}))
+    about = diagnosis.About(points.batch_size(data), diagnosis.has_half(reference.program), sizes)
+    at = [list(map(as_float64, jax.tree.leaves(params))) for params in chosen.params]
+    said = {
+        i: diagnosis.of_one(e, evidence, about, np.stack([leaves[i] for leaves in at]))
+        for i, e in wrong.items()
+        if e is not None
+    }
     if len({one and one.text for one in said.values()}) > 1 or None in said.values():
-        if diagnosis.stale(evidence):
+        common = _made_on_purpose(reference, subjects, chosen, data) or _at_a_step(reference, subjects, chosen, data)
+        if common is None and diagnosis.stale(evidence):
             common = Diagnosis(
                 "stale", "it is the same whatever parameters it is given: were they captured, are they old?"
             )
-        else:
-            common = _made_on_purpose(reference, subjects, chosen, data)
         if common is not None:
             said = dict.fromkeys(said, common)
     return [
@@ -464,6 +507,37 @@ def _made_on_purpose(reference: Reference, subjects: list[Subject], chosen, data
             if explains(theta):
                 return Diagnosis(mistake.kind, mistake.text)
     return None
+
+
+def _at_a_step(reference: Reference, subjects: list[Subject], chosen, data) -> Diagnosis | None:
+    """The mistake at one step of the program that gives the gradient under test: one without a factor, if there is one."""
+    evidence = [s.evidence for s in subjects if s.evidence is not None]
+    if len(evidence) < len(subjects):
+        return None
+    telling = _telling(evidence)
+    at = {k: jax.tree.leaves(on_host(chosen.params[k])) for k in telling}
+    data_leaves, worst = jax.tree.leaves(on_host(data)), telling[0]
+    sizes = [float(max_each(e.right).max()) or 1.0 for e in evidence]
+    error = [e.given[worst] - e.right[worst] for e in evidence]
+    found: list[tuple[float, str, str]] = []
+    for group, gradient in terms.compiled(reference.program):
+        for change, switch in zip(group, np.eye(len(group)), strict=True):
+
+            def made(k, theta, switch=switch, gradient=gradient):
+                there = zip(gradient(switch, at[k], data_leaves), evidence, strict=True)
+                return [e.right[k] + theta * (np.asarray(g) - e.right[k]) for g, e in there]
+
+            moved = [m - e.right[worst] for m, e in zip(made(worst, 1.0), evidence, strict=True)]
+            theta = terms.factor_of(error, moved, sizes)
+            theta = 1.0 if abs(theta - 1) < 1e-4 or not change.scales else theta
+            if theta and all(
+                e.equals(m[None], at=[k]) for k in telling for e, m in zip(evidence, made(k, theta), strict=True)
+            ):
+                found.append((abs(theta - 1), change.kind, terms.named(change.said(theta), [s.name for s in subjects])))
+    if not found:
+        return None
+    theta, kind, text = min(found, key=lambda one: one[0])
+    return Diagnosis(kind if not theta else "factor", text)
 
 
 def _telling(evidence: list[Evidence]) -> list[int]:

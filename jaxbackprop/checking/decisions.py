@@ -5,7 +5,8 @@
   *tied*, where both signs can be asked for.
 - What `stop_gradient` is given is *held*: the derivative takes it as constant, so that differences must too.
 
-What `scan`, `while`, `cond`, kernels, pooling and the like decide is not seen, and `opaque` says so.
+A short loop is read step after step (`programs.flat`). What long ones, `while`, `cond`, kernels and the like decide is not seen,
+and `opaque` says so.
 """
 
 import math
@@ -17,14 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking.leaves import narrowest_of
-from jaxbackprop.programs.flat import Constant, Program, Step, equations, needed, run, shape_of, traced, variables
+from jaxbackprop.programs.flat import (
+    Constant,
+    Program,
+    Step,
+    equations,
+    inside,
+    needed,
+    run,
+    shape_of,
+    traced,
+    variables,
+)
 
 OPAQUE = (
     *("scan", "while", "cond", "pallas_call", "pure_callback", "io_callback", "shard_map", "ffi_call", "custom_call"),
     # and what decides, but by more than a sign
-    *("reduce_window_max", "reduce_window_min", "reduce_window", "select_and_scatter", "select_and_gather_add", "rem"),
-    *("cummax", "cummin", "top_k", "approx_top_k", "scatter_max", "scatter_min"),
+    *("reduce_window", "select_and_scatter", "select_and_gather_add", "rem"),
+    *("top_k", "approx_top_k", "scatter_max", "scatter_min"),
 )
+BRANCHING = ("scan", "cond")  # of these it is known what they decide: what is in them does
 SMALL = 1e-290  # beside 0, and no denormal number
 
 # Which steps
@@ -45,7 +58,7 @@ def decisions(program: Program) -> tuple[Step, ...]:
 
 def ties(program: Program) -> tuple[Step, ...]:
     """The decisions that compare two numbers, or one with 0."""
-    return tuple(step for step in decisions(program) if step.name in (*TWO_SIDED, "clamp"))
+    return tuple(step for step in decisions(program) if step.name in TWO_SIDED)
 
 
 def stopped(program: Program) -> tuple[Step, ...]:
@@ -54,8 +67,49 @@ def stopped(program: Program) -> tuple[Step, ...]:
 
 
 def opaque(program: Program) -> tuple[str, ...]:
-    """Names of the steps that cannot be looked into."""
-    return tuple(sorted({step.name for step in program.steps if step.name in OPAQUE and _matters(program, step)}))
+    """Names of the steps that cannot be looked into, and may decide."""
+    return tuple(sorted({step.name for step in program.steps if _is_opaque(step) and _matters(program, step)}))
+
+
+def _is_opaque(step: Step) -> bool:
+    if step.name not in BRANCHING:
+        return step.name in OPAQUE
+    known = {equation.primitive.name for body in inside(step.settings) for equation in equations(body.jaxpr)}
+    return not known.isdisjoint((*SIDES, *set(OPAQUE).difference(BRANCHING)))
+
+
+def counted(program: Program) -> tuple[Step, ...]:
+    """The two-sided decisions: those that have two sides to be seen on, as a ReLU has.
+
+    An |x| does not where x is a square or a sum of exponentials, whatever the parameters are.
+    """
+    known = _not_negative(program)
+
+    def settled(step: Step) -> bool:
+        compared = step.reads[:2] if step.name != "clamp" else step.reads[1:2]
+        others = [o for o in compared if isinstance(o, Constant)]
+        below = all(np.asarray(o.value).dtype != bool and bool(np.all(np.asarray(o.value) <= 0)) for o in others)
+        return step.name != "clamp" and below and len(compared) - len(others) == 1 and not known.isdisjoint(compared)
+
+    return tuple(step for step in decisions(program) if step.name in TWO_SIDED and not settled(step))
+
+
+def _not_negative(program: Program) -> set[Any]:
+    """Variables that are at least 0 at any parameters, as the steps that make them say."""
+    found: set[Any] = set()
+
+    def at_least_0(operand) -> bool:
+        if isinstance(operand, Constant):
+            return bool(np.all(np.asarray(operand.value, np.float64) >= 0))
+        return operand in found
+
+    for step in program.steps:
+        even = step.name == "integer_pow" and step.settings["y"] % 2 == 0
+        squared = step.name == "mul" and step.reads[0] == step.reads[1]
+        kept = step.name in KEEPING and all(map(at_least_0, step.reads))
+        if step.name in POSITIVE or even or squared or kept:
+            found.update(step.writes)
+    return found
 
 
 def _matters(program: Program, step: Step) -> bool:
@@ -91,7 +145,7 @@ def value_and_sides(program: Program, leaves: Sequence[Any], hold: Any = False, 
     def rule(step, *operands):
         results = step.bind(*operands)
         if step.number in deciding:
-            sides.append(SIDES[step.name](operands, step.settings))
+            sides.append(SIDES[step.name](operands, step.settings | {"bind": lambda x: step.bind(x)[0]}))
         if step.number in holding:
             given.append(results[0])
             return [jnp.where(hold, held[len(given) - 1], results[0])] if len(held) else results
@@ -190,7 +244,7 @@ def _compared(operands, _settings):
 
 def _clamped(operands, _settings):
     low, x, high = operands
-    return jnp.stack(jnp.broadcast_arrays(_sign(x - low), _sign(x - high)))
+    return jnp.stack(jnp.broadcast_arrays(_sign(x - low), _sign(x - high)), axis=-1)  # examples stay first
 
 
 def _rounded(operands, _settings):
@@ -212,6 +266,12 @@ def _ordered(operands, settings):
     return jnp.argsort(operands[0], axis=settings["dimension"]).astype(jnp.int32)
 
 
+def _selected(operands, settings):
+    """Which entries are passed on: the derivative holds zeros and ones, and Jᵀ (1, 2, 3, …) tells them apart."""
+    result, back = jax.vjp(settings["bind"], operands[0])
+    return back(jnp.arange(1, result.size + 1, dtype=result.dtype).reshape(result.shape))[0].astype(jnp.int32)
+
+
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "max", "min")
 SIDES: dict[str, Callable] = {
     **dict.fromkeys(COMPARISONS, _compared),
@@ -219,9 +279,37 @@ SIDES: dict[str, Callable] = {
     **dict.fromkeys(("floor", "ceil", "round"), _rounded),
     **dict.fromkeys(("reduce_max", "argmax"), _largest),
     **dict.fromkeys(("reduce_min", "argmin"), _smallest),
+    **dict.fromkeys(("reduce_window_max", "reduce_window_min", "cummax", "cummin"), _selected),
     "clamp": _clamped,
     "sort": _ordered,
 }
-EXTREMES = ("reduce_max", "reduce_min", "argmax", "argmin", "sort")
+EXTREMES = (
+    "reduce_max",
+    "reduce_min",
+    "argmax",
+    "argmin",
+    "sort",
+    "reduce_window_max",
+    "reduce_window_min",
+    "cummax",
+    "cummin",
+)
 # of these the side is a sign, and both signs can be asked for
-TWO_SIDED = (*COMPARISONS, "abs", "sign")
+TWO_SIDED = (*COMPARISONS, "abs", "sign", "clamp")
+POSITIVE = ("exp", "exp2", "logistic", "abs", "sqrt", "rsqrt", "square", "cosh", "erfc")
+KEEPING = (
+    *(
+        "add",
+        "mul",
+        "div",
+        "max",
+        "min",
+        "reduce_sum",
+        "reduce_max",
+        "reduce_min",
+        "concatenate",
+        "stop_gradient",
+        "copy",
+    ),
+    *("broadcast_in_dim", "reshape", "transpose", "squeeze", "slice", "expand_dims", "cumsum", "convert_element_type"),
+)

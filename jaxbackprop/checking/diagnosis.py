@@ -18,9 +18,10 @@ An edge W h is a product of something that is a parameter (up to reshaping) with
 is what h is an elementwise function of.
 """
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ import numpy as np
 
 from jaxbackprop.checking.leaves import like, max_each, relative
 from jaxbackprop.checking.products import Product, products, viewed
-from jaxbackprop.programs.flat import Program, Step, run, variables
+from jaxbackprop.programs.flat import Constant, Program, Step, run, variables
 
 NOISE = 1e-10
 MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size
@@ -37,8 +38,8 @@ MATCH = 1e-4  # of the error that is to be explained; mistakes that are no expla
 class Diagnosis(NamedTuple):
     """What kind of mistake an error looks like, and that in words.
 
-    Kinds: structure, shape, dtype, not finite, precision, zero, factor, sign, transpose, entry, row, column, swapped, stale,
-    derivative missing, value for derivative, path missing, weights, source, jax.grad, unknown.
+    Kinds: structure, shape, dtype, not finite, precision, zero, factor, sign, transpose, penalty, entry, row, column, swapped,
+    stale, derivative missing, value for derivative, path missing, weights, source, jax.grad, unknown.
     """
 
     kind: str
@@ -93,8 +94,25 @@ class Evidence(NamedTuple):
         return bool(np.all(np.abs(self.given[at] - other) <= like(limit, other)))
 
 
-def of_one(evidence: Evidence, others: Sequence[Evidence], batch: int | None) -> Diagnosis | None:
-    """Read a mistake off one parameter's gradient: what it is of the right one, or of another parameter's."""
+class About(NamedTuple):
+    """What of the value and of the data a mistake may come from.
+
+    Attributes:
+        batch: how many examples there are, where the data say so.
+        halved: whether there is a ½ in the value that can be forgotten.
+        sizes: lengths of axes of the data.
+    """
+
+    batch: int | None
+    halved: bool
+    sizes: tuple[int, ...]
+
+
+def of_one(evidence: Evidence, others: Sequence[Evidence], about: About, params: np.ndarray) -> Diagnosis | None:
+    """Read a mistake off one parameter's gradient: what it is of the right one, of another's, or of the parameter itself.
+
+    `params`: the parameter, (points, …).
+    """
     given, right, wrong = evidence.given, evidence.right, evidence.wrong
     if not np.isfinite(given).all():
         where = np.argwhere(~np.isfinite(given))[0]
@@ -104,9 +122,22 @@ def of_one(evidence: Evidence, others: Sequence[Evidence], batch: int | None) ->
         return Diagnosis("zero", "it is all zeros: this parameter's gradient was left out")
     factor = _ratio(given, right)
     if factor is not None and evidence.equals(factor * right):
-        return _of_factor(factor, batch)
-    if given.ndim == 3 and given.shape[1] == given.shape[2] and evidence.equals(right.swapaxes(1, 2)):
-        return Diagnosis("transpose", "it is transposed")
+        # what all gradients come from has its ½: where one of them is right that was not forgotten
+        halved = about.halved and all(other.wrong.any() for other in others)
+        return _of_factor(factor, about.batch, [n for n in (*right.shape[1:], *about.sizes) if n > 1], halved)
+    turned = next((words for words, other in _turned(right) if evidence.equals(other)), None)
+    if turned is not None:
+        return Diagnosis("transpose", f"it is {turned}")
+    for words, term in (("the parameter itself", params), ("the parameter's sign", np.sign(params))):
+        share = _ratio(given - right, term)
+        if share is not None and evidence.equals(right + share * term):
+            sign, more = (
+                ("plus", "added that the value has not, or has with another factor")
+                if share > 0
+                else ("less", "of the value left out, or a part of it")
+            )
+            text = f"it is the right one {sign} {abs(share):.6g} times {words}: is a weight decay {more}?"
+            return Diagnosis("penalty", text)
     for other in others:
         # only where that one is wrong too: dW2 = dz h0ᵀ may equal dW3, and be a wrong source
         if other.name != evidence.name and other.wrong.any() and evidence.equals(other.right):
@@ -129,11 +160,54 @@ def of_one(evidence: Evidence, others: Sequence[Evidence], batch: int | None) ->
     return None
 
 
+def _turned(right: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The right gradient with two axes swapped, reversed along one, or moved along one."""
+    axes = range(1, right.ndim)
+    for i, j in itertools.combinations(axes, 2):
+        if right.shape[i] == right.shape[j]:
+            yield (
+                "transposed" if right.ndim == 3 else f"with its axes {i - 1} and {j - 1} swapped",
+                right.swapaxes(i, j),
+            )
+    for axis in axes:
+        yield f"reversed along axis {axis - 1}", np.flip(right, axis)
+        for by in (1, -1) if right.shape[axis] > 2 else ():
+            yield f"moved by one along axis {axis - 1}", np.roll(right, by, axis)
+
+
 def unknown(evidence: Evidence | None) -> Diagnosis:
-    """What is left to say: how many entries are wrong, at the point where most are."""
+    """What is left to say: how many entries are wrong, at the point where most are, in which lines, and in what direction."""
     assert evidence is not None
     wrong = evidence.wrong.reshape(len(evidence.wrong), -1)
-    return Diagnosis("unknown", f"{wrong.sum(axis=1).max()} of {wrong.shape[1]} entries are wrong, in no familiar way")
+    said = f"{wrong.sum(axis=1).max()} of {wrong.shape[1]} entries are wrong, in no familiar way"
+    return Diagnosis(
+        "unknown", "; ".join([said, *_lines(np.asarray(evidence.wrong.any(axis=0))), *_direction(evidence)])
+    )
+
+
+def _lines(places: np.ndarray) -> Iterator[str]:
+    """Which rows, columns or the like hold all that is wrong, where others are right."""
+    for axis, length in enumerate(places.shape):
+        lines = np.flatnonzero(places.any(axis=tuple(k for k in range(places.ndim) if k != axis)))
+        if len(lines) < length:
+            word = ("rows", "columns")[axis] if places.ndim == 2 else f"along axis {axis},"
+            shown = ", ".join(map(str, lines[:6])) + (", …" if len(lines) > 6 else "")
+            yield f"{word} {shown} of {length} alone"
+
+
+def _direction(evidence: Evidence) -> Iterator[str]:
+    """How the gradient lies to the right one where the error is largest."""
+    given, right = evidence.flat(evidence.worst_point)
+    size = float(np.linalg.norm(given) * np.linalg.norm(right))
+    if given.size < 2 or size == 0:
+        return
+    cosine = float(given @ right) / size
+    if abs(cosine) < 1e-9:
+        yield "it is orthogonal to the right one"
+    elif abs(cosine) > 1 - 1e-9:
+        yield "it is parallel to the right one, by a factor that changes from point to point"
+    else:
+        yield f"the cosine of its angle to the right one is {cosine:.2g}"
 
 
 def stale(evidence: Sequence[Evidence]) -> bool:
@@ -182,7 +256,7 @@ def edges(program: Program) -> list[Edge]:
     >>> [(edge.parameter, edge.source == edge.root) for edge in edges(program)]
     [(0, True), (1, False)]
     """
-    root = _roots(program)
+    root = roots(program)
     return [
         Edge(product, product.other, root.get(product.other, product.other))
         for product in products(program)
@@ -253,7 +327,7 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
     fixed = jax.lax.stop_gradient
 
     def value(theta, params, data):
-        right = _every_value(program, [*params, *data])  # a wrong source may be computed later than its edge
+        right = values_of(program, [*params, *data])  # a wrong source may be computed later than its edge
         z_of: dict[int, Any] = {}
 
         def rule(step: Step, *operands):
@@ -292,7 +366,8 @@ def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
     return value
 
 
-def _every_value(program: Program, leaves) -> dict[int, Any]:
+def values_of(program: Program, leaves) -> dict[int, Any]:
+    """Every variable of a program, given the leaves of its arguments."""
     values = dict(zip(program.inputs, leaves, strict=True))
 
     def rule(step, *operands):
@@ -330,7 +405,13 @@ ELEMENTWISE = (
 )
 
 
-def _roots(program: Program) -> dict[int, int]:
+def has_half(program: Program) -> bool:
+    """Whether something is halved."""
+    factors = [(step.name, o.value) for step in program.steps for o in step.reads if isinstance(o, Constant)]
+    return any(np.ndim(c) == 0 and float(c) == {"mul": 0.5, "div": 2.0}.get(name) for name, c in factors)
+
+
+def roots(program: Program) -> dict[int, int]:
     """For each variable that is an elementwise function of one other, that other: z for h = g(z)."""
     root: dict[int, int] = {}
     for step in program.steps:
@@ -349,17 +430,44 @@ def _roots(program: Program) -> dict[int, int]:
 # Words and small arithmetic
 
 
-def _of_factor(factor, batch) -> Diagnosis:
+def _of_factor(factor, batch, sizes, halved) -> Diagnosis:
     if abs(factor + 1) < 1e-6:
         return Diagnosis("sign", "it has the wrong sign")
-    said = {2.0: ": is the ½ of the loss forgotten?", 0.5: ": is a factor 2 forgotten?"}
+    said = {2.0: ": is the ½ of the loss forgotten?"} if halved else {}
     if batch and batch > 1:
         said = {
             float(batch): f": the sum over the batch of {batch}, not its mean?",
             1 / batch: f": divided by the batch's {batch} once too often?",
         } | said
     why = next((words for value, words in said.items() if abs(factor / value - 1) < 1e-6), "")
-    return Diagnosis("factor", f"it is {factor:.6g} times the right one{why}")
+    why = why or guess(factor, [n for n in sizes if n > 2])
+    forgotten = ": is a factor 2 forgotten?" if abs(factor - 0.5) < 1e-6 else ""
+    return Diagnosis("factor", f"it is {factor:.6g} times the right one{why or forgotten or guess(factor, sizes)}")
+
+
+def guess(factor: float, sizes: Iterable[int]) -> str:
+    """Where a factor may come from, as a question: a root, a size or a size less one; "" where nothing fits.
+
+    >>> guess(2.0, [4]), guess(1.5, [3]), guess(0.2, [5]), guess(0.77, [4])
+    (' (2 = √4: is 1/√4 left out?)', ' (1.5 = 3/2: n − 1 for n = 3?)', ' (0.2 = 1/5: divided by 5 once too often?)', '')
+    """
+    for n in sizes:
+        known = {
+            n**0.5: f"√{n}: is 1/√{n} left out?",
+            n**-0.5: f"1/√{n}: divided by √{n} once too often?",
+            float(n): f"{n}: is 1/{n} left out?",
+            1 / n: f"1/{n}: divided by {n} once too often?",
+        }
+        if n > 2:
+            known |= {
+                n / (n - 1): f"{n}/{n - 1}: n − 1 for n = {n}?",
+                (n - 1) / n: f"{n - 1}/{n}: n for n − 1 = {n - 1}?",
+            }
+        for value, words in known.items():
+            if abs(factor / value - 1) < 1e-6:
+                figure = f"{factor:.6g}"
+                return f" ({words.removeprefix(f'{figure}: ') if words.startswith(figure) else f'{figure} = {words}'})"
+    return ""
 
 
 def _ratio(given, right) -> float | None:

@@ -1,12 +1,16 @@
-"""Where a gradient is checked: at the given parameters, and at drawn ones until every decision was seen on both sides.
+"""Where a gradient is checked: at the given parameters, and at drawn ones until every decision was seen on both sides, or not.
 
 A mistake shows only where it matters. In the scalar exercise a missing mask changes nothing at 72 of 100 random points,
 because the unit is on, or because nothing reaches it. So many points are drawn, each is run once, forward only, to see on
 which side every decision (`decisions.py`) falls there, and the few that together show the most are kept.
 
+Noise in units of a parameter's own size may never reach a fixed margin, as of a hinge. Where sides are left unseen the drawn
+points are scaled, up and down, by powers of 4 to a million times. What stays unseen then is reported.
+
 Only parameters are drawn: the data may obey rules that the derivation relies on (targets that sum to one, say).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking.decisions import TWO_SIDED, decisions, ties, value_and_sides
+from jaxbackprop.checking.decisions import counted, decisions, ties, value_and_sides
 from jaxbackprop.programs.flat import Program
 
 DRAWS, FEWEST_DRAWS, ENTRIES = (
@@ -23,6 +27,7 @@ DRAWS, FEWEST_DRAWS, ENTRIES = (
     4_000_000,
 )  # so many points are looked at; fewer of many parameters, to this many entries
 SPREADS = (0.1, 0.5, 1.0, 2.0)  # of the noise, in units of a parameter's own root mean square
+SCALES = tuple(4.0**power for k in range(1, 11) for power in (k, -k))  # of points that are to show what no other did
 FEWEST, MOST = 3, 32  # points
 EFFORT = 512  # units times points: small programs are cheap, and have the rare patterns
 
@@ -32,21 +37,34 @@ class Points(NamedTuple):
 
     Attributes:
         params: each shaped like the given ones.
-        units: how many two-sided decisions there are, examples of a batch counted together.
-        both_sides: how many of them were seen on both sides.
+        below: (points, units), the sides that each two-sided decision took, examples of a batch counted together.
+        above: the same for the other side.
+        scaled: which points are of another scale than the given one.
     """
-
-    params: list[Any]
-    units: int
-    both_sides: int
-
-
-class Draws(NamedTuple):
-    """Drawn parameters, the given ones first, where the value is finite; and which sides each unit took there."""
 
     params: list[Any]
     below: np.ndarray
     above: np.ndarray
+    scaled: np.ndarray
+
+    @property
+    def units(self) -> int:
+        """How many two-sided decisions there are."""
+        return self.below.shape[1]
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Which of them were seen on both sides."""
+        return np.logical_and(self.below.any(axis=0), self.above.any(axis=0))
+
+    @property
+    def both_sides(self) -> int:
+        """How many were."""
+        return int(self.seen.sum())
+
+    def only(self, these: Sequence[int]) -> "Points":
+        """Some of the points."""
+        return Points([self.params[k] for k in these], *(a[list(these)] for a in self[1:]))
 
 
 def move(params, rng: np.random.Generator, spread: float):
@@ -88,8 +106,8 @@ def look(program: Program, batch: int | None, params, data, hold: Any = False, h
     """Run the program once, forward, and see on which side each decision falls. Compiled, it serves every point."""
     value, sides, given = value_and_sides(program, jax.tree.leaves((params, data)), hold, held)
     of = list(zip(sides, decisions(program), strict=True))
-    may_tie = {step.number for step in ties(program)}
-    signs = [_by_unit(side, batch) for side, step in of if step.name in TWO_SIDED]
+    may_tie, two_sided = ({step.number for step in steps} for steps in (ties(program), counted(program)))
+    signs = [_by_unit(side, batch) for side, step in of if step.number in two_sided]
     tied = [jnp.any(side == 0) for side, step in of if step.number in may_tie]
     below = [jnp.any(sign < 0, axis=0).reshape(-1) for sign in signs]
     above = [jnp.any(sign > 0, axis=0).reshape(-1) for sign in signs]
@@ -99,34 +117,60 @@ def look(program: Program, batch: int | None, params, data, hold: Any = False, h
     return Look(value, pattern, any_tied, jnp.concatenate(below or nothing), jnp.concatenate(above or nothing), given)
 
 
-def draw(look: Callable[[Any], Look], params, rng: np.random.Generator) -> Draws:
-    """Move the parameters many times, and look at each point."""
+def places(program: Program, batch: int | None, params, data) -> list[str]:
+    """For each unit where it is decided, in words."""
+    shapes = jax.eval_shape(lambda leaves: value_and_sides(program, leaves)[1], jax.tree.leaves((params, data)))
+    two_sided = {step.number for step in counted(program)}
+    of = [(side, step) for side, step in zip(shapes, decisions(program), strict=True) if step.number in two_sided]
+    units = [side.shape[1:] if batch and side.shape[:1] == (batch,) else side.shape for side, _ in of]
+    said = [f"{step.name} at {step.line}" if step.line else step.name for _, step in of]
+    return [words for words, shape in zip(said, units, strict=True) for _ in range(math.prod(shape))]
+
+
+def draw(look: Callable[[Any], Look], params, rng: np.random.Generator) -> Points:
+    """Move the parameters many times, and look at each point; the given one first, and where the value is finite."""
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     count = int(np.clip(ENTRIES // max(size, 1), FEWEST_DRAWS, DRAWS))
     at = [params] + [move(params, rng, SPREADS[i % len(SPREADS)]) for i in range(count)]
     seen = [look(moved) for moved in at]
     finite = [i for i, there in enumerate(seen) if np.isfinite(there.value) or i == 0]
-    below = np.stack([np.asarray(seen[i].below) for i in finite])
-    above = np.stack([np.asarray(seen[i].above) for i in finite])
-    return Draws([at[i] for i in finite], below, above)
+    below, above = (np.stack([np.asarray(getattr(seen[i], side)) for i in finite]) for side in ("below", "above"))
+    found = Points([at[i] for i in finite], below, above, np.zeros(len(finite), bool))
+    for scale in SCALES:
+        for spread in SPREADS[: max(1, count // len(SCALES))]:
+            if found.seen.all():
+                return found
+            scaled = jax.tree.map(
+                lambda leaf, scale=scale: (leaf * scale).astype(leaf.dtype), move(params, rng, spread)
+            )
+            there = look(scaled)
+            shown = np.asarray(there.below), np.asarray(there.above)
+            new = any((a & ~b.any(axis=0)).any() for a, b in zip(shown, (found.below, found.above), strict=True))
+            if new and np.isfinite(there.value):
+                more = (np.concatenate([a, np.array([b])]) for a, b in zip(found[1:], (*shown, True), strict=True))
+                found = Points([*found.params, scaled], *more)
+    return found
 
 
-def choose(draws: Draws) -> Points:
-    """Keep the given point, then what shows most that is new, then other patterns, up to a number that the size allows."""
+def choose(draws: Points) -> Points:
+    """Keep the given point, then what shows most that is new, then other patterns, up to a number that the size allows.
+
+    What shows something new has more room: a side that was drawn and not kept would be called unseen.
+    """
     seen = np.concatenate([draws.below, draws.above], axis=1)
-    units = draws.below.shape[1]
-    room = int(np.clip(EFFORT // max(units, 1), FEWEST, MOST)) if units else FEWEST
+    room = int(np.clip(EFFORT // max(draws.units, 1), FEWEST, MOST)) if draws.units else FEWEST
     chosen, left = [0], list(range(1, len(seen)))
-    while left and len(chosen) < room:
+    while left and len(chosen) < MOST:
         covered = seen[chosen].any(axis=0)
         patterns = {seen[i].tobytes() for i in chosen}
         gain = (seen[left] & ~covered).sum(axis=1).tolist()
         best = max(
             range(len(left)), key=lambda j: (gain[j], seen[left[j]].tobytes() not in patterns)
         )  # first of equals
+        if len(chosen) >= room and not gain[best]:
+            break
         chosen.append(left.pop(best))
-    both = int((draws.below[chosen].any(axis=0) & draws.above[chosen].any(axis=0)).sum())
-    return Points([draws.params[i] for i in chosen], units, both)
+    return draws.only(chosen)
 
 
 def batch_size(data: Sequence[Any]) -> int | None:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxbackprop.checking import points
 from jaxbackprop.checking.decisions import longest_sum, narrowest, stopped, ties, with_ties_broken
 from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host, one_line
-from jaxbackprop.programs.flat import CUSTOM_VJP, RULELESS, Program, as_function, flatten, traced
+from jaxbackprop.programs.flat import CALLS, CUSTOM_VJP, RULELESS, SCAN, Program, as_function, flatten, traced
 
 SAFETY = 16  # one sample of a rounding error says its size only roughly
 MOST = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
@@ -32,7 +32,7 @@ class Reference(NamedTuple):
 
     Attributes:
         value: the function itself, kept so that its identity stays its own.
-        program: its flat program, given float64.
+        program: its flat program, given float64, short loops step after step.
         with_rules: the same with custom_jvp calls left in.
         terms: of the longest sum in it.
         dtype: the narrowest that it computes in, given float64.
@@ -84,7 +84,7 @@ def reference_of(value: Callable, params, data) -> Reference:
 
 
 def _reference(value, params, data) -> Reference:
-    program = flatten(value, params, *data)
+    program = flatten(value, params, *data, inlined=(*CALLS, SCAN))
     exact = as_function(flatten(value, params, *data, inlined=RULELESS))
     with jax.enable_x64(False):
         narrow = as_function(flatten(value, *jax.tree.map(_narrowed_shape, (params, *data)), inlined=RULELESS))
@@ -92,7 +92,7 @@ def _reference(value, params, data) -> Reference:
     return Reference(
         value,
         program,
-        flatten(value, params, *data, inlined=(*RULELESS, CUSTOM_VJP)),
+        flatten(value, params, *data, inlined=(*RULELESS, CUSTOM_VJP, SCAN)),
         longest_sum(program),
         narrowest(value, params, *data),
         jax.jit(jax.value_and_grad(exact)),

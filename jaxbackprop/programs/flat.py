@@ -7,12 +7,13 @@ that is called twice, each step is there twice.
 - Custom derivative rules go with the calls that carry them. Where those are entered, the flat program is the plain function,
   which `jax.grad` differentiates by itself; where the rules matter, calls that carry them are left as steps.
 - What is computed again for the backward sweep (`jax.checkpoint`) is kept for it once the call is entered.
-- `scan`, `while`, `cond`, kernels and the like stay single steps; what is in them is read by `flat` in its turn.
+- `scan`, `while`, `cond`, kernels and the like stay single steps; what is in them is read by `flat` in its turn. A short `scan`
+  may be asked for step after step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,10 @@ RULELESS = (*PLAIN, *RECOMPUTED)
 # … a derivative rule
 CUSTOM_JVP, CUSTOM_VJP = "custom_jvp_call", "custom_vjp_call"
 CALLS = (*RULELESS, CUSTOM_JVP, CUSTOM_VJP)
+SCAN, UNROLLED = (
+    "scan",
+    1500,
+)  # steps that one loop may become, where a loop is entered: compilation takes a second then
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +155,37 @@ def flat(closed: ClosedJaxpr, parameters: int = 0, structure: Any = None, inline
 
         for equation in jaxpr.eqns:
             reads, sources = tuple(map(read, equation.invars)), (equation.source_info, *callers)
-            called = _called(equation) if equation.primitive.name in inlined else None
-            if called is not None:
-                writes = enter(called.jaxpr, called.consts, reads, sources)
+            entered = equation.primitive.name in inlined
+            called = _called(equation) if entered else None
+            if called is not None and equation.primitive.name == SCAN:
+                short = equation.params["length"] * len(list(equations(called.jaxpr))) <= UNROLLED
+                writes = unroll(equation.params, called, reads, sources) if short else None
             else:
+                writes = enter(called.jaxpr, called.consts, reads, sources) if called is not None else None
+            if writes is None:
                 writes = tuple(map(numbered, equation.outvars))
                 steps.append(Step(len(steps), equation.primitive, equation.params, reads, writes, sources))
             names.update(zip(equation.outvars, writes, strict=True))
         return tuple(map(read, jaxpr.outvars))
+
+    def unroll(settings, body: ClosedJaxpr, reads, callers) -> tuple[Operand, ...]:
+        """A loop's steps one after the other: its constants, what it carries, and a member at a time of the rest."""
+        length, (constants, carried) = settings["length"], loop_of(settings)
+        carry, found = reads[constants : constants + carried], []
+        for t in reversed(range(length)) if settings["reverse"] else range(length):
+            members = [made(partial(_member, t), [operand], callers) for operand in reads[constants + carried :]]
+            results = enter(body.jaxpr, body.consts, (*reads[:constants], *carry, *members), callers)
+            carry, found = results[:carried], [*found, results[carried:]]
+        ordered = reversed(found) if settings["reverse"] else found
+        stacked = [made(_stack, list(each), callers) for each in zip(*ordered, strict=True)]
+        return (*carry, *stacked)
+
+    def made(function, operands, callers) -> Operand:
+        """The steps of a small function of ours, as the caller's."""
+        like, before = [shapes[o] if isinstance(o, int) else o.value for o in operands], len(steps)
+        (result,) = enter((closed := jax.make_jaxpr(function)(*like)).jaxpr, closed.consts, operands, callers)
+        steps[before:] = [step._replace(sources=callers) for step in steps[before:]]
+        return result
 
     inputs = tuple(map(numbered, closed.jaxpr.invars))
     outputs = enter(closed.jaxpr, closed.consts, inputs, ())
@@ -246,6 +274,29 @@ def _read(function: Callable, args) -> tuple[ClosedJaxpr, Any]:
 def _mixed(equation) -> bool:
     dtypes = {v.aval.dtype for v in equation.invars if hasattr(v.aval, "dtype")}
     return equation.primitive.name in ("add", "sub", "mul", "div", "max", "min") and len(dtypes) > 1
+
+
+class Loop(NamedTuple):
+    """How many of a scan's operands are constants, and are carried; the rest it takes a member at a time."""
+
+    constants: int
+    carried: int
+
+
+def loop_of(settings: dict[str, Any]) -> Loop:
+    """The parts of a scan's operands, as versions of JAX say it."""
+    if "num_consts" in settings:
+        return Loop(settings["num_consts"], settings["num_carry"])
+    constants, carried = (len(list(part)) for part in settings["ft_in"].unpack()[:2])  # since 0.12, by a structure
+    return Loop(constants, carried)
+
+
+def _member(t: int, x):
+    return jax.lax.index_in_dim(x, t, keepdims=False)
+
+
+def _stack(*members):
+    return jnp.stack(members)
 
 
 def _called(equation) -> ClosedJaxpr | None:

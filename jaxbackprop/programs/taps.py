@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxbackprop.factors import FactoredGradient
-from jaxbackprop.programs.flat import Step, run
-from jaxbackprop.programs.uses import Plan, Site, loop_of
+from jaxbackprop.programs.flat import Step, loop_of, run
+from jaxbackprop.programs.uses import Plan, Site
 from jaxbackprop.strides import size_of
 from jaxbackprop.views import Use
 from jaxbackprop.words import unused
@@ -65,7 +65,7 @@ def _again(plans, step, operands, taps):
 
 
 def _loop(plans, step, operands, taps):
-    loop = loop_of(step)
+    loop = loop_of(step.settings)
     constants, carried = operands[: loop.constants], operands[loop.constants : loop.constants + loop.carried]
 
     def body(carried, members):

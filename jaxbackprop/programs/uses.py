@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbackprop.programs.axes import View, moved
-from jaxbackprop.programs.flat import RECOMPUTED, Constant, Program, Step, dependent, flat, inside, needed
+from jaxbackprop.programs.flat import RECOMPUTED, Constant, Program, Step, dependent, flat, inside, loop_of, needed
 from jaxbackprop.programs.linear import Linear, linear
 from jaxbackprop.strides import size_of
 
@@ -169,22 +169,6 @@ def _enters(step: Step) -> bool:
     return step.name in (*RECOMPUTED, "scan", "cond")
 
 
-class Loop(NamedTuple):
-    """How many of a scan's operands are constants, and are carried; the rest it takes a member at a time."""
-
-    constants: int
-    carried: int
-
-
-def loop_of(step: Step) -> Loop:
-    """The parts of a scan's operands, as versions of JAX say it."""
-    if "num_consts" in step.settings:
-        constants, carried = step.settings["num_consts"], step.settings["num_carry"]
-    else:  # since 0.12, by the structure of what goes in
-        constants, carried = (len(list(part)) for part in step.settings["ft_in"].unpack()[:2])
-    return Loop(constants, carried)
-
-
 def _entered(step, views, varies, around):
     """The plans of what is inside; views among the step's results; and views that get lost there."""
     varying = [isinstance(operand, int) and operand in varies for operand in step.reads]
@@ -205,7 +189,7 @@ def _entered(step, views, varies, around):
 
 def _looped(step, body, given, varying, place):
     """A scan: what it takes a member of has an axis l, what every step sees is the same, carried or not."""
-    loop = loop_of(step)
+    loop = loop_of(step.settings)
     first, last = loop.constants, loop.constants + loop.carried
     kept, lost, seen = {}, [], []
     for i, view in enumerate(given):
