@@ -49,8 +49,21 @@ def ties(program: Program) -> tuple[Step, ...]:
 
 
 def stopped(program: Program) -> tuple[Step, ...]:
-    """The steps that the derivative takes as constant though their value depends on a parameter."""
-    return tuple(step for step in program.steps if step.name == "stop_gradient" and _matters(program, step))
+    """The steps that the derivative takes as constant though their value depends on a parameter.
+
+    Not those that only help `custom_linear_solve` to solve: it differentiates A x = b whatever its solver is given.
+    """
+    told = needed([_without_solver(step) for step in program.steps], program.outputs)
+    held = (step for step in program.steps if step.name == "stop_gradient" and _matters(program, step))
+    return tuple(step for step in held if not told.isdisjoint(step.writes))
+
+
+def _without_solver(step: Step) -> Step:
+    """The step with what its derivative rests upon alone: of a linear solve the matrix A and b."""
+    if step.name != "custom_linear_solve":
+        return step
+    lengths = step.settings["const_lengths"]
+    return step._replace(reads=(*step.reads[: lengths.matvec], *step.reads[sum(lengths) :]))
 
 
 def opaque(program: Program) -> tuple[str, ...]:
