@@ -52,3 +52,78 @@ def test_a_stop_gradient_beside_a_solve_is_still_held():
     value = lambda A: jnp.sum(jnp.linalg.inv(A) @ jax.lax.stop_gradient(A[0]))  # noqa: E731
     report = jbp.check_gradient(value, jax.grad(value), A)
     assert report.ok, str(report)
+
+
+# Arguments of every kind
+
+
+def test_a_list_for_a_tuple_and_a_gradient_with_its_value():
+    pair = (jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
+    value = lambda p: jnp.sum(p[0] ** 2 * p[1])  # noqa: E731
+    assert jbp.check_gradient(value, lambda p: [2 * p[0] * p[1], p[0] ** 2], pair).ok
+    assert not jbp.check_gradient(value, lambda p: [p[0] ** 2, 2 * p[0] * p[1]], pair).ok
+    for params in (pair, {"a": pair}):
+        of = lambda p: value(p["a"] if isinstance(p, dict) else p)  # noqa: E731
+        report = jbp.check_gradient(of, jax.value_and_grad(of), params)
+        assert report.ok, str(report)
+        assert "returns (value, gradient): the second is checked" in str(report)
+
+
+def test_modules_are_their_arrays():
+    eqx, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), "float32")
+    value = lambda module, x: jnp.mean(jax.vmap(module)(x) ** 2)  # noqa: E731
+    for module, grad in (
+        (eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)), eqx.filter_grad),
+        (nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.grad),
+    ):
+        report = jbp.check_gradient(value, grad(value), module, x)
+        assert report.ok, str(report)
+        assert not jbp.check_gradient(
+            value, lambda m, x, g=grad: jax.tree.map(jnp.negative, g(value)(m, x)), module, x
+        ).ok
+
+
+def test_what_has_no_gradient_is_passed_on():
+    params = {"w": jnp.array([2.0, 3.0]), "n": 3}
+    value = lambda p, how, g: jnp.sum(g(p["w"]) ** p["n"]) if how == "sum" else jnp.nan  # noqa: E731
+    gradient = lambda p, how, g: {"w": 3 * g(p["w"]) ** 2 * jnp.cos(p["w"])}  # noqa: E731
+    report = jbp.check_gradient(value, gradient, params, "sum", jnp.sin)
+    assert report.ok, str(report)
+    assert "not checked: ['n']" in str(report)
+    assert not jbp.check_gradient(value, lambda *a: {"w": gradient(*a)["w"] / 3}, params, "sum", jnp.sin).ok
+
+
+def test_complex_parameters_in_both_parts():
+    z = jnp.array([1 + 2j, 3 - 1j])
+    value = lambda z: jnp.sum(jnp.abs(z) ** 2 + jnp.real(z**3))  # noqa: E731
+    right = lambda z: 2 * jnp.conj(z) + 3 * z**2  # noqa: E731, ∂/∂x − i ∂/∂y
+    report = jbp.check_gradient(value, right, z)
+    assert report.ok, str(report)
+    report = jbp.check_gradient(value, lambda z: jnp.conj(right(z)), z)
+    assert [(row.parameter, row.ok) for row in report.rows] == [("params.real", True), ("params.imag", False)]
+    assert jbp.check_vjp(lambda z: (jnp.real(z**2), jnp.imag(z)), z).ok
+
+
+def test_arguments_that_a_rule_does_not_differentiate():
+    def power(right):
+        rule = jax.custom_vjp(lambda n, g, x: g(x) ** n, nondiff_argnums=(0, 1))
+
+        def backward(n, g, x, d):
+            y, back = jax.vjp(g, x)
+            return back((n if right else n - 1) * y ** (n - 1) * d)
+
+        rule.defvjp(lambda n, g, x: (g(x) ** n, x), backward)
+        return rule
+
+    x = jnp.array([1.0, 2.0])
+    report = jbp.check_vjp(power(True), 3, jnp.sin, x)
+    assert report.ok, str(report)
+    assert [(row.parameter, row.ok) for row in jbp.check_vjp(power(False), 3, jnp.sin, x).rows] == [("[2]", False)]
+
+
+def test_strict_promotion_of_dtypes_is_no_mistake_of_the_users():
+    value = lambda w: jnp.sum(jax.nn.relu(w) * jax.nn.sigmoid(w))  # noqa: E731
+    with jax.numpy_dtype_promotion("strict"):
+        assert jbp.check_gradient(value, jax.grad(value), jnp.array([0.0, 1.0, -2.0])).ok
+        assert not jbp.check_gradient(value, lambda w: -jax.grad(value)(w), jnp.array([0.0, 1.0, -2.0])).ok

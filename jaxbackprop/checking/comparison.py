@@ -16,8 +16,6 @@ from jaxbackprop.checking.leaves import (
     as_float64,
     eps,
     max_each,
-    name,
-    names,
     narrowest_of,
     on_host,
     one_line,
@@ -59,7 +57,7 @@ class Subject(NamedTuple):
 
 
 def compare(reference: Reference, gradient: Callable, params, data, given, rng: np.random.Generator) -> Report:
-    """Compare a gradient with the reference; `given` is what it returned for params. Runs with 64-bit types on."""
+    """Compare a gradient with the reference, both of arrays by name; `given` is what it returned. Runs with 64-bit types on."""
     notes: list[str] = []
     chosen, right = _points(reference, params, data, rng)
     tested, answered = _run(gradient, chosen.params, data, notes)
@@ -103,12 +101,9 @@ def _only(these: list[int], chosen: points.Points, right: list[Right]) -> tuple[
 
 def _subjects(reference, gradient, tested: "Tested", at, data, given, right, notes) -> list[Subject]:
     """Put the gradient under test beside the right one, parameter by parameter."""
-    paths, leaves = names(at[0]), jax.tree.leaves(at[0])
-    aligned = align(paths, at[0], given)
-    problems = [
-        Diagnosis("structure", aligned.containers) if aligned.containers else _outer_problem(leaf, param, r.at[0])
-        for leaf, param, r in zip(aligned.leaves, leaves, right, strict=True)
-    ]
+    paths, leaves = list(at[0]), list(at[0].values())
+    aligned = [given.get(path) for path in paths]
+    problems = [_outer_problem(leaf, param, r.at[0]) for leaf, param, r in zip(aligned, leaves, right, strict=True)]
     comparable = [
         (problem is None or problem.kind == "dtype")
         and all(np.shape(point[i]) == r.at.shape[1:] for point in tested.leaves)
@@ -136,7 +131,7 @@ def _subjects(reference, gradient, tested: "Tested", at, data, given, right, not
             notes.append(f"the gradient computes in {inside} inside, whatever it is given: judged by that precision")
             evidence = beside(inside)
     return [
-        Subject(path, leaf.dtype, aligned.leaves[i], problems[i], right[i], evidence[i])
+        Subject(path, leaf.dtype, aligned[i], problems[i], right[i], evidence[i])
         for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
     ]
 
@@ -151,14 +146,17 @@ class Tested(NamedTuple):
 
 def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
     """Run the gradient under test at every point, in float64 where it can; and the points that it has an answer for."""
-    paths = names(at[0])
+    paths = list(at[0])
+
+    def leaves_of(grads):
+        return [grads.get(path) for path in paths]
 
     def in_float64(params, data):
-        return align(paths, params, gradient(widened(params), *widened(data))).leaves
+        return leaves_of(gradient(widened(params), *widened(data)))
 
     def as_given(params, data):
         with jax.enable_x64(dtype == "float64"):
-            return align(paths, params, gradient(jax.tree.map(jnp.asarray, params), *data)).leaves
+            return leaves_of(gradient(jax.tree.map(jnp.asarray, params), *data))
 
     try:
         run, first = in_float64, in_float64(at[0], data)
@@ -178,30 +176,6 @@ def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
                 raise
             notes.append(f"at some drawn parameters the gradient raises {one_line(error)}: they are left out")
     return Tested(leaves, dtype, run), answered
-
-
-class Aligned(NamedTuple):
-    """A gradient's leaves in the order of the parameters, None where one is missing; and what there is besides.
-
-    `containers` says how the two pytrees differ where all leaves are in place.
-    """
-
-    leaves: list[Any]
-    extra: list[str]
-    containers: str
-
-
-def align(paths: list[str], params, gradient) -> Aligned:
-    """Find each parameter's gradient by its path.
-
-    >>> align(["['a']", "['b']"], {"a": 1.0, "b": 2.0}, {"a": 3.0, "c": 4.0})
-    Aligned(leaves=[3.0, None], extra=["['c']"], containers='')
-    """
-    found = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
-    given, wanted = jax.tree.structure(gradient), jax.tree.structure(params)
-    differ = set(found) == set(paths) and given != wanted
-    containers = f"the gradient is a {given}, params is a {wanted}" if differ else ""
-    return Aligned([found.get(path) for path in paths], [path for path in found if path not in paths], containers)
 
 
 def _outer_problem(leaf, param, right) -> Diagnosis | None:

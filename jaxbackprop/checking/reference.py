@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,6 @@ from jaxbackprop.programs.flat import CUSTOM_VJP, RULELESS, Program, as_function
 SAFETY = 16  # one sample of a rounding error says its size only roughly
 MOST = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
 ROUNDED = 4  # draws of parameters that differ by rounding alone
-KEPT = 16  # references
 RANDOM = ("random_", "threefry", "rng_")
 CHOICES = 4  # decisions on their kinks whose sides are combined in every way
 
@@ -31,7 +31,6 @@ class Reference(NamedTuple):
     """What is made from a value.
 
     Attributes:
-        value: the function itself, kept so that its identity stays its own.
         program: its flat program, given float64.
         with_rules: the same with custom_jvp calls left in.
         terms: of the longest sum in it.
@@ -44,7 +43,6 @@ class Reference(NamedTuple):
         one_sided: (signs, parameter leaves, data leaves) → the gradient with every tie broken by its sign.
     """
 
-    value: Callable
     program: Program
     with_rules: Program
     terms: int
@@ -57,13 +55,15 @@ class Reference(NamedTuple):
     one_sided: Callable
 
 
-_KNOWN: dict[Any, Reference] = {}
+# the last one of each function, for as long as that lives
+_KNOWN: WeakKeyDictionary[Callable, tuple[Any, Reference]] = WeakKeyDictionary()
 
 
-def reference_of(value: Callable, params, data) -> Reference:
+def reference_of(value: Callable, params, data, owner: Callable) -> Reference:
     """Make the reference, or find it again: one that was used before costs no compilation.
 
-    It is the same one when the value is the same object and still traces to the same program, with the same constants.
+    It is the same one when it was made for the same owner, the user's function in `value`, and still traces to the same
+    program, with the same constants.
     """
     shapes = [jax.tree.map(_widened_shape, tree) for tree in (params, data)]
 
@@ -74,13 +74,16 @@ def reference_of(value: Callable, params, data) -> Reference:
             f"value does not run in float64 ({one_line(error)}): let its dtypes follow those of its arguments"
         ) from error
     constants = tuple(map(_digest, closed.consts))
-    key = id(value), jax.tree.structure(params), jax.tree.structure(data), str(closed.jaxpr), constants
+    key = jax.tree.structure(params), jax.tree.structure(data), str(closed.jaxpr), constants
     del closed  # and with it the arrays that it holds: see `traced`
-    if key not in _KNOWN:
-        while len(_KNOWN) >= KEPT:
-            del _KNOWN[next(iter(_KNOWN))]
-        _KNOWN[key] = _reference(value, *shapes)
-    return _KNOWN[key]
+    try:
+        known = _KNOWN.get(owner)
+    except TypeError:  # what has no hash, or cannot be referred to weakly, is not kept
+        return _reference(value, *shapes)
+    if known is None or known[0] != key:
+        known = key, _reference(value, *shapes)
+        _KNOWN[owner] = known
+    return known[1]
 
 
 def _reference(value, params, data) -> Reference:
@@ -90,7 +93,6 @@ def _reference(value, params, data) -> Reference:
         narrow = as_function(flatten(value, *jax.tree.map(_narrowed_shape, (params, *data)), inlined=RULELESS))
     held = [program.shapes[step.writes[0]] for step in stopped(program)]
     return Reference(
-        value,
         program,
         flatten(value, params, *data, inlined=(*RULELESS, CUSTOM_VJP)),
         longest_sum(program),
@@ -105,10 +107,9 @@ def _reference(value, params, data) -> Reference:
 
 
 def _digest(constant) -> Any:
-    try:
-        return hashlib.sha256(np.asarray(constant).tobytes()).digest()
-    except TypeError:  # a key of jax.random
-        return id(constant)
+    if hasattr(constant, "dtype") and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
+        constant = jax.random.key_data(constant)
+    return hashlib.sha256(np.asarray(constant).tobytes()).digest()
 
 
 class Right(NamedTuple):
