@@ -127,3 +127,50 @@ def test_strict_promotion_of_dtypes_is_no_mistake_of_the_users():
     with jax.numpy_dtype_promotion("strict"):
         assert jbp.check_gradient(value, jax.grad(value), jnp.array([0.0, 1.0, -2.0])).ok
         assert not jbp.check_gradient(value, lambda w: -jax.grad(value)(w), jnp.array([0.0, 1.0, -2.0])).ok
+
+
+# What cancels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_saturated_softmax(seed):
+    rng = np.random.default_rng(seed)
+    z, c = jnp.asarray(100 * rng.normal(size=8), "float32"), jnp.arange(8.0)
+
+    def gradient(z, wrong=0.0):
+        p = jax.nn.softmax(z)
+        return p * (c - (1 + wrong) * jnp.sum(p * c))
+
+    value = lambda z: jnp.sum(jax.nn.softmax(z) * c)  # noqa: E731
+    report = jbp.check_gradient(value, gradient, z)
+    assert report.ok, str(report)
+    assert not jbp.check_gradient(value, lambda z: gradient(z, 1e-6), z).ok
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_saturated_attention(seed):
+    rng = np.random.default_rng(seed)
+    p = {name: jnp.asarray(s * rng.normal(size=(5, 4)), "float32") for name, s in (("q", 10), ("k", 10), ("v", 1))}
+
+    def gradient(p, factor=1.0):
+        s = p["q"] @ p["k"].T
+        a = jnp.exp(s - s.max(1, keepdims=True))
+        a /= a.sum(1, keepdims=True)
+        da = jnp.ones_like(p["v"]) @ p["v"].T
+        ds = a * (da - jnp.sum(da * a, axis=1, keepdims=True)) * factor
+        return {"q": ds @ p["k"], "k": ds.T @ p["q"], "v": a.T @ jnp.ones_like(p["v"])}
+
+    value = lambda p: jnp.sum(jax.nn.softmax(p["q"] @ p["k"].T) @ p["v"])  # noqa: E731
+    report = jbp.check_gradient(value, gradient, p)
+    assert report.ok, str(report)
+    wrong = jbp.check_gradient(value, lambda p: gradient(p, 1.001), p)
+    assert [row.parameter for row in wrong.rows if not row.ok] == ["['k']", "['q']"]
+
+
+def test_a_textbook_derivative_that_cancels_near_0():
+    value = lambda x: jnp.sum(jnp.sinc(x))  # noqa: E731
+    gradient = lambda x: (jnp.cos(jnp.pi * x) - jnp.sinc(x)) / x  # noqa: E731
+    x = jnp.array([1e-3, 2e-3, -1e-2])
+    report = jbp.check_gradient(value, gradient, x)
+    assert report.ok, str(report)
+    assert not jbp.check_gradient(value, lambda x: 1.0001 * gradient(x), x).ok

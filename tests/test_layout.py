@@ -24,8 +24,8 @@ WINGS = """
 programs programs.flat programs.axes programs.linear programs.uses programs.taps programs.factored
 programs.explain programs.compare programs.clipped
 scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.kernel
-checking checking.products checking.leaves checking.arguments checking.decisions checking.points checking.differences checking.diagnosis
-checking.report checking.reference checking.comparison checking.check
+checking checking.products checking.leaves checking.arguments checking.decisions checking.points checking.differences
+checking.diagnosis checking.report checking.reference checking.comparison checking.check
 grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
 grading.remarks grading.report grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import diagnosis, differences, points
-from jaxbackprop.checking.decisions import narrowest, opaque
+from jaxbackprop.checking.decisions import narrowest, opaque, scattered
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
 from jaxbackprop.checking.leaves import (
@@ -24,6 +24,7 @@ from jaxbackprop.checking.leaves import (
 )
 from jaxbackprop.checking.reference import SAFETY, Reference, Right, between_kinks, forward_mode, right_gradients, slack
 from jaxbackprop.checking.report import Kinks, Report, Row
+from jaxbackprop.programs.flat import flatten
 
 CONFIRMED = 64  # entries that differ from jax.grad and are looked at by differences, at most
 TRIED, TOGETHER = 256, 32  # mistakes made on purpose, and how many in one program
@@ -41,6 +42,7 @@ class Subject(NamedTuple):
         problem: what is wrong with the gradient's place, shape or dtype.
         right: the right gradient, at every point.
         evidence: both gradients side by side; None where they cannot be compared.
+        scatter: what rounding inside either gradient moves it by at the given parameters, in units of eps, where asked.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Subject(NamedTuple):
     problem: Diagnosis | None
     right: Right
     evidence: Evidence | None
+    scatter: float = 0.0
 
     @property
     def disputed(self) -> bool:
@@ -63,6 +66,7 @@ def compare(reference: Reference, gradient: Callable, params, data, given, rng: 
     tested, answered = _run(gradient, chosen.params, data, notes)
     chosen, right = _only(answered, chosen, right)
     subjects = _subjects(reference, gradient, tested, chosen.params, data, given, right, notes)
+    subjects = _allowing_scatter(reference, gradient, subjects, chosen, data, rng)
     subjects = _between_kinks(reference, subjects, chosen, data)
     looked = _look_by_differences(reference, subjects, chosen, data, rng)
     rows = [_judge(reference, subject, some, notes) for subject, some in zip(subjects, looked, strict=True)]
@@ -236,6 +240,45 @@ class _Looked(NamedTuple):
         return self.slope.allows(self.slack) and self.slope.error <= 0.1 * self.apart
 
 
+def _allowing_scatter(reference: Reference, gradient, subjects: list[Subject], chosen, data, rng) -> list[Subject]:
+    """Where the two gradients differ, allow what rounding inside either of them moves it by; ties are looked at by themselves.
+
+    A textbook's (x cos x − sin x) / x² cancels near 0, and so does p (c − Σ p c) where a softmax is saturated: the size of
+    what is left says little of how exact it is.
+    """
+    host_data = on_host(data)
+    wrong_at = {int(k) for s in subjects if s.evidence is not None for k in np.nonzero(s.evidence.wrong)[0]}
+    own = (s for s in subjects if s.evidence is not None and np.shape(s.given) == s.right.at.shape[1:])
+    imprecise = any(not np.all(np.abs(as_float64(s.given) - s.right.at[0]) <= _allowed(reference, s)) for s in own)
+    disputed = sorted(wrong_at | ({0} if imprecise else set()))
+    if not disputed:
+        return subjects
+
+    def right(params, *data):
+        return reference.value_and_grad(params, *data)[1]
+
+    moved = [np.zeros(len(chosen.params)) for _ in subjects]
+    for function in (right, gradient):
+        try:
+            program = flatten(function, on_host(chosen.params[0]), *host_data)
+            for k in disputed:
+                leaves = jax.tree.leaves((on_host(chosen.params[k]), host_data))
+                grads = [jax.tree.unflatten(program.structure, out) for out in scattered(program, leaves, rng)]
+                for i, s in enumerate(subjects):
+                    some = np.stack([as_float64(g[s.name]) for g in grads])
+                    moved[i][k] = max(moved[i][k], np.nan_to_num(np.ptp(some, axis=0), posinf=0).max(initial=0))
+        except Exception:  # anyone's code, which need not be one that JAX can trace: it is allowed nothing more
+            continue
+    return [
+        s
+        if s.evidence is None
+        else s._replace(
+            evidence=s.evidence._replace(slack=s.evidence.slack + SAFETY * m), scatter=float(m[0]) / eps("float64")
+        )
+        for s, m in zip(subjects, moved, strict=True)
+    ]
+
+
 def _between_kinks(reference: Reference, subjects: list[Subject], chosen, data) -> list[Subject]:
     """At points where decisions sit on their kinks, accept what lies between the gradients of the sides they may take."""
     wrong_at = {int(k) for s in subjects if s.evidence is not None for k in np.nonzero(s.evidence.wrong)[0]}
@@ -320,7 +363,7 @@ def _directions(e: Evidence, rng) -> Iterator[_Direction]:
 
 def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes: list[str]) -> Row:
     """One parameter's row: the verdict, without a diagnosis yet where only numbers are wrong."""
-    path, dtype, given, problem, right, e = subject
+    path, dtype, given, problem, right, e, _ = subject
     smooth, near, at = (sum(one.slope.kind == kind for one in looked) for kind in ("smooth", "near", "at"))
     kinks = Kinks(smooth, near, at + (int(e.at_kink.sum()) if e is not None else 0))
     if e is None:
@@ -334,7 +377,7 @@ def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes:
     settled = e.at_kink | (e.wrong & confirmed)
     size = float(np.max(np.abs(right.at[0]), initial=0, where=np.isfinite(right.at[0])))
     error = np.where(settled[0], 0, np.abs(as_float64(given) - right.at[0]))
-    allowed = max(float(slack(reference, right, str(dtype))[0]), SAFETY * eps(dtype) * right.moved)
+    allowed = _allowed(reference, subject)
     if problem is None and not wrong:
         if not agree:
             said = "jax.grad of the value says the same, differences do not: a custom rule or a stop_gradient in the value?"
@@ -353,6 +396,13 @@ def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes:
         diagnosis=problem,
     )
     return row if row.ok else _located(row, subject, in_float64=wrong)
+
+
+def _allowed(reference: Reference, subject: Subject) -> float:
+    """What arithmetic explains of the error at the given parameters, in their own dtype."""
+    unit = SAFETY * eps(subject.dtype)
+    explained = float(slack(reference, subject.right, str(subject.dtype))[0])
+    return max(explained, unit * subject.right.moved, unit * subject.scatter)
 
 
 def _by_differences(looked: list[_Looked]) -> float:

@@ -146,6 +146,36 @@ def _moved(x, tied, sign):
     return x + jax.lax.stop_gradient(jnp.where(tied, step, 0)).astype(x.dtype)
 
 
+SCATTERED = 4  # runs by which rounding is measured
+# what rounds its result; all else copies, compares or counts
+ROUNDING = (
+    *("add", "add_any", "sub", "mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "cbrt", "reduce_sum"),
+    *("cumsum", "cumprod", "cumlogsumexp", "dot_general", "conv_general_dilated", "reduce_prod", "reduce_window_sum"),
+    *("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"),
+    *("sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "lgamma", "digamma"),
+)
+
+
+def scattered(program: Program, leaves: Sequence[Any], rng: np.random.Generator) -> list[list[Any]]:
+    """The program's outputs, several times, each result that is rounded moved by up to a unit in its last place.
+
+    So cancellation shows, in whatever step it is: the outputs differ by what rounding may do to them.
+    """
+
+    def rule(step, *operands):
+        results = step.bind(*operands)
+        return [_jittered(r, rng) for r in results] if step.name in ROUNDING else results
+
+    return [run(program, leaves, rule) for _ in range(SCATTERED)]
+
+
+def _jittered(result, rng):
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        return result
+    ulp = float(jnp.finfo(result.dtype).eps) / 2
+    return result * np.asarray(1 + ulp * rng.choice([-2, 0, 2], result.shape), result.dtype)
+
+
 # Sizes
 
 
