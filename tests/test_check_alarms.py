@@ -1,5 +1,8 @@
 """Right gradients that a check could take for wrong ones, and arguments of every kind that people have."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,3 +177,62 @@ def test_a_textbook_derivative_that_cancels_near_0():
     report = jbp.check_gradient(value, gradient, x)
     assert report.ok, str(report)
     assert not jbp.check_gradient(value, lambda x: 1.0001 * gradient(x), x).ok
+
+
+# Loops
+
+SOLVER = """
+import jax, jax.numpy as jnp, jaxbackprop as jbp
+
+
+@jax.custom_vjp
+def settled(a):  # x = a cos x, which no iteration finds where |a| is large
+    def step(state):
+        return a * jnp.cos(state[0]), state[0]
+
+    return jax.lax.while_loop(lambda state: jnp.abs(state[0] - state[1]) > 1e-6, step, (a, a + 10))[0]
+
+
+def rule(factor):
+    def backward(kept, d):
+        a, x = kept
+        return (factor * d * jnp.cos(x) / (1 + a * jnp.sin(x)),)
+
+    settled.defvjp(lambda a: (settled(a), (a, settled(a))), backward)
+    return jbp.check_vjp(settled, jnp.float32(0.9))
+
+
+print(rule(1.0).ok, rule(1.01).ok)
+"""
+
+
+def test_a_loop_that_never_settles_at_drawn_points_ends():
+    done = subprocess.run([sys.executable, "-c", SOLVER], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_a_loop_that_counts_is_as_long_as_it_is():
+    def value(w):
+        return jax.lax.fori_loop(0, jnp.int32(20_000), lambda _, x: x * (1 - 1e-4) + 1e-4 * jnp.sum(w**2), 0.0)
+
+    with jax.enable_x64(True):
+        w = jnp.array([1.0, 2.0])
+        right = lambda w: 2 * w * (1 - (1 - 1e-4) ** 20_000)  # noqa: E731
+        assert jbp.check_gradient(value, right, w).ok
+        assert not jbp.check_gradient(value, lambda w: 1.001 * right(w), w).ok
+
+
+def test_a_kernel_without_a_reference_gets_one_line_with_the_cure():
+    pl = pytest.importorskip("jax.experimental.pallas")
+
+    def kernel(x, out):
+        out[...] = x[...] ** 2
+
+    @jax.custom_vjp
+    def square(x):
+        return pl.pallas_call(kernel, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype), interpret=True)(x)
+
+    square.defvjp(lambda x: (square(x), x), lambda x, d: (2 * x * d,))
+    with pytest.raises(ValueError, match="give check_vjp a reference, the same in plain JAX"):
+        jbp.check_vjp(square, jnp.ones(4))
+    assert jbp.check_vjp(square, jnp.ones(4), reference=lambda x: x**2).ok

@@ -6,7 +6,7 @@
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +92,7 @@ def parameters(tree: Any) -> Parameters:
     return Parameters(arrays, names, tuple(skipped), tree)
 
 
-def apart(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+def apart(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
     """The arrays of a pytree, and what puts others in their place: keys, strings and functions stay where they are.
 
     >>> arrays, rebuilt = apart((jnp.ones(2), "mean"))

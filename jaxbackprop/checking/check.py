@@ -130,7 +130,7 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
         f: (*args) → a pytree of arrays.
         *args: where to check it; floating-point arrays among them are differentiated, other leaves are data.
         reference: the same function in plain JAX; by default f itself with custom rules taken out, so that JAX
-            differentiates its body. A kernel needs a reference, as JAX cannot look inside.
+            differentiates its body, by forward mode where it is a loop. A kernel needs a reference, as JAX cannot look inside.
         key: a `jax.random.key` that draws the cotangents, points and directions.
 
     Returns:

@@ -22,9 +22,18 @@ from jaxbackprop.checking.leaves import (
     relative,
     widened,
 )
-from jaxbackprop.checking.reference import SAFETY, Reference, Right, between_kinks, forward_mode, right_gradients, slack
+from jaxbackprop.checking.reference import (
+    SAFETY,
+    STEPS,
+    Reference,
+    Right,
+    between_kinks,
+    forward_mode,
+    right_gradients,
+    slack,
+)
 from jaxbackprop.checking.report import Kinks, Report, Row
-from jaxbackprop.programs.flat import flatten
+from jaxbackprop.programs.flat import bounded, flatten, has_loops
 
 CONFIRMED = 64  # entries that differ from jax.grad and are looked at by differences, at most
 TRIED, TOGETHER = 256, 32  # mistakes made on purpose, and how many in one program
@@ -88,7 +97,8 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
         return reference.look(on_host(at), host_data, False, reference.nothing_held)
 
     if not np.isfinite(look(params).value):
-        raise ValueError("value is not finite at the given parameters and data: check where it is")
+        endless = f", or a loop in it has not settled after {STEPS} steps" if reference.further else ""
+        raise ValueError(f"value is not finite at the given parameters and data{endless}: check where it is")
     chosen = points.choose(points.draw(look, params, rng))
     right = right_gradients(reference, chosen.params, data, rng)
     finite = [k for k in range(len(chosen.params)) if k == 0 or all(np.isfinite(r.at[k]).all() for r in right)]
@@ -96,7 +106,7 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
 
 
 def _only(these: list[int], chosen: points.Points, right: list[Right]) -> tuple[points.Points, list[Right]]:
-    kept = [r._replace(at=r.at[these], lost=r.lost[these]) for r in right]
+    kept = [r._replace(at=r.at[these], lost=r.lost[these], unsettled=r.unsettled[these]) for r in right]
     return chosen._replace(params=[chosen.params[k] for k in these]), kept
 
 
@@ -140,6 +150,15 @@ def _subjects(reference, gradient, tested: "Tested", at, data, given, right, not
     ]
 
 
+def loops_bounded(gradient, params, data) -> Callable:
+    """The gradient under test; if JAX can trace it and it loops, with loops that end: drawn parameters may never settle."""
+    try:
+        loops = has_loops(flatten(gradient, widened(params), *widened(data)))
+    except Exception:  # anyone's code
+        return gradient
+    return jax.jit(bounded(gradient, STEPS)) if loops else gradient
+
+
 class Tested(NamedTuple):
     """The gradient under test: its leaves at each point, the dtype that it computes in, and how to call it again."""
 
@@ -155,8 +174,10 @@ def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
     def leaves_of(grads):
         return [grads.get(path) for path in paths]
 
+    ends = loops_bounded(gradient, at[0], data)
+
     def in_float64(params, data):
-        return leaves_of(gradient(widened(params), *widened(data)))
+        return leaves_of(ends(widened(params), *widened(data)))
 
     def as_given(params, data):
         with jax.enable_x64(dtype == "float64"):
@@ -285,7 +306,7 @@ def _between_kinks(reference: Reference, subjects: list[Subject], chosen, data) 
     host_data = on_host(data)
     for k in sorted(wrong_at):
         at = on_host(chosen.params[k])
-        if not bool(reference.look(at, host_data, False, reference.nothing_held).tied):
+        if not reference.reversible or not bool(reference.look(at, host_data, False, reference.nothing_held).tied):
             continue
         for i, (low, high) in enumerate(between_kinks(reference, at, data)):
             e = subjects[i].evidence
@@ -466,7 +487,7 @@ def _explained(reference: Reference, rows: list[Row], subjects: list[Subject], c
 def _made_on_purpose(reference: Reference, subjects: list[Subject], chosen, data) -> Diagnosis | None:
     """The first mistake that, made in the value's own program, gives the gradient under test."""
     evidence = [s.evidence for s in subjects if s.evidence is not None]
-    if len(evidence) < len(subjects):
+    if len(evidence) < len(subjects) or not reference.reversible:
         return None
     wrong = {i for i, s in enumerate(subjects) if s.disputed}
     candidates = diagnosis.mistakes(reference.with_rules, [s.name for s in subjects], wrong)
