@@ -234,8 +234,8 @@ def test_what_is_no_parameter_and_other_containers():
     assert names(report) == ["extra"]
     report = jbp.check_gradient(loss, lambda *a: sweep(*a)["w0"], *at())
     assert names(report)[:5] == ["b0", "w0", "w1", "w2", "w3"]
-    report = jbp.check_gradient(lambda p: jnp.sum(p[0] ** 2), lambda p: [2 * p[0]], (jnp.ones(2),))
-    assert "the gradient is a PyTreeDef([*])" in str(report)
+    assert jbp.check_gradient(lambda p: jnp.sum(p[0] ** 2), lambda p: [2 * p[0]], (jnp.ones(2),)).ok
+    assert not jbp.check_gradient(lambda p: jnp.sum(p[0] ** 2), lambda p: [3 * p[0]], (jnp.ones(2),)).ok
 
 
 def test_a_small_error_is_found_however_large_the_value_and_the_tree():
@@ -596,14 +596,13 @@ def test_a_check_can_be_repeated():
         ((lambda w: w, lambda w: w, jnp.ones(3)), r"value returns shape \(3,\), expected a scalar"),
         ((lambda w: (w[0], w[1]), lambda w: w, jnp.ones(3)), "value returns a tuple, expected a scalar"),
         ((lambda w: 0.0, lambda w: w, {}), "nothing to check"),
-        ((lambda w: jnp.sum(w), lambda w: w, {"w": jnp.arange(3)}), r"params\['w'\] has dtype int32"),
+        ((lambda w: jnp.sum(w), lambda w: w, {"w": jnp.arange(3)}), r"\['w'\] has none\): there is nothing to check"),
         ((jnp.sum, jnp.ones_like, jnp.array([1.0, jnp.nan])), "params holds NaN or infinity"),
         ((lambda w: jnp.sum(jnp.log(w)), lambda w: 1 / w, jnp.array([-1.0])), "value is not finite"),
         (
             (lambda w: jnp.sum(jax.lax.add(w, np.ones(2, "float32"))), lambda w: w, jnp.ones(2)),
             "value does not run in float64",
         ),
-        ((lambda w, s: jnp.sum(w), lambda w, s: w, jnp.ones(2), "text"), r"data\[0\] is a str"),
     ],
 )
 def test_what_cannot_be_checked_is_named(arguments, message):

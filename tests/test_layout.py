@@ -25,8 +25,8 @@ programs programs.flat programs.axes programs.linear programs.uses programs.taps
 programs.explain programs.compare programs.clipped
 scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.padded
 scaling.kernel_parts scaling.kernel_tpu scaling.kernel_gpu scaling.kernel
-checking checking.products checking.leaves checking.decisions checking.points checking.differences checking.diagnosis
-checking.terms checking.report checking.reference checking.comparison checking.check
+checking checking.products checking.leaves checking.arguments checking.decisions checking.points checking.differences
+checking.diagnosis checking.terms checking.report checking.reference checking.comparison checking.check
 grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
 grading.remarks grading.report grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace

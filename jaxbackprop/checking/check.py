@@ -26,14 +26,16 @@ differences, as it is for the derivative. What stays wrong is compared with the 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jaxbackprop.checking.comparison import align, compare
+from jaxbackprop.checking.arguments import Parameters, apart, is_number, parameters
+from jaxbackprop.checking.comparison import compare
 from jaxbackprop.checking.diagnosis import Diagnosis
-from jaxbackprop.checking.leaves import names
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
 from jaxbackprop.programs.flat import CUSTOM_JVP, CUSTOM_VJP, equations, fresh, inside, traced, without_custom_rules
@@ -53,7 +55,8 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
         gradient: (params, *data) → gradient, shaped like params. Anyone's, however it was made; it is also called with
             float64 arrays, and at drawn parameters: entries moved and turned in sign. Where it cannot take float64 it is
             judged in the given dtype alone; drawn parameters that it refuses are left out.
-        params: a pytree of floating-point arrays.
+        params: a pytree that holds floating-point arrays, a module of Equinox or Flax NNX say; complex ones are checked in
+            their real and imaginary parts. Integers, functions and the like in it have no gradient, and are passed on.
         *data: what else both functions take; it is never changed, as it may obey rules that the derivation relies on.
         key: a `jax.random.key` that draws points and directions; fixed by default, so that a check can be repeated.
 
@@ -75,20 +78,41 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     """
     _require_functions(value=value, gradient=gradient)
     rng = _generator(key)
-    _require_leaves("params", params)
-    params = jax.tree.map(jnp.asarray, params)
-    _require_parameters(params)
+    found = parameters(params)
+    _require_parameters(found)
+    arrays, rebuilt = apart(data)
     _is_arrays(data)
-    _require_scalar(value, params, data)
     given = gradient(params, *data)
+    take, note = _which(given, found)
+
+    def of_arrays(arrays, *data):
+        return fresh(value)(found.rebuilt(arrays), *rebuilt(data))
+
+    def gradient_of_arrays(arrays, *data):
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
+        called = fresh(gradient) if traced else gradient  # what jax.jit keeps of a trace would hold arrays of NumPy's
+        return found.of_gradient(take(called(found.rebuilt(arrays), *rebuilt(data))))
+
+    given = found.of_gradient(take(given))
     _require_leaves("gradient's result", given)
-    _forget(value, gradient)
-    with jax.enable_x64(True):
-        report = compare(reference_of(value, params, data), gradient, params, data, given, rng)
-    _forget(value, gradient)
+    # ours is not written for the strict one, which the call above has obeyed
+    with jax.numpy_dtype_promotion("standard"):
+        _require_scalar(of_arrays, found.arrays, arrays)
+        _forget(value, gradient)
+        with jax.enable_x64(True):
+            report = compare(
+                reference_of(of_arrays, found.arrays, arrays, value),
+                gradient_of_arrays,
+                found.arrays,
+                arrays,
+                given,
+                rng,
+            )
+        _forget(value, gradient)
     said = Diagnosis("structure", "the gradient has this, and params has no such parameter")
-    extra = [Row(path, False, "", np.inf, diagnosis=said) for path in align(names(params), params, given).extra]
-    return replace(report, rows=(*report.rows, *extra))
+    extra = [Row(path, False, "", np.inf, diagnosis=said) for path in given if path not in found.arrays]
+    skipped = [f"no floating-point arrays, and so not checked: {', '.join(found.skipped)}"] if found.skipped else []
+    return replace(report, rows=(*report.rows, *extra), notes=(*report.notes, *note, *skipped))
 
 
 def assert_gradient(value: Callable, gradient: Callable, params, *data, key=None, strict: bool = False) -> Report:
@@ -113,7 +137,7 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
         f: (*args) → a pytree of arrays.
         *args: where to check it; floating-point arrays among them are differentiated, other leaves are data.
         reference: the same function in plain JAX; by default f itself with custom rules taken out, so that JAX
-            differentiates its body. A kernel needs a reference, as JAX cannot look inside.
+            differentiates its body, by forward mode where it is a loop. A kernel needs a reference, as JAX cannot look inside.
         key: a `jax.random.key` that draws the cotangents, points and directions.
 
     Returns:
@@ -131,63 +155,68 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
     False
     """
     _require_functions(f=f, reference=f if reference is None else reference)
-    _require_leaves("args", args)
-    leaves, structure = jax.tree.flatten(args)
-    differentiated = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(args)]
-    params = {paths[i]: leaves[i] for i in differentiated}
-    if not params:
+    found = parameters(args)
+    if not found.arrays:
         raise ValueError("no argument holds floating-point arrays: there is nothing to differentiate")
-    others = [leaf for i, leaf in enumerate(leaves) if i not in differentiated]
-
-    def rebuilt(params, others):
-        rest = iter(others)
-        return jax.tree.unflatten(structure, [params[p] if p in params else next(rest) for p in paths])
-
     rng = _generator(key)
-    outputs = jax.tree.leaves(jax.eval_shape(fresh(f), *args))
+    shapes = jax.eval_shape(fresh(lambda arrays: f(*found.rebuilt(arrays))), found.arrays)
+    if reference is not None:
+        _require_same(shapes, jax.eval_shape(fresh(lambda arrays: reference(*found.rebuilt(arrays))), found.arrays))
+    outputs = jax.tree.leaves(shapes)
     _require_outputs(outputs)
     drawn = [out for out in outputs if jnp.issubdtype(out.dtype, jnp.floating)]
     cotangents = [jnp.asarray(rng.standard_normal(out.shape), out.dtype) for out in drawn]
 
     def pulled(function):
-        def value(params, *others):
-            outs = jax.tree.leaves(function(*rebuilt(params, others)))
+        def value(args):
+            outs = jax.tree.leaves(function(*args))
             floating = [out for out in outs if jnp.issubdtype(out.dtype, jnp.floating)]
             terms = [jnp.sum(c.astype(out.dtype) * out) for c, out in zip(cotangents, floating, strict=True)]
             return sum(terms, start=jnp.zeros(()))
 
         return value
 
-    plain = without_custom_rules(f) if reference is None else reference
-    _require_same(f, plain, args)
+    def gradient(args):  # integers, strings and functions among the arguments are not traced
+        here = parameters(args)
+        grads = jax.grad(lambda arrays: pulled(f)(here.rebuilt(arrays)))(here.arrays)
+        return here.as_gradient(grads)
+
+    def plain(args):
+        here = parameters(args)
+        ruleless = without_custom_rules(lambda arrays: f(*here.rebuilt(arrays)))
+        return pulled(lambda *_: ruleless(here.arrays))(args)
+
     if reference is None:
-        _require_rule(f, args)
-    report = check_gradient(pulled(plain), jax.grad(pulled(f)), params, *others, key=key)
-    return replace(report, rows=tuple(row._replace(parameter=row.parameter[2:-2]) for row in report.rows))
+        _require_rule(lambda arrays: f(*found.rebuilt(arrays)), found.arrays)
+    return check_gradient(plain if reference is None else pulled(reference), gradient, args, key=key)
 
 
-def _require_parameters(params) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not any(leaf.size for _, leaf in leaves):
-        raise ValueError("params holds no arrays, or empty ones: there is nothing to check")
-    for path, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"params{jax.tree_util.keystr(path)} has dtype {leaf.dtype}: gradients are of floating-point arrays"
-            )
+def _require_parameters(found: Parameters) -> None:
+    if not any(np.size(leaf) for leaf in found.arrays.values()):
+        which = f" ({', '.join(found.skipped)} has none)" if found.skipped else ""
+        raise ValueError(f"params holds no floating-point arrays, or empty ones{which}: there is nothing to check")
+    for name, leaf in found.arrays.items():
         if not np.isfinite(np.asarray(leaf)).all():
-            raise ValueError(f"params{jax.tree_util.keystr(path)} holds NaN or infinity: check at finite parameters")
+            raise ValueError(f"{_of_params(name)} holds NaN or infinity: check at finite parameters")
+
+
+def _of_params(name: str) -> str:
+    return name if name == "params" else f"params{name}"
+
+
+def _which(given: Any, found: Parameters) -> tuple[Callable, list[str]]:
+    """What of the gradient's result is the gradient: all of it, or the second of (value, gradient)."""
+    wanted = set(found.arrays)
+    pair = isinstance(given, tuple) and len(given) == 2 and is_number(given[0]) and np.shape(given[0]) == ()
+    if pair and wanted - set(found.of_gradient(given)) and wanted == set(found.of_gradient(given[1])):
+        return lambda result: result[1], ["the gradient returns (value, gradient): the second is checked"]
+    return lambda result: result, []
 
 
 def _is_arrays(data) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-        where = f"data{jax.tree_util.keystr(path)}"
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
-            raise ValueError(
-                f"{where} is a {type(leaf).__name__}: data are arrays; let the functions close over all else"
-            )
-        is_array(where, leaf)
+        if is_number(leaf):
+            is_array(f"data{jax.tree_util.keystr(path)}", leaf)
 
 
 def _require_leaves(where, tree) -> None:
@@ -215,9 +244,9 @@ def _require_outputs(outputs) -> None:
         raise ValueError("f returns no floating-point array: there is nothing to differentiate")
 
 
-def _require_rule(f, args) -> None:
+def _require_rule(f, arrays) -> None:
     """Refuse a function that JAX differentiates by itself: beside its own body nothing of it would be checked."""
-    calls = [e for e in equations(traced(f, *args)[0].jaxpr) if e.primitive.name in (CUSTOM_JVP, CUSTOM_VJP, *KERNELS)]
+    calls = [e for e in equations(traced(f, arrays)[0].jaxpr) if e.primitive.name in (CUSTOM_JVP, CUSTOM_VJP, *KERNELS)]
     if not all(map(_of_jax, calls)):
         return
     said = "only JAX's own, as in jax.nn.relu" if calls else "no custom_vjp, custom_jvp or kernel inside"
@@ -239,8 +268,7 @@ def _require_functions(**functions) -> None:
             raise TypeError(f"{name} is a {type(function).__name__}: expected a function")
 
 
-def _require_same(f, reference, args) -> None:
-    given, expected = (jax.eval_shape(fresh(function), *args) for function in (f, reference))
+def _require_same(given, expected) -> None:
     if jax.tree.map(lambda a: (a.shape, a.dtype), given) != jax.tree.map(lambda a: (a.shape, a.dtype), expected):
         raise ValueError(f"f returns {given}, reference {expected}: they must be the same function")
 

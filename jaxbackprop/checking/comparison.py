@@ -10,23 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import diagnosis, differences, points, terms
-from jaxbackprop.checking.decisions import narrowest, opaque
+from jaxbackprop.checking.decisions import narrowest, opaque, scattered
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
 from jaxbackprop.checking.leaves import (
     as_float64,
     eps,
     max_each,
-    name,
-    names,
     narrowest_of,
     on_host,
     one_line,
     relative,
     widened,
 )
-from jaxbackprop.checking.reference import SAFETY, Reference, Right, between_kinks, forward_mode, right_gradients, slack
+from jaxbackprop.checking.reference import (
+    SAFETY,
+    STEPS,
+    Reference,
+    Right,
+    between_kinks,
+    forward_mode,
+    right_gradients,
+    slack,
+)
 from jaxbackprop.checking.report import Kinks, Report, Row
+from jaxbackprop.programs.flat import bounded, flatten, has_loops
 
 CONFIRMED = 64  # entries that differ from jax.grad and are looked at by differences, at most
 TRIED, TOGETHER = 256, 32  # mistakes made on purpose, and how many in one program
@@ -44,6 +52,7 @@ class Subject(NamedTuple):
         problem: what is wrong with the gradient's place, shape or dtype.
         right: the right gradient, at every point.
         evidence: both gradients side by side; None where they cannot be compared.
+        scatter: what rounding inside either gradient moves it by at the given parameters, in units of eps, where asked.
     """
 
     name: str
@@ -52,6 +61,7 @@ class Subject(NamedTuple):
     problem: Diagnosis | None
     right: Right
     evidence: Evidence | None
+    scatter: float = 0.0
 
     @property
     def disputed(self) -> bool:
@@ -60,13 +70,14 @@ class Subject(NamedTuple):
 
 
 def compare(reference: Reference, gradient: Callable, params, data, given, rng: np.random.Generator) -> Report:
-    """Compare a gradient with the reference; `given` is what it returned for params. Runs with 64-bit types on."""
+    """Compare a gradient with the reference, both of arrays by name; `given` is what it returned. Runs with 64-bit types on."""
     notes: list[str] = []
     chosen, right = _points(reference, params, data, rng)
     tested, answered = _run(gradient, chosen.params, data, notes)
     chosen, right = _only(answered, chosen, right)
     tested, chosen, right = _with_an_answer(tested, chosen, right, notes)
     subjects = _subjects(reference, gradient, tested, chosen.params, data, given, right, notes)
+    subjects = _allowing_scatter(reference, gradient, subjects, chosen, data, rng)
     subjects = _between_kinks(reference, subjects, chosen, data)
     looked = _look_by_differences(reference, subjects, chosen, data, rng)
     rows = [_judge(reference, subject, some, notes) for subject, some in zip(subjects, looked, strict=True)]
@@ -91,7 +102,8 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
         return reference.look(on_host(at), host_data, False, reference.nothing_held)
 
     if not np.isfinite(look(params).value):
-        raise ValueError("value is not finite at the given parameters and data: check where it is")
+        endless = f", or a loop in it has not settled after {STEPS} steps" if reference.further else ""
+        raise ValueError(f"value is not finite at the given parameters and data{endless}: check where it is")
     chosen = points.choose(points.draw(look, params, rng))
     right = _scaled(chosen, right_gradients(reference, chosen.params, data, rng))
     finite = [k for k in range(len(chosen.params)) if k == 0 or all(np.isfinite(r.at[k]).all() for r in right)]
@@ -99,7 +111,7 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
 
 
 def _only(these: list[int], chosen: points.Points, right: list[Right]) -> tuple[points.Points, list[Right]]:
-    kept = [r._replace(at=r.at[these], lost=r.lost[these]) for r in right]
+    kept = [r._replace(at=r.at[these], lost=r.lost[these], unsettled=r.unsettled[these]) for r in right]
     return chosen.only(these), kept
 
 
@@ -141,12 +153,9 @@ def _never_seen(reference: Reference, chosen: points.Points, data) -> str:
 
 def _subjects(reference, gradient, tested: "Tested", at, data, given, right, notes) -> list[Subject]:
     """Put the gradient under test beside the right one, parameter by parameter."""
-    paths, leaves = names(at[0]), jax.tree.leaves(at[0])
-    aligned = align(paths, at[0], given)
-    problems = [
-        Diagnosis("structure", aligned.containers) if aligned.containers else _outer_problem(leaf, param, r.at[0])
-        for leaf, param, r in zip(aligned.leaves, leaves, right, strict=True)
-    ]
+    paths, leaves = list(at[0]), list(at[0].values())
+    aligned = [given.get(path) for path in paths]
+    problems = [_outer_problem(leaf, param, r.at[0]) for leaf, param, r in zip(aligned, leaves, right, strict=True)]
     comparable = [
         (problem is None or problem.kind == "dtype")
         and all(np.shape(point[i]) == r.at.shape[1:] for point in tested.leaves)
@@ -174,9 +183,18 @@ def _subjects(reference, gradient, tested: "Tested", at, data, given, right, not
             notes.append(f"the gradient computes in {inside} inside, whatever it is given: judged by that precision")
             evidence = beside(inside)
     return [
-        Subject(path, leaf.dtype, aligned.leaves[i], problems[i], right[i], evidence[i])
+        Subject(path, leaf.dtype, aligned[i], problems[i], right[i], evidence[i])
         for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
     ]
+
+
+def loops_bounded(gradient, params, data) -> Callable:
+    """The gradient under test; if JAX can trace it and it loops, with loops that end: drawn parameters may never settle."""
+    try:
+        loops = has_loops(flatten(gradient, widened(params), *widened(data)))
+    except Exception:  # anyone's code
+        return gradient
+    return jax.jit(bounded(gradient, STEPS)) if loops else gradient
 
 
 class Tested(NamedTuple):
@@ -189,14 +207,19 @@ class Tested(NamedTuple):
 
 def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
     """Run the gradient under test at every point, in float64 where it can; and the points that it has an answer for."""
-    paths = names(at[0])
+    paths = list(at[0])
+
+    def leaves_of(grads):
+        return [grads.get(path) for path in paths]
+
+    ends = loops_bounded(gradient, at[0], data)
 
     def in_float64(params, data):
-        return align(paths, params, gradient(widened(params), *widened(data))).leaves
+        return leaves_of(ends(widened(params), *widened(data)))
 
     def as_given(params, data):
         with jax.enable_x64(dtype == "float64"):
-            return align(paths, params, gradient(jax.tree.map(jnp.asarray, params), *data)).leaves
+            return leaves_of(gradient(jax.tree.map(jnp.asarray, params), *data))
 
     try:
         run, first = in_float64, in_float64(at[0], data)
@@ -216,30 +239,6 @@ def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
                 raise
             notes.append(f"at some drawn parameters the gradient raises {one_line(error)}: they are left out")
     return Tested(leaves, dtype, run), answered
-
-
-class Aligned(NamedTuple):
-    """A gradient's leaves in the order of the parameters, None where one is missing; and what there is besides.
-
-    `containers` says how the two pytrees differ where all leaves are in place.
-    """
-
-    leaves: list[Any]
-    extra: list[str]
-    containers: str
-
-
-def align(paths: list[str], params, gradient) -> Aligned:
-    """Find each parameter's gradient by its path.
-
-    >>> align(["['a']", "['b']"], {"a": 1.0, "b": 2.0}, {"a": 3.0, "c": 4.0})
-    Aligned(leaves=[3.0, None], extra=["['c']"], containers='')
-    """
-    found = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
-    given, wanted = jax.tree.structure(gradient), jax.tree.structure(params)
-    differ = set(found) == set(paths) and given != wanted
-    containers = f"the gradient is a {given}, params is a {wanted}" if differ else ""
-    return Aligned([found.get(path) for path in paths], [path for path in found if path not in paths], containers)
 
 
 def _outer_problem(leaf, param, right) -> Diagnosis | None:
@@ -300,13 +299,52 @@ class _Looked(NamedTuple):
         return self.slope.allows(self.slack) and self.slope.error <= 0.1 * self.apart
 
 
+def _allowing_scatter(reference: Reference, gradient, subjects: list[Subject], chosen, data, rng) -> list[Subject]:
+    """Where the two gradients differ, allow what rounding inside either of them moves it by; ties are looked at by themselves.
+
+    A textbook's (x cos x − sin x) / x² cancels near 0, and so does p (c − Σ p c) where a softmax is saturated: the size of
+    what is left says little of how exact it is.
+    """
+    host_data = on_host(data)
+    wrong_at = {int(k) for s in subjects if s.evidence is not None for k in np.nonzero(s.evidence.wrong)[0]}
+    own = (s for s in subjects if s.evidence is not None and np.shape(s.given) == s.right.at.shape[1:])
+    imprecise = any(not np.all(np.abs(as_float64(s.given) - s.right.at[0]) <= _allowed(reference, s)) for s in own)
+    disputed = sorted(wrong_at | ({0} if imprecise else set()))
+    if not disputed:
+        return subjects
+
+    def right(params, *data):
+        return reference.value_and_grad(params, *data)[1]
+
+    moved = [np.zeros(len(chosen.params)) for _ in subjects]
+    for function in (right, gradient):
+        try:
+            program = flatten(function, on_host(chosen.params[0]), *host_data)
+            for k in disputed:
+                leaves = jax.tree.leaves((on_host(chosen.params[k]), host_data))
+                grads = [jax.tree.unflatten(program.structure, out) for out in scattered(program, leaves, rng)]
+                for i, s in enumerate(subjects):
+                    some = np.stack([as_float64(g[s.name]) for g in grads])
+                    moved[i][k] = max(moved[i][k], np.nan_to_num(np.ptp(some, axis=0), posinf=0).max(initial=0))
+        except Exception:  # anyone's code, which need not be one that JAX can trace: it is allowed nothing more
+            continue
+    return [
+        s
+        if s.evidence is None
+        else s._replace(
+            evidence=s.evidence._replace(slack=s.evidence.slack + SAFETY * m), scatter=float(m[0]) / eps("float64")
+        )
+        for s, m in zip(subjects, moved, strict=True)
+    ]
+
+
 def _between_kinks(reference: Reference, subjects: list[Subject], chosen, data) -> list[Subject]:
     """At points where decisions sit on their kinks, accept what lies between the gradients of the sides they may take."""
     wrong_at = {int(k) for s in subjects if s.evidence is not None for k in np.nonzero(s.evidence.wrong)[0]}
     host_data = on_host(data)
     for k in sorted(wrong_at):
         at = on_host(chosen.params[k])
-        if not bool(reference.look(at, host_data, False, reference.nothing_held).tied):
+        if not reference.reversible or not bool(reference.look(at, host_data, False, reference.nothing_held).tied):
             continue
         for i, (low, high) in enumerate(between_kinks(reference, at, data)):
             e = subjects[i].evidence
@@ -384,7 +422,7 @@ def _directions(e: Evidence, rng) -> Iterator[_Direction]:
 
 def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes: list[str]) -> Row:
     """One parameter's row: the verdict, without a diagnosis yet where only numbers are wrong."""
-    path, dtype, given, problem, right, e = subject
+    path, dtype, given, problem, right, e, _ = subject
     smooth, near, at = (sum(one.slope.kind == kind for one in looked) for kind in ("smooth", "near", "at"))
     kinks = Kinks(smooth, near, at + (int(e.at_kink.sum()) if e is not None else 0))
     if e is None:
@@ -398,7 +436,7 @@ def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes:
     settled = e.at_kink | (e.wrong & confirmed)
     size = float(np.max(np.abs(right.at[0]), initial=0, where=np.isfinite(right.at[0])))
     error = np.where(settled[0], 0, np.abs(as_float64(given) - right.at[0]))
-    allowed = max(float(slack(reference, right, str(dtype))[0]), SAFETY * eps(dtype) * right.moved)
+    allowed = _allowed(reference, subject)
     if problem is None and not wrong:
         if not agree:
             said = "jax.grad of the value says the same, differences do not: a custom rule or a stop_gradient in the value?"
@@ -417,6 +455,13 @@ def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes:
         diagnosis=problem,
     )
     return row if row.ok else _located(row, subject, in_float64=wrong)
+
+
+def _allowed(reference: Reference, subject: Subject) -> float:
+    """What arithmetic explains of the error at the given parameters, in their own dtype."""
+    unit = SAFETY * eps(subject.dtype)
+    explained = float(slack(reference, subject.right, str(subject.dtype))[0])
+    return max(explained, unit * subject.right.moved, unit * subject.scatter)
 
 
 def _by_differences(looked: list[_Looked]) -> float:
@@ -485,7 +530,7 @@ def _explained(reference: Reference, rows: list[Row], subjects: list[Subject], c
 def _made_on_purpose(reference: Reference, subjects: list[Subject], chosen, data) -> Diagnosis | None:
     """The first mistake that, made in the value's own program, gives the gradient under test."""
     evidence = [s.evidence for s in subjects if s.evidence is not None]
-    if len(evidence) < len(subjects):
+    if len(evidence) < len(subjects) or not reference.reversible:
         return None
     wrong = {i for i, s in enumerate(subjects) if s.disputed}
     candidates = diagnosis.mistakes(reference.with_rules, [s.name for s in subjects], wrong)

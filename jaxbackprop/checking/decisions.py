@@ -62,8 +62,21 @@ def ties(program: Program) -> tuple[Step, ...]:
 
 
 def stopped(program: Program) -> tuple[Step, ...]:
-    """The steps that the derivative takes as constant though their value depends on a parameter."""
-    return tuple(step for step in program.steps if step.name == "stop_gradient" and _matters(program, step))
+    """The steps that the derivative takes as constant though their value depends on a parameter.
+
+    Not those that only help `custom_linear_solve` to solve: it differentiates A x = b whatever its solver is given.
+    """
+    told = needed([_without_solver(step) for step in program.steps], program.outputs)
+    held = (step for step in program.steps if step.name == "stop_gradient" and _matters(program, step))
+    return tuple(step for step in held if not told.isdisjoint(step.writes))
+
+
+def _without_solver(step: Step) -> Step:
+    """The step with what its derivative rests upon alone: of a linear solve the matrix A and b."""
+    if step.name != "custom_linear_solve":
+        return step
+    lengths = step.settings["const_lengths"]
+    return step._replace(reads=(*step.reads[: lengths.matvec], *step.reads[sum(lengths) :]))
 
 
 def opaque(program: Program) -> tuple[str, ...]:
@@ -100,7 +113,7 @@ def _not_negative(program: Program) -> set[Any]:
 
     def at_least_0(operand) -> bool:
         if isinstance(operand, Constant):
-            return bool(np.all(np.asarray(operand.value, np.float64) >= 0))
+            return not np.iscomplexobj(operand.value) and bool(np.all(np.asarray(operand.value, np.float64) >= 0))
         return operand in found
 
     for step in program.steps:
@@ -185,6 +198,36 @@ def with_ties_broken(program: Program) -> Callable:
 def _moved(x, tied, sign):
     step = jnp.where(x == 0, SMALL, jnp.abs(x) * jnp.finfo(x.dtype).eps) * sign
     return x + jax.lax.stop_gradient(jnp.where(tied, step, 0)).astype(x.dtype)
+
+
+SCATTERED = 4  # runs by which rounding is measured
+# what rounds its result; all else copies, compares or counts
+ROUNDING = (
+    *("add", "add_any", "sub", "mul", "div", "pow", "integer_pow", "square", "sqrt", "rsqrt", "cbrt", "reduce_sum"),
+    *("cumsum", "cumprod", "cumlogsumexp", "dot_general", "conv_general_dilated", "reduce_prod", "reduce_window_sum"),
+    *("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"),
+    *("sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "lgamma", "digamma"),
+)
+
+
+def scattered(program: Program, leaves: Sequence[Any], rng: np.random.Generator) -> list[list[Any]]:
+    """The program's outputs, several times, each result that is rounded moved by up to a unit in its last place.
+
+    So cancellation shows, in whatever step it is: the outputs differ by what rounding may do to them.
+    """
+
+    def rule(step, *operands):
+        results = step.bind(*operands)
+        return [_jittered(r, rng) for r in results] if step.name in ROUNDING else results
+
+    return [run(program, leaves, rule) for _ in range(SCATTERED)]
+
+
+def _jittered(result, rng):
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        return result
+    ulp = float(jnp.finfo(result.dtype).eps) / 2
+    return result * np.asarray(1 + ulp * rng.choice([-2, 0, 2], result.shape), result.dtype)
 
 
 # Sizes

@@ -408,7 +408,7 @@ ELEMENTWISE = (
 def has_half(program: Program) -> bool:
     """Whether something is halved."""
     factors = [(step.name, o.value) for step in program.steps for o in step.reads if isinstance(o, Constant)]
-    return any(np.ndim(c) == 0 and float(c) == {"mul": 0.5, "div": 2.0}.get(name) for name, c in factors)
+    return any(np.ndim(c) == 0 and complex(c) == {"mul": 0.5, "div": 2.0}.get(name) for name, c in factors)
 
 
 def roots(program: Program) -> dict[int, int]:

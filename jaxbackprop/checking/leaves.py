@@ -7,11 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def names(params) -> list[str]:
-    """Each leaf's path; an array that is no container's is "params"."""
-    return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-
-
 def name(path) -> str:
     """A leaf's path in words, as `jax.tree_util.keystr` writes it."""
     return jax.tree_util.keystr(path) or "params"

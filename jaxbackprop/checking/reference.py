@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,23 @@ import numpy as np
 from jaxbackprop.checking import points
 from jaxbackprop.checking.decisions import longest_sum, narrowest, stopped, ties, with_ties_broken
 from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host, one_line
-from jaxbackprop.programs.flat import CALLS, CUSTOM_VJP, RULELESS, SCAN, Program, as_function, flatten, traced
+from jaxbackprop.programs.flat import (
+    CALLS,
+    CUSTOM_VJP,
+    RULELESS,
+    SCAN,
+    Program,
+    as_function,
+    bounded,
+    flatten,
+    has_loops,
+    traced,
+)
 
 SAFETY = 16  # one sample of a rounding error says its size only roughly
 MOST = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
 ROUNDED = 4  # draws of parameters that differ by rounding alone
-KEPT = 16  # references
+STEPS = 10_000  # of a loop whose length the values decide: one that wants more has not settled
 RANDOM = ("random_", "threefry", "rng_")
 CHOICES = 4  # decisions on their kinks whose sides are combined in every way
 
@@ -31,39 +43,43 @@ class Reference(NamedTuple):
     """What is made from a value.
 
     Attributes:
-        value: the function itself, kept so that its identity stays its own.
         program: its flat program, given float64, short loops step after step.
         with_rules: the same with custom_jvp calls left in.
         terms: of the longest sum in it.
         dtype: the narrowest that it computes in, given float64.
         value_and_grad: compiled, (params, *data), given float64.
+        further: the same, with a step more of each loop that converges; None where there are no loops.
         narrow_value_and_grad: the same, given float32, with 64-bit types off.
         forward: its compiled `jax.jvp`, (params, data, direction).
         look: its value and sides, compiled, (params, data, hold, held).
         nothing_held: what `look` takes for `held` where it holds nothing.
+        reversible: whether reverse mode goes through it; else its gradient is by forward mode.
         one_sided: (signs, parameter leaves, data leaves) → the gradient with every tie broken by its sign.
     """
 
-    value: Callable
     program: Program
     with_rules: Program
     terms: int
     dtype: str
     value_and_grad: Callable
+    further: Callable | None
     narrow_value_and_grad: Callable
     forward: Callable
     look: Callable
     nothing_held: list[np.ndarray]
+    reversible: bool
     one_sided: Callable
 
 
-_KNOWN: dict[Any, Reference] = {}
+# the last one of each function, for as long as that lives
+_KNOWN: WeakKeyDictionary[Callable, tuple[Any, Reference]] = WeakKeyDictionary()
 
 
-def reference_of(value: Callable, params, data) -> Reference:
+def reference_of(value: Callable, params, data, owner: Callable) -> Reference:
     """Make the reference, or find it again: one that was used before costs no compilation.
 
-    It is the same one when the value is the same object and still traces to the same program, with the same constants.
+    It is the same one when it was made for the same owner, the user's function in `value`, and still traces to the same
+    program, with the same constants.
     """
     shapes = [jax.tree.map(_widened_shape, tree) for tree in (params, data)]
 
@@ -74,13 +90,16 @@ def reference_of(value: Callable, params, data) -> Reference:
             f"value does not run in float64 ({one_line(error)}): let its dtypes follow those of its arguments"
         ) from error
     constants = tuple(map(_digest, closed.consts))
-    key = id(value), jax.tree.structure(params), jax.tree.structure(data), str(closed.jaxpr), constants
+    key = jax.tree.structure(params), jax.tree.structure(data), str(closed.jaxpr), constants
     del closed  # and with it the arrays that it holds: see `traced`
-    if key not in _KNOWN:
-        while len(_KNOWN) >= KEPT:
-            del _KNOWN[next(iter(_KNOWN))]
-        _KNOWN[key] = _reference(value, *shapes)
-    return _KNOWN[key]
+    try:
+        known = _KNOWN.get(owner)
+    except TypeError:  # what has no hash, or cannot be referred to weakly, is not kept
+        return _reference(value, *shapes)
+    if known is None or known[0] != key:
+        known = key, _reference(value, *shapes)
+        _KNOWN[owner] = known
+    return known[1]
 
 
 def _reference(value, params, data) -> Reference:
@@ -89,26 +108,51 @@ def _reference(value, params, data) -> Reference:
     with jax.enable_x64(False):
         narrow = as_function(flatten(value, *jax.tree.map(_narrowed_shape, (params, *data)), inlined=RULELESS))
     held = [program.shapes[step.writes[0]] for step in stopped(program)]
+    loops = has_loops(program)
+
+    def ended(function, more=0):
+        return bounded(function, STEPS, more) if loops else function
+
+    reversible = _differentiates(jax.grad, exact, params, data) is None
+    slopes = jax.value_and_grad if reversible else _forward_slopes
+    if not reversible and (said := _differentiates(jax.jacfwd, exact, params, data)):
+        raise ValueError(
+            f"JAX cannot differentiate the value ({said}): give check_vjp a reference, the same in plain JAX"
+        )
     return Reference(
-        value,
         program,
         flatten(value, params, *data, inlined=(*RULELESS, CUSTOM_VJP, SCAN)),
         longest_sum(program),
         narrowest(value, params, *data),
-        jax.jit(jax.value_and_grad(exact)),
-        jax.jit(jax.value_and_grad(narrow)),
+        jax.jit(ended(slopes(exact))),
+        jax.jit(ended(slopes(exact), more=1)) if loops else None,
+        jax.jit(ended(slopes(narrow))),
         jax.jit(lambda params, data, v: jax.jvp(lambda p: exact(p, *data), (params,), (v,))[1]),
-        jax.jit(partial(points.look, program, points.batch_size(data))),
+        jax.jit(ended(partial(points.look, program, points.batch_size(data)))),
         [np.zeros(shape.shape, shape.dtype) for shape in held],
+        reversible,
         jax.jit(jax.grad(with_ties_broken(program), argnums=1)),
     )
 
 
-def _digest(constant) -> Any:
+def _differentiates(how: Callable, function: Callable, params, data) -> str | None:
+    """None where JAX differentiates a function so, else why not: a `while` loop has no reverse mode, a kernel may have none."""
     try:
-        return hashlib.sha256(np.asarray(constant).tobytes()).digest()
-    except TypeError:  # a key of jax.random
-        return id(constant)
+        jax.eval_shape(how(function), params, *data)
+    except Exception as error:  # in the ways of many primitives
+        return one_line(error)
+    return None
+
+
+def _forward_slopes(function: Callable) -> Callable:
+    """`jax.value_and_grad` by forward mode, which goes through loops of any length."""
+    return lambda params, *data: (function(params, *data), jax.jacfwd(function)(params, *data))
+
+
+def _digest(constant) -> Any:
+    if hasattr(constant, "dtype") and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
+        constant = jax.random.key_data(constant)
+    return hashlib.sha256(np.asarray(constant).tobytes()).digest()
 
 
 class Right(NamedTuple):
@@ -118,11 +162,13 @@ class Right(NamedTuple):
         at: in float64, (points, …).
         lost: what rounding destroys at each point, in units of eps: how far float32 is from float64.
         moved: how far a change of the parameters by a few eps moves it at the given point, in units of eps: kinks included.
+        unsettled: how far one more step of the loops that converge moves it at each point.
     """
 
     at: np.ndarray
     lost: np.ndarray
     moved: float
+    unsettled: np.ndarray
 
 
 def right_gradients(reference: Reference, at: list[Any], data, rng: np.random.Generator) -> list[Right]:
@@ -142,7 +188,20 @@ def right_gradients(reference: Reference, at: list[Any], data, rng: np.random.Ge
     moved = _moved_by_rounding(reference, at[0], wide_data, [r[0] for r in stacked], rng)
     with np.errstate(invalid="ignore"):
         lost = [max_each(r32 - r64) / eps("float32") for r32, r64 in zip(stacked32, stacked, strict=True)]
-    return [Right(r, np.where(np.isfinite(e), e, 0), m) for r, e, m in zip(stacked, lost, moved, strict=True)]
+    unsettled = [np.zeros(len(at)) for _ in stacked]
+    if reference.further is not None:
+        further = _stacked(reference.further(on_host(params), *wide_data)[1] for params in at)
+        unsettled = [_unsettled(f, r) for f, r in zip(further, stacked, strict=True)]
+    return [
+        Right(r, np.where(np.isfinite(e), e, 0), m, u)
+        for r, e, m, u in zip(stacked, lost, moved, unsettled, strict=True)
+    ]
+
+
+def _unsettled(further: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """By how much a step more moves a gradient; 0 where that is no matter of converging, but makes another one."""
+    by = max_each(further - right)
+    return np.where(by <= MOST * max_each(right), by, 0)
 
 
 def _require_one_function(wide, narrow) -> None:
@@ -164,7 +223,9 @@ def slack(reference: Reference, right: Right, dtype: str) -> np.ndarray:
     """What rounding explains at each point, for a gradient computed in `dtype`: eps (16 √n |R| + 16 ρ)."""
     e = max(eps(dtype), eps(reference.dtype))
     known = np.where(np.isfinite(right.at), right.at, 0)
-    return min(e * SAFETY * np.sqrt(reference.terms), MOST) * max_each(known) + e * SAFETY * right.lost
+    return min(e * SAFETY * np.sqrt(reference.terms), MOST) * max_each(known) + SAFETY * (
+        e * right.lost + right.unsettled
+    )
 
 
 def between_kinks(reference: Reference, params, data) -> list[tuple[np.ndarray, np.ndarray]]:

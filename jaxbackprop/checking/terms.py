@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking.diagnosis import guess, roots, values_of
-from jaxbackprop.programs.flat import Constant, Program, Step, run, variables
+from jaxbackprop.programs.flat import Constant, Program, Step, inside, run, variables
 
 MOST, TOGETHER = 256, 32  # changes tried, and how many in one program
 STEPS = 4000  # that are compiled for them, at about one millisecond each
@@ -187,8 +187,12 @@ def _felt(program: Program, operand: Any) -> bool:
 
 
 def _gives_one(program: Program, step: Step) -> bool:
-    """Whether a step gives one array of real numbers that counts; a comparison gives truths, which have no derivative."""
-    return len(step.writes) == 1 and step.writes[0] in program.live and _felt(program, step.writes[0])
+    """Whether a step gives one array of real numbers that counts; a comparison gives truths, which have no derivative.
+
+    A loop or a solver is no line of anybody's: its operands are not held fixed one by one.
+    """
+    alone = len(step.writes) == 1 and not inside(step.settings)
+    return alone and step.writes[0] in program.live and _felt(program, step.writes[0])
 
 
 def _some(sites: tuple[Site, ...]) -> Iterator[tuple[tuple[Site, ...], str]]:

@@ -1,0 +1,238 @@
+"""Right gradients that a check could take for wrong ones, and arguments of every kind that people have."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbackprop as jbp
+
+A = jnp.array([[2.0, 1.0], [1.0, 3.0]])
+
+# What a linear solver is given is no constant of the derivative
+
+
+SOLVES = {
+    "inv": jnp.linalg.inv,
+    "solve": lambda A: jnp.linalg.solve(A, jnp.array([1.0, 2.0])),
+    "matrix_power": lambda A: jnp.linalg.matrix_power(A, -1),
+    "cg": lambda A: jax.scipy.sparse.linalg.cg(lambda x: A @ x, jnp.array([1.0, 2.0]))[0],
+    "custom_linear_solve": lambda A: jax.lax.custom_linear_solve(
+        lambda x: A @ x, jnp.array([1.0, 2.0]), lambda _, b: jnp.linalg.inv(A) @ b, symmetric=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOLVES)
+def test_what_solves_a_linear_system(name):
+    value = lambda A: jnp.sum(SOLVES[name](A) ** 2)  # noqa: E731
+    report = jbp.check_gradient(value, jax.grad(value), A)
+    assert report.ok, str(report)
+    assert report.rows[0].error_differences < 1e-6
+    assert not jbp.check_gradient(value, lambda A: jax.grad(value)(A).at[0, 1].mul(1.001), A).ok
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_rule_of_a_solve(right):
+    @jax.custom_vjp
+    def solve(A, b):
+        return jnp.linalg.solve(A, b)
+
+    def backward(kept, dx):
+        A, x = kept
+        db = jnp.linalg.solve(A.T if right else A, dx)
+        return -jnp.outer(db, x), db
+
+    solve.defvjp(lambda A, b: (solve(A, b), (A, solve(A, b))), backward)
+    report = jbp.check_vjp(solve, A.at[0, 1].set(2.0), jnp.array([1.0, 2.0]))
+    assert report.ok == right, str(report)
+
+
+def test_a_stop_gradient_beside_a_solve_is_still_held():
+    value = lambda A: jnp.sum(jnp.linalg.inv(A) @ jax.lax.stop_gradient(A[0]))  # noqa: E731
+    report = jbp.check_gradient(value, jax.grad(value), A)
+    assert report.ok, str(report)
+
+
+# Arguments of every kind
+
+
+def test_a_list_for_a_tuple_and_a_gradient_with_its_value():
+    pair = (jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
+    value = lambda p: jnp.sum(p[0] ** 2 * p[1])  # noqa: E731
+    assert jbp.check_gradient(value, lambda p: [2 * p[0] * p[1], p[0] ** 2], pair).ok
+    assert not jbp.check_gradient(value, lambda p: [p[0] ** 2, 2 * p[0] * p[1]], pair).ok
+    for params in (pair, {"a": pair}):
+        of = lambda p: value(p["a"] if isinstance(p, dict) else p)  # noqa: E731
+        report = jbp.check_gradient(of, jax.value_and_grad(of), params)
+        assert report.ok, str(report)
+        assert "returns (value, gradient): the second is checked" in str(report)
+
+
+def test_modules_are_their_arrays():
+    eqx, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), "float32")
+    value = lambda module, x: jnp.mean(jax.vmap(module)(x) ** 2)  # noqa: E731
+    for module, grad in (
+        (eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)), eqx.filter_grad),
+        (nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.grad),
+    ):
+        report = jbp.check_gradient(value, grad(value), module, x)
+        assert report.ok, str(report)
+        assert not jbp.check_gradient(
+            value, lambda m, x, g=grad: jax.tree.map(jnp.negative, g(value)(m, x)), module, x
+        ).ok
+
+
+def test_what_has_no_gradient_is_passed_on():
+    params = {"w": jnp.array([2.0, 3.0]), "n": 3}
+    value = lambda p, how, g: jnp.sum(g(p["w"]) ** p["n"]) if how == "sum" else jnp.nan  # noqa: E731
+    gradient = lambda p, how, g: {"w": 3 * g(p["w"]) ** 2 * jnp.cos(p["w"])}  # noqa: E731
+    report = jbp.check_gradient(value, gradient, params, "sum", jnp.sin)
+    assert report.ok, str(report)
+    assert "not checked: ['n']" in str(report)
+    assert not jbp.check_gradient(value, lambda *a: {"w": gradient(*a)["w"] / 3}, params, "sum", jnp.sin).ok
+
+
+def test_complex_parameters_in_both_parts():
+    z = jnp.array([1 + 2j, 3 - 1j])
+    value = lambda z: jnp.sum(jnp.abs(z) ** 2 + jnp.real(z**3))  # noqa: E731
+    right = lambda z: 2 * jnp.conj(z) + 3 * z**2  # noqa: E731, ∂/∂x − i ∂/∂y
+    report = jbp.check_gradient(value, right, z)
+    assert report.ok, str(report)
+    report = jbp.check_gradient(value, lambda z: jnp.conj(right(z)), z)
+    assert [(row.parameter, row.ok) for row in report.rows] == [("params.real", True), ("params.imag", False)]
+    assert jbp.check_vjp(lambda z: (jnp.real(z**2), jnp.imag(z)), z).ok
+
+
+def test_arguments_that_a_rule_does_not_differentiate():
+    def power(right):
+        rule = jax.custom_vjp(lambda n, g, x: g(x) ** n, nondiff_argnums=(0, 1))
+
+        def backward(n, g, x, d):
+            y, back = jax.vjp(g, x)
+            return back((n if right else n - 1) * y ** (n - 1) * d)
+
+        rule.defvjp(lambda n, g, x: (g(x) ** n, x), backward)
+        return rule
+
+    x = jnp.array([1.0, 2.0])
+    report = jbp.check_vjp(power(True), 3, jnp.sin, x)
+    assert report.ok, str(report)
+    assert [(row.parameter, row.ok) for row in jbp.check_vjp(power(False), 3, jnp.sin, x).rows] == [("[2]", False)]
+
+
+def test_strict_promotion_of_dtypes_is_no_mistake_of_the_users():
+    value = lambda w: jnp.sum(jax.nn.relu(w) * jax.nn.sigmoid(w))  # noqa: E731
+    with jax.numpy_dtype_promotion("strict"):
+        assert jbp.check_gradient(value, jax.grad(value), jnp.array([0.0, 1.0, -2.0])).ok
+        assert not jbp.check_gradient(value, lambda w: -jax.grad(value)(w), jnp.array([0.0, 1.0, -2.0])).ok
+
+
+# What cancels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_saturated_softmax(seed):
+    rng = np.random.default_rng(seed)
+    z, c = jnp.asarray(100 * rng.normal(size=8), "float32"), jnp.arange(8.0)
+
+    def gradient(z, wrong=0.0):
+        p = jax.nn.softmax(z)
+        return p * (c - (1 + wrong) * jnp.sum(p * c))
+
+    value = lambda z: jnp.sum(jax.nn.softmax(z) * c)  # noqa: E731
+    report = jbp.check_gradient(value, gradient, z)
+    assert report.ok, str(report)
+    assert not jbp.check_gradient(value, lambda z: gradient(z, 1e-6), z).ok
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_saturated_attention(seed):
+    rng = np.random.default_rng(seed)
+    p = {name: jnp.asarray(s * rng.normal(size=(5, 4)), "float32") for name, s in (("q", 10), ("k", 10), ("v", 1))}
+
+    def gradient(p, factor=1.0):
+        s = p["q"] @ p["k"].T
+        a = jnp.exp(s - s.max(1, keepdims=True))
+        a /= a.sum(1, keepdims=True)
+        da = jnp.ones_like(p["v"]) @ p["v"].T
+        ds = a * (da - jnp.sum(da * a, axis=1, keepdims=True)) * factor
+        return {"q": ds @ p["k"], "k": ds.T @ p["q"], "v": a.T @ jnp.ones_like(p["v"])}
+
+    value = lambda p: jnp.sum(jax.nn.softmax(p["q"] @ p["k"].T) @ p["v"])  # noqa: E731
+    report = jbp.check_gradient(value, gradient, p)
+    assert report.ok, str(report)
+    wrong = jbp.check_gradient(value, lambda p: gradient(p, 1.001), p)
+    assert [row.parameter for row in wrong.rows if not row.ok] == ["['k']", "['q']"]
+
+
+def test_a_textbook_derivative_that_cancels_near_0():
+    value = lambda x: jnp.sum(jnp.sinc(x))  # noqa: E731
+    gradient = lambda x: (jnp.cos(jnp.pi * x) - jnp.sinc(x)) / x  # noqa: E731
+    x = jnp.array([1e-3, 2e-3, -1e-2])
+    report = jbp.check_gradient(value, gradient, x)
+    assert report.ok, str(report)
+    assert not jbp.check_gradient(value, lambda x: 1.0001 * gradient(x), x).ok
+
+
+# Loops
+
+SOLVER = """
+import jax, jax.numpy as jnp, jaxbackprop as jbp
+
+
+@jax.custom_vjp
+def settled(a):  # x = a cos x, which no iteration finds where |a| is large
+    def step(state):
+        return a * jnp.cos(state[0]), state[0]
+
+    return jax.lax.while_loop(lambda state: jnp.abs(state[0] - state[1]) > 1e-6, step, (a, a + 10))[0]
+
+
+def rule(factor):
+    def backward(kept, d):
+        a, x = kept
+        return (factor * d * jnp.cos(x) / (1 + a * jnp.sin(x)),)
+
+    settled.defvjp(lambda a: (settled(a), (a, settled(a))), backward)
+    return jbp.check_vjp(settled, jnp.float32(0.9))
+
+
+print(rule(1.0).ok, rule(1.01).ok)
+"""
+
+
+def test_a_loop_that_never_settles_at_drawn_points_ends():
+    done = subprocess.run([sys.executable, "-c", SOLVER], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_a_loop_that_counts_is_as_long_as_it_is():
+    def value(w):
+        return jax.lax.fori_loop(0, jnp.int32(20_000), lambda _, x: x * (1 - 1e-4) + 1e-4 * jnp.sum(w**2), 0.0)
+
+    with jax.enable_x64(True):
+        w = jnp.array([1.0, 2.0])
+        right = lambda w: 2 * w * (1 - (1 - 1e-4) ** 20_000)  # noqa: E731
+        assert jbp.check_gradient(value, right, w).ok
+        assert not jbp.check_gradient(value, lambda w: 1.001 * right(w), w).ok
+
+
+def test_a_kernel_without_a_reference_gets_one_line_with_the_cure():
+    pl = pytest.importorskip("jax.experimental.pallas")
+
+    def kernel(x, out):
+        out[...] = x[...] ** 2
+
+    @jax.custom_vjp
+    def square(x):
+        return pl.pallas_call(kernel, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype), interpret=True)(x)
+
+    square.defvjp(lambda x: (square(x), x), lambda x, d: (2 * x * d,))
+    with pytest.raises(ValueError, match="give check_vjp a reference, the same in plain JAX"):
+        jbp.check_vjp(square, jnp.ones(4))
+    assert jbp.check_vjp(square, jnp.ones(4), reference=lambda x: x**2).ok
