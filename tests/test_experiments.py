@@ -149,3 +149,11 @@ def test_as_many_digits_are_taken_out_each_way_and_of_the_same_classes():
     helpful, random = (np.sort(digits.y_train[ways[way]]) for way in ("helpful", "random"))
     assert helpful.tolist() == random.tolist()
     assert set(digits.y_train[ways["nearest"]].tolist()) == {question.label}
+
+
+def test_the_walk_through_the_api_finds_no_alarm(tmp_path):
+    said = quick_run("check_api.py", tmp_path)
+    assert "3 right, 0 alarms, 0 refused" in said
+    found = json.loads(measure.of_device("check_api", tmp_path).read_text())
+    assert [row["verdict"] for row in found["rows"]] == ["right"] * 3
+    assert found["left_out"] == 0
