@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbackprop.arithmetic import weighted_sum, widened
+from jaxbackprop.arithmetic import weighted_sum, wide, widened
 from jaxbackprop.backprop import per_example
 from jaxbackprop.factors import FactoredGradient, total
 from jaxbackprop.model import Sweep
@@ -35,6 +35,7 @@ LANES = 40  # up to so many parameters a tile is read out in lanes,
 LANE_NUMBERS = 2**17  # which hold at most so many numbers
 CPU_WHOLE_BYTES = 48 * 2**20  # up to here a batch's activations are as fast whole,
 CPU_TILE_BYTES = 24 * 2**20  # beyond, in tiles that stay in the cache
+CPU_WIDENED = 8192  # up to so many parameters half precision is swept in float32: each product is turned into it anyway
 SMALLEST_TILE = 1024  # adding a tile's gradient to the sum, a pass over the parameters, must not be felt
 # On an H200 the whole batch at once was 1 to 7 times as fast as tiles of 1 GiB, in lanes least of all: there are none there.
 ACCELERATOR_SHARE = 0.75  # of what is free a batch may take; more is swept
@@ -126,20 +127,35 @@ def add_up(sums: Sums, params, *batch, c):
     # by the device that the program is lowered for, which need not be the one that it is traced on
     cpu, other = (_way(sums, params, batch, platform) for platform in ("cpu", "other"))
     if cpu == other:
-        return _in_tiles(sums, *cpu, params, batch, c)
-    on_cpu, elsewhere = (partial(_in_tiles, sums, *way) for way in (cpu, other))
+        return _in_tiles(sums, cpu, params, batch, c)
+    on_cpu, elsewhere = (partial(_in_tiles, sums, way) for way in (cpu, other))
     return jax.lax.platform_dependent(params, batch, c, cpu=on_cpu, default=elsewhere)
 
 
-def _way(sums: Sums, params, batch, platform: str) -> tuple[int, bool]:
-    """How many examples to sweep at a time, and whether they are read out in lanes."""
-    examples = _examples(batch)
+class Way(NamedTuple):
+    """How a batch is gone through: how many examples at a time, read out in lanes or not, and in float32 at least or not."""
+
+    tile: int
+    in_lanes: bool
+    widened: bool
+
+
+def _way(sums: Sums, params, batch, platform: str) -> Way:
+    """What suits a platform."""
+    examples, numbers, on_cpu = _examples(batch), _numbers(params), platform == "cpu"
     tile = min(sums.tile, examples) if sums.tile else best_tile(sums.sweep, params, batch, platform)
-    return tile, platform == "cpu" and tile < examples and _numbers(params) <= LANES
+    # the narrowest layers are elementwise: half precision would be rounded to, and from, at each step
+    narrow = _is_half((params, batch)) and numbers <= (CPU_WIDENED if on_cpu else LANES)
+    return Way(tile, on_cpu and tile < examples and numbers <= LANES, narrow)
 
 
-def _in_tiles(sums: Sums, tile: int, in_lanes: bool, params, batch, c):
-    examples = _examples(batch)
+def _is_half(tree) -> bool:
+    dtypes = map(jnp.result_type, jax.tree.leaves(tree))
+    return any(jnp.issubdtype(dtype, jnp.floating) and wide(dtype) != dtype for dtype in dtypes)
+
+
+def _in_tiles(sums: Sums, way: Way, params, batch, c):
+    examples, tile = _examples(batch), way.tile
 
     def swept(start, size, dtypes):
         def part(a):
@@ -156,13 +172,12 @@ def _in_tiles(sums: Sums, tile: int, in_lanes: bool, params, batch, c):
         one = jax.vmap(lambda example: sums.readout(jax.tree.map(lambda a: a[None], example)), out_axes=-1)
         return values * c, one(fg)
 
-    # the narrowest layers are elementwise: half precision would be rounded to, and from, at each step
-    dtypes = widened if _numbers(params) <= LANES else _as_given
+    dtypes = widened if way.widened else _as_given
     like = jax.eval_shape(lambda: read(*swept(0, tile, _as_given)))
     full, rest = divmod(examples, tile)
     if full == 1 and not rest:
         return _typed_like(read(*swept(0, tile, dtypes)), like)
-    each = read_in_lanes if in_lanes else read
+    each = read_in_lanes if way.in_lanes else read
     zeros = jax.tree.map(
         lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: each(*widened(swept(0, tile, dtypes))))
     )
@@ -171,7 +186,7 @@ def _in_tiles(sums: Sums, tile: int, in_lanes: bool, params, batch, c):
         zeros,
         jnp.arange(full),
     )
-    if in_lanes:
+    if way.in_lanes:
         found = jax.tree.map(lambda a: jnp.sum(a, axis=-1), found)
     if rest:
         found = jax.tree.map(jnp.add, found, read(*widened(swept(full * tile, rest, dtypes))))
