@@ -135,7 +135,7 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False, nan
             d
         ):  # one after the other, each in place: together they would want room for as many again
             d, factor = jax.lax.optimization_barrier((d, factor))
-        dz[key] = kept(scaled(d, factor[key]), factor[key] > 0)
+        dz[key] = kept(scaled(d, factor[key]), factor[key] != 0)  # NaN, of a bound that is none, is kept
     return replace(fg, h={key: kept(h, finite) for key, h in fg.h.items()}, dz=dz)
 
 
