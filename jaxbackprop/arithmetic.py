@@ -125,7 +125,7 @@ LARGEST = 2**23  # numbers between arrays and what is made of them
 def tiled(of_examples: Callable, numbers: int, *factors: Any, largest: int | None = None) -> Any:
     """A function of arrays of examples, so many at a time that no array between has more than `LARGEST` numbers.
 
-    numbers is how many lie between for each example. Examples come first, in the arrays and in the result.
+    numbers is how many lie between for each example; 0 of them want no tiles. Examples come first, in arrays and result.
     """
     batch, tile = len(factors[-1]), max(1, (largest or LARGEST) // max(1, numbers))
     if numbers == 0 or tile >= batch:

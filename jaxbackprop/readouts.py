@@ -35,6 +35,8 @@ from jaxbackprop.refusals import is_boolean, is_positive
 from jaxbackprop.views import smaller
 from jaxbackprop.words import paths_of
 
+FEW = 8  # layers whose squared norms are added as a sum is written
+
 
 @asks(is_factored)
 def squared_norms(fg: FactoredGradient) -> dict[str, Float[Array, " b"]]:
@@ -85,9 +87,6 @@ def _added(squares):
     return jnp.dot(jnp.ones(len(squares), stacked.dtype), stacked, precision="highest")
 
 
-FEW = 8
-
-
 @asks(is_factored)
 def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False, nan_safe: bool = True) -> FactoredGradient:
     """Scale down each example's gradient to a norm of at most `max_norm`: dz[b,t] ← dz[b,t] min(1, C / n[b]).
@@ -131,9 +130,8 @@ def clip(fg: FactoredGradient, max_norm: ArrayLike, per_layer: bool = False, nan
 
     dz = {}
     for key, d in fg.dz.items():
-        if d.size > NARROW * len(
-            d
-        ):  # one after the other, each in place: together they would want room for as many again
+        # one after the other, each in place: together they would want room for as many again; the narrowest are elementwise
+        if d.size > NARROW * len(d):
             d, factor = jax.lax.optimization_barrier((d, factor))
         dz[key] = kept(scaled(d, factor[key]), factor[key] != 0)  # NaN, of a bound that is none, is kept
     return replace(fg, h={key: kept(h, finite) for key, h in fg.h.items()}, dz=dz)
@@ -159,7 +157,7 @@ def _each_use_of_one_layer(fg):
 
 
 def _factor(square, bound, finite, otherwise):
-    """min(1, C / n); at n = 0 it is 1, whatever C, unless C is 0 in this dtype."""
+    """min(1, C / n), or what is given where n is not finite; at n = 0 it is 1, whatever C, unless C is 0 in this dtype."""
     n = jnp.maximum(jnp.sqrt(square), jnp.finfo(square.dtype).tiny)
     return jnp.where(finite, jnp.minimum(1, jnp.asarray(bound, square.dtype) / n), otherwise)
 
