@@ -44,8 +44,17 @@ def test_the_committed_figures_keep_to_their_bounds(rows):
     assert len(seen) == 12
 
 
-def test_a_row_of_another_program_is_found_out(rows):
-    """The figures are those of `traffic`: the ratios are to jax.grad's of the same model."""
+@pytest.mark.xfail(
+    strict=True, reason="the pass over h for what is not finite, and vectors beside four arrays for three"
+)
+def test_a_clipped_sum_keeps_to_the_bounds_that_were_hoped_for(rows):
+    for row in rows:
+        if row["program"] == "clipped sum" and row["model"] != "1-1-1-1":
+            assert row["temporary_ratio"] <= 1.35, row
+            assert row["accessed_ratio"] <= 1.5, row
+
+
+def test_ratios_are_to_jax_grad_of_the_same_model(rows):
     first = {(row["model"], row["dtype"]): row for row in rows if row["program"] == gpu.BASELINE}
     for row in rows:
         base = first[row["model"], row["dtype"]]
