@@ -21,7 +21,7 @@ BOTTOM = (
 )
 GROUND = [*BOTTOM.split(), *"model backprop bilinear readouts variance sketches".split()]  # noqa: SIM905
 WINGS = """
-programs programs.flat programs.axes programs.linear programs.uses programs.taps programs.factored
+programs programs.flat programs.loops programs.axes programs.linear programs.uses programs.taps programs.factored
 programs.explain programs.compare programs.clipped
 scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.padded
 scaling.kernel_parts scaling.kernel_tpu scaling.kernel_gpu scaling.kernel

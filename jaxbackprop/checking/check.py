@@ -35,14 +35,13 @@ from jax.core import Tracer
 
 from jaxbackprop.checking.arguments import Parameters, apart, is_number, parameters
 from jaxbackprop.checking.comparison import compare
+from jaxbackprop.checking.decisions import KERNELS
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
 from jaxbackprop.programs.flat import CUSTOM_JVP, CUSTOM_VJP, equations, fresh, inside, traced, without_custom_rules
 from jaxbackprop.refusals import is_key
 from jaxbackprop.words import is_array
-
-KERNELS = ("pallas_call", "pure_callback", "ffi_call", "custom_call")  # JAX cannot look inside
 
 
 def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:

@@ -34,7 +34,8 @@ from jaxbackprop.checking.reference import (
     slack,
 )
 from jaxbackprop.checking.report import Kinks, Report, Row
-from jaxbackprop.programs.flat import bounded, flatten, has_loops
+from jaxbackprop.programs.flat import flatten
+from jaxbackprop.programs.loops import bounded, has_loops
 
 CONFIRMED = 64  # entries that differ from jax.grad and are looked at by differences, at most
 TRIED, TOGETHER = 256, 32  # mistakes made on purpose, and how many in one program

@@ -31,8 +31,9 @@ from jaxbackprop.programs.flat import (
     variables,
 )
 
+KERNELS = ("pallas_call", "pure_callback", "io_callback", "ffi_call", "custom_call")  # JAX cannot look inside
 OPAQUE = (
-    *("scan", "while", "cond", "pallas_call", "pure_callback", "io_callback", "shard_map", "ffi_call", "custom_call"),
+    *("scan", "while", "cond", "shard_map", *KERNELS),
     # and what decides, but by more than a sign
     *("reduce_window", "select_and_scatter", "select_and_gather_add", "rem"),
     *("top_k", "approx_top_k", "scatter_max", "scatter_min"),
@@ -315,6 +316,7 @@ def _selected(operands, settings):
     return back(jnp.arange(1, result.size + 1, dtype=result.dtype).reshape(result.shape))[0].astype(jnp.int32)
 
 
+SELECTING = ("reduce_window_max", "reduce_window_min", "cummax", "cummin")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne", "max", "min")
 SIDES: dict[str, Callable] = {
     **dict.fromkeys(COMPARISONS, _compared),
@@ -322,24 +324,15 @@ SIDES: dict[str, Callable] = {
     **dict.fromkeys(("floor", "ceil", "round"), _rounded),
     **dict.fromkeys(("reduce_max", "argmax"), _largest),
     **dict.fromkeys(("reduce_min", "argmin"), _smallest),
-    **dict.fromkeys(("reduce_window_max", "reduce_window_min", "cummax", "cummin"), _selected),
+    **dict.fromkeys(SELECTING, _selected),
     "clamp": _clamped,
     "sort": _ordered,
 }
-EXTREMES = (
-    "reduce_max",
-    "reduce_min",
-    "argmax",
-    "argmin",
-    "sort",
-    "reduce_window_max",
-    "reduce_window_min",
-    "cummax",
-    "cummin",
-)
+EXTREMES = ("reduce_max", "reduce_min", "argmax", "argmin", "sort", *SELECTING)
 # of these the side is a sign, and both signs can be asked for
 TWO_SIDED = (*COMPARISONS, "abs", "sign", "clamp")
 POSITIVE = ("exp", "exp2", "logistic", "abs", "sqrt", "rsqrt", "square", "cosh", "erfc")
+# at least 0 wherever all that they read is
 KEEPING = (
     *(
         "add",

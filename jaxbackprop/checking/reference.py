@@ -25,11 +25,10 @@ from jaxbackprop.programs.flat import (
     SCAN,
     Program,
     as_function,
-    bounded,
     flatten,
-    has_loops,
     traced,
 )
+from jaxbackprop.programs.loops import bounded, has_loops
 
 SAFETY = 16  # one sample of a rounding error says its size only roughly
 MOST = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
