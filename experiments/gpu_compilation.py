@@ -12,33 +12,23 @@ of a real GPU.
 
 import argparse
 import importlib.metadata
-import importlib.util
-import os
 import re
-import sys
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if (found := importlib.util.find_spec("nvidia.cuda_nvcc") if importlib.util.find_spec("nvidia") else None) is not None:
-    folder = next(iter(found.submodule_search_locations or []))
-    os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={folder} --xla_gpu_autotune_level=0"
+import h200  # before JAX, which it tells of the platform
 
+# isort: split
 import any_models as models
 import jax
 import jax.numpy as jnp
 import measure
 import rivals
-from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
 
 import jaxbackprop as jbp
 
 LOSS, MAX_NORM = "half_squared_error", 1.0
-TARGET = Path(__file__).with_name("h200.txtpb")
 SIZES = (
     ((1, 1, 1, 1), 1 << 26),
     ((8, 64, 64, 1), 1 << 20),
@@ -96,9 +86,8 @@ def of_gpt(width: int, layers: int, positions: int, batch: int, dtype: str) -> t
 
 
 def compiled_for(device, function, arguments):
-    """Shapes that belong to the device: without them `compile` would compile for the CPU."""
-    place = SingleDeviceSharding(device)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments)
+    """Compile for the device, with arguments of these shapes."""
+    shapes = h200.shapes_on(device, arguments)
     return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
 
 
@@ -167,15 +156,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8-64-64-1 alone; writes nothing")
     quick = parser.parse_args(argv).quick
-    if found is None or importlib.util.find_spec("jax_cuda12_plugin") is None:
-        print(
-            "the compiler for CUDA is not installed: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
-    device = topologies.get_topology_desc(
-        platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=TARGET.read_text()
-    ).devices[0]
+    h200.flags()
+    device = h200.device()
     rows, began = [], measure.stamp()
     dtypes = ("float32", "bfloat16")
     work = [("-".join(map(str, w)), b, d, partial(of_network, w, b, d)) for w, b in SIZES for d in dtypes]

@@ -4,37 +4,28 @@
     (on a machine without a GPU: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12)
 
 The compilers, XLA's Triton and NVIDIA's ptxas, are the real ones; nothing runs, so nothing here says that a program is right or
-fast. `h200.txtpb` describes the GPU. Programs that fit one multiprocessor at a time are those of its registers (65,536) and its
-shared memory (228 KB, of which each program takes 1 KB more than it asks for).
+fast. Programs that fit one multiprocessor at a time are those of its registers (65,536) and its shared memory (228 KB, of which
+each program takes 1 KB more than it asks for).
 """
 
 import argparse
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # there is no driver to find
-
+import h200
 import jax
 import measure
-from jax.experimental import topologies
-from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding, use_abstract_mesh
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 import jaxbackprop as jbp
 
 FOLDER = tempfile.TemporaryDirectory(prefix="kernel")
 DUMPS = Path(FOLDER.name) / "dumps"
 DUMPS.mkdir()
-NVCC = importlib.util.find_spec("nvidia.cuda_nvcc") if importlib.util.find_spec("nvidia") else None
-TOOLS = Path(next(iter(NVCC.submodule_search_locations or ()))) if NVCC else Path()
-# read when the first program is compiled
-os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={TOOLS} --xla_gpu_autotune_level=0 --xla_dump_to={DUMPS}"
 
 BATCH = 2**20
 HALF, SOFTMAX = "half_squared_error", "softmax_cross_entropy"
@@ -58,13 +49,10 @@ READOUTS = {"total": jbp.total, "clipped": clipped}
 
 
 def arguments(network: jbp.Network, loss: str, dtype: str, device) -> tuple:
-    """Shapes that belong to the device: without them `compile` would compile for the CPU."""
     k = network.layers[-1].width
     y = jax.ShapeDtypeStruct((BATCH,), "int32") if loss == SOFTMAX else jax.ShapeDtypeStruct((BATCH, k), dtype)
     params = jax.eval_shape(lambda: jbp.init(network, jax.random.key(0), dtype))
-    given = (params, jax.ShapeDtypeStruct((BATCH, network.inputs), dtype), y)
-    on_device = SingleDeviceSharding(device)
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=on_device), given)
+    return h200.shapes_on(device, (params, jax.ShapeDtypeStruct((BATCH, network.inputs), dtype), y))
 
 
 def compile_one(function, args, **what) -> dict:
@@ -87,7 +75,7 @@ def figures() -> dict:
     launches = next(DUMPS.glob("*jit__fused*thunk_sequence.txt")).read_text()
     launch = re.search(r"fused_sweep_(\d+)_rows grid: .*? threads: \[(\d+).*? shared_memory: (\d+)", launches)
     ptx = next(path for path in DUMPS.glob("*jit__fused*.ptx") if ".entry fused_sweep" in path.read_text())
-    command = [TOOLS / "bin" / "ptxas", "-v", "-arch=sm_90a", ptx, "-o", os.devnull]
+    command = [(h200.TOOLS or Path()) / "bin" / "ptxas", "-v", "-arch=sm_90a", ptx, "-o", os.devnull]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     pattern = r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
     used = re.search("fused_sweep.*?" + pattern, said, re.DOTALL)
@@ -106,20 +94,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one network; writes nothing")
     quick = parser.parse_args().quick
-    if NVCC is None:
-        print(
-            "NVIDIA's compiler is not installed: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12 (1.2 GB)",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
-    described = (Path(__file__).parent / "h200.txtpb").read_text()
-    target = topologies.get_topology_desc(
-        platform="cuda", topology_name="1x1x1", topology="1x1x1", target_config=described
-    )
+    h200.flags(f"--xla_dump_to={DUMPS}")
+    device = h200.device()
     rows = [
         compile_one(
             jbp.fused(network, loss, readout),
-            arguments(network, loss, dtype, target.devices[0]),
+            arguments(network, loss, dtype, device),
             network=name,
             dtype=dtype,
             readout=what,
