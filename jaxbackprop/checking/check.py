@@ -83,36 +83,36 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     _is_arrays(data)
     given = gradient(params, *data)
     take, note = _which(given, found)
-
-    def of_arrays(arrays, *data):
-        return fresh(value)(found.rebuilt(arrays), *rebuilt(data))
-
-    def gradient_of_arrays(arrays, *data):
-        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
-        called = fresh(gradient) if traced else gradient  # what jax.jit keeps of a trace would hold arrays of NumPy's
-        return found.of_gradient(take(called(found.rebuilt(arrays), *rebuilt(data))))
-
     given = found.of_gradient(take(given))
     for name, leaf in given.items():
         is_array(f"gradient's result{name.removeprefix('params')}", leaf)
+    of_arrays, gradient_of_arrays = _of_arrays(value, gradient, found, rebuilt, take)
     # ours is not written for the strict one, which the call above has obeyed
     with jax.numpy_dtype_promotion("standard"):
         _require_scalar(of_arrays, found.arrays, arrays)
         _forget(value, gradient)
         with jax.enable_x64(True):
-            report = compare(
-                reference_of(of_arrays, found.arrays, arrays, value),
-                gradient_of_arrays,
-                found.arrays,
-                arrays,
-                given,
-                rng,
-            )
+            reference = reference_of(of_arrays, found.arrays, arrays, value)
+            report = compare(reference, gradient_of_arrays, found.arrays, arrays, given, rng)
         _forget(value, gradient)
     said = Diagnosis("structure", "the gradient has this, and params has no such parameter")
     extra = [Row(path, False, "", np.inf, diagnosis=said) for path in given if path not in found.arrays]
     skipped = [f"no floating-point arrays, and so not checked: {', '.join(found.skipped)}"] if found.skipped else []
     return replace(report, rows=(*report.rows, *extra), notes=(*report.notes, *note, *skipped))
+
+
+def _of_arrays(value, gradient, found: Parameters, rebuilt: Callable, take: Callable) -> tuple[Callable, Callable]:
+    """The value and the gradient as functions of arrays alone: of parameters by name, and data."""
+
+    def value_of(arrays, *data):
+        return fresh(value)(found.rebuilt(arrays), *rebuilt(data))
+
+    def gradient_of(arrays, *data):
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
+        called = fresh(gradient) if traced else gradient  # what jax.jit keeps of a trace would hold arrays of NumPy's
+        return found.of_gradient(take(called(found.rebuilt(arrays), *rebuilt(data))))
+
+    return value_of, gradient_of
 
 
 def assert_gradient(value: Callable, gradient: Callable, params, *data, key=None, strict: bool = False) -> Report:
