@@ -57,6 +57,73 @@ def test_a_stop_gradient_beside_a_solve_is_still_held():
     assert report.ok, str(report)
 
 
+# Functions whose own derivative cancels, or that are noisier than their size says
+
+SPECIAL = {
+    "factorial": (jax.scipy.special.factorial, (0.27, 0.61, 0.35, 0.64)),
+    "comb": (lambda n: jax.scipy.special.comb(jnp.array([0.305, 0.553, 0.868, 0.528]), n), (0.781, 0.786, 0.42, 0.6)),
+    "lgamma": (jax.lax.lgamma, (1.4616, 1.4617, 2.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_functions_beside_their_zeros(name):
+    function, at = SPECIAL[name]
+    value = lambda w: jnp.sum(jnp.array([0.7, 1.1, 0.9, 1.3]) * function(w))  # noqa: E731
+    report = jbp.check_gradient(value, jax.grad(value), jnp.array(at))
+    assert report.ok, str(report)
+    assert not jbp.check_gradient(value, lambda w: jax.grad(value)(w) * (1 + 1e-4), jnp.array(at)).ok
+
+
+@pytest.mark.parametrize("scale", [100, 1000])
+def test_a_saturated_softmax_is_no_custom_rule(scale):
+    value = lambda z: jnp.sum(jax.nn.softmax(z) * jnp.arange(6.0))  # noqa: E731
+    report = jbp.check_gradient(value, jax.grad(value), scale * jax.random.normal(jax.random.key(0), (4, 6)))
+    assert report.ok, str(report)
+    assert not any("jax.jvp" in note for note in report.notes)
+    assert report.rows[0].error_differences <= 1
+
+
+def test_of_cholesky_it_is_said_what_its_rule_assumes():
+    for root, right in ((jax.scipy.linalg.cholesky, False), (jnp.linalg.cholesky, True)):
+        value = lambda A, root=root: jnp.sum(root(A) ** 3)  # noqa: E731
+        report = jbp.check_gradient(value, jax.grad(value), A.at[0, 1].add(0.2))
+        assert report.ok == right
+        assert jbp.check_gradient(value, jax.grad(value), A).ok  # moved, it stays symmetric
+        assert right or "symmetric matrices: give it (A + Aᵀ) / 2" in report.rows[0].problem
+
+
+# Arrays that functions find by themselves
+
+BATCH = {"x": jnp.linspace(-1, 1, 25, dtype=jnp.float32).reshape(1, 1, 5, 5), "y": jnp.ones((1, 2, 5, 5))}
+
+
+def convolved(w):
+    return jax.lax.conv(BATCH["x"], w, (1, 1), "SAME")
+
+
+def test_arrays_of_float32_beside_float64():
+    """`jax.lax` wants one dtype: global arrays, those of a closure and of a function that is called follow."""
+    at, weights = jnp.full((2, 1, 3, 3), 0.1), jnp.full((1, 2, 5, 5), 1.5, jnp.float32)
+
+    def value(w):
+        return jnp.sum(jax.lax.mul(weights, jax.lax.sub(convolved(w), BATCH["y"]) ** 2))
+
+    for gradient in (jax.grad(value), jax.jit(jax.grad(value))):
+        report = jbp.check_gradient(value, gradient, at)
+        assert report.ok, str(report)
+        assert report.rows[0].error_float64 < 1e-14
+        assert not any("float64" in note for note in report.notes)
+    assert not jbp.check_gradient(jax.jit(value), lambda w: 2 * jax.grad(value)(w), at).ok
+    assert BATCH["x"].dtype == weights.dtype == value(at).dtype == jnp.float32
+
+
+def test_what_computes_in_float32_whatever_it_is_given_is_said():
+    value = lambda w: jnp.sum(jax.lax.mul(jax.lax.convert_element_type(w, jnp.float32), w))  # noqa: E731
+    with pytest.raises(ValueError, match=r"value does not run in float64 .* same dtypes"):
+        jbp.check_gradient(value, jax.grad(value), jnp.ones(3))
+
+
 # Arguments of every kind
 
 

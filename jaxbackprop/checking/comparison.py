@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import diagnosis, differences, points, terms
-from jaxbackprop.checking.decisions import narrowest, opaque, scattered
+from jaxbackprop.checking.closures import with_arrays_widened
+from jaxbackprop.checking.decisions import narrowest, opaque, scattered, wants_symmetry
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.differences import Slope
 from jaxbackprop.checking.leaves import (
     as_float64,
     eps,
+    is_symmetric,
     max_each,
     narrowest_of,
     on_host,
@@ -40,6 +42,8 @@ from jaxbackprop.programs.loops import bounded, has_loops
 CONFIRMED = 64  # entries that differ from jax.grad and are looked at by differences, at most
 TRIED, TOGETHER = 256, 32  # mistakes made on purpose, and how many in one program
 TELLING = 3  # points that a mistake made on purpose must explain
+SYMMETRIC = "JAX's rule for {} is that of symmetric matrices: give it (A + Aᵀ) / 2"
+ORDERED = "JAX's rule for lax.clamp is that of bounds in order, min ≤ max: jnp.clip has one for all"
 EXAMPLES = 32  # looked at one by one, at most
 
 
@@ -105,7 +109,7 @@ def _points(reference: Reference, params, data, rng) -> tuple[points.Points, lis
     if not np.isfinite(look(params).value):
         endless = f", or a loop in it has not settled after {STEPS} steps" if reference.further else ""
         raise ValueError(f"value is not finite at the given parameters and data{endless}: check where it is")
-    chosen = points.choose(points.draw(look, params, rng))
+    chosen = points.choose(points.draw(look, params, rng, bool(wants_symmetry(reference.program))))
     right = _scaled(chosen, right_gradients(reference, chosen.params, data, rng))
     finite = [k for k in range(len(chosen.params)) if k == 0 or all(np.isfinite(r.at[k]).all() for r in right)]
     return _only(finite, chosen, right)
@@ -213,17 +217,16 @@ def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
     def leaves_of(grads):
         return [grads.get(path) for path in paths]
 
-    ends = loops_bounded(gradient, at[0], data)
-
-    def in_float64(params, data):
-        return leaves_of(ends(widened(params), *widened(data)))
+    def in_float64(function):
+        ends = loops_bounded(function, at[0], data)
+        return lambda params, data: leaves_of(ends(widened(params), *widened(data)))
 
     def as_given(params, data):
         with jax.enable_x64(dtype == "float64"):
             return leaves_of(gradient(jax.tree.map(jnp.asarray, params), *data))
 
     try:
-        run, first = in_float64, in_float64(at[0], data)
+        run, first = _first_that_runs((in_float64(f) for f in (gradient, with_arrays_widened(gradient))), at[0], data)
         dtype = narrowest_of(jnp.result_type(leaf) for leaf in first if leaf is not None)
         if dtype != "float64":
             notes.append(f"given float64, the gradient returns {dtype}: judged by that precision")
@@ -240,6 +243,17 @@ def _run(gradient, at: list[Any], data, notes) -> tuple[Tested, list[int]]:
                 raise
             notes.append(f"at some drawn parameters the gradient raises {one_line(error)}: they are left out")
     return Tested(leaves, dtype, run), answered
+
+
+def _first_that_runs(functions, *args) -> tuple[Callable, Any]:
+    """The first of some functions that runs, with what it returns; what the first raised, where none does."""
+    raised = []
+    for function in functions:
+        try:
+            return function, function(*args)
+        except Exception as error:  # anyone's code
+            raised.append(error)
+    raise raised[0]
 
 
 def _outer_problem(leaf, param, right) -> Diagnosis | None:
@@ -260,7 +274,7 @@ def _outer_problem(leaf, param, right) -> Diagnosis | None:
 
 
 class _Direction(NamedTuple):
-    """±1 on some entries of one raveled parameter, at one point; whether its gradient is disputed there."""
+    """±1, or up to that, on some entries of one raveled parameter, at one point; whether its gradient is disputed there."""
 
     point: int
     entries: np.ndarray
@@ -359,7 +373,7 @@ def _between_kinks(reference: Reference, subjects: list[Subject], chosen, data) 
 
 def _look_by_differences(reference, subjects: list[Subject], chosen, data, rng) -> list[list[_Looked]]:
     """Slopes for each parameter: a few at the given point; and where the two gradients differ, until one refutes it."""
-    host_data = on_host(data)
+    host_data, mirror = on_host(data), bool(wants_symmetry(reference.program))
     leaves = [list(map(as_float64, jax.tree.leaves(params))) for params in chosen.params]
     structure = jax.tree.structure(chosen.params[0])
     held: dict[int, Any] = {}
@@ -376,19 +390,23 @@ def _look_by_differences(reference, subjects: list[Subject], chosen, data, rng) 
             held[point] = look(point, here, hold=False).held
         v = np.zeros(here[i].size)
         v[entries] = rng.choice([-1.0, 1.0], len(entries))
+        if len(entries) > 1:  # else errors of equal size, as of two halves of a matrix, may cancel
+            v[entries] *= rng.uniform(0.5, 1.0, len(entries))
+        v = v.reshape(here[i].shape)
+        v = v + v.swapaxes(-1, -2) if mirror and is_symmetric(here[i]) else v
 
         def at(t: float) -> differences.Seen:
-            there = look(point, [*here[:i], here[i] + t * v.reshape(here[i].shape), *here[i + 1 :]], hold=True)
+            there = look(point, [*here[:i], here[i] + t * v, *here[i + 1 :]], hold=True)
             return differences.Seen(float(there.value), int(there.pattern))
 
         size = points.root_mean_square(here[i])
         if (point, i) not in noise:
             rounded = eps(reference.dtype) * abs(at(0.0).value)
             noise[point, i] = max(differences.noise_of(at, size), rounded)
-        G, R = (float((v * g)[entries].sum()) for g in e.flat(point))
+        G, R = (float((v * g)[v != 0].sum()) for g in (e.given[point], e.right[point]))
         apart = abs(G - R) if np.isfinite(R) else np.inf
         slope = differences.slope(at, size, noise[point, i], G, all_kinks_seen=not opaque(reference.program))
-        return _Looked(disputed, slope, float(e.slack[point]) * len(entries), apart)
+        return _Looked(disputed, slope, float(e.slack[point] * np.abs(v).sum()), apart)
 
     found: list[list[_Looked]] = []
     for i, subject in enumerate(subjects):
@@ -440,8 +458,7 @@ def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes:
     allowed = _allowed(reference, subject)
     if problem is None and not wrong:
         if not agree:
-            said = "jax.grad of the value says the same, differences do not: a custom rule or a stop_gradient in the value?"
-            problem = Diagnosis("jax.grad", said)
+            problem = Diagnosis("jax.grad", _refuted(reference))
         elif not np.all(error <= allowed):
             problem = _in_its_own_dtype(given, dtype)
     error64 = relative(max_each(np.where(settled, 0, e.error)), max_each(e.right))
@@ -456,6 +473,14 @@ def _judge(reference: Reference, subject: Subject, looked: list[_Looked], notes:
         diagnosis=problem,
     )
     return row if row.ok else _located(row, subject, in_float64=wrong)
+
+
+def _refuted(reference: Reference) -> str:
+    """What to say where differences refute `jax.grad` of the value."""
+    assumed = {SYMMETRIC.format(name) for name in wants_symmetry(reference.program)}
+    assumed |= {ORDERED for step in reference.program.steps if step.name == "clamp"}
+    why = "; ".join(sorted(assumed)) or "a custom rule or a stop_gradient in the value?"
+    return f"jax.grad of the value says the same, differences do not: {why}"
 
 
 def _allowed(reference: Reference, subject: Subject) -> float:

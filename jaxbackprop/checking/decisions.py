@@ -72,6 +72,17 @@ def stopped(program: Program) -> tuple[Step, ...]:
     return tuple(step for step in held if not told.isdisjoint(step.writes))
 
 
+def wants_symmetry(program: Program) -> tuple[str, ...]:
+    """Names of the steps whose derivative is that of symmetric matrices: a factor, or what solves symmetric systems alone."""
+    return tuple(sorted({step.name for step in program.steps if _wants_symmetry(step) and _matters(program, step)}))
+
+
+def _wants_symmetry(step: Step) -> bool:
+    if step.name == "custom_linear_solve":
+        return step.settings["jaxprs"].vecmat is step.settings["jaxprs"].matvec
+    return step.name in ("cholesky", "eigh")
+
+
 def _without_solver(step: Step) -> Step:
     """The step with what its derivative rests upon alone: of a linear solve the matrix A and b."""
     if step.name != "custom_linear_solve":
@@ -209,6 +220,7 @@ ROUNDING = (
     *("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"),
     *("sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "lgamma", "digamma"),
 )
+CANCELLING = ("lgamma", "digamma")  # inside: beside a zero they are as exact as a number of size 1
 
 
 def scattered(program: Program, leaves: Sequence[Any], rng: np.random.Generator) -> list[list[Any]]:
@@ -219,16 +231,17 @@ def scattered(program: Program, leaves: Sequence[Any], rng: np.random.Generator)
 
     def rule(step, *operands):
         results = step.bind(*operands)
-        return [_jittered(r, rng) for r in results] if step.name in ROUNDING else results
+        least = 1.0 if step.name in CANCELLING else 0.0
+        return [_jittered(r, least, rng) for r in results] if step.name in ROUNDING else results
 
     return [run(program, leaves, rule) for _ in range(SCATTERED)]
 
 
-def _jittered(result, rng):
+def _jittered(result, least, rng):
     if not jnp.issubdtype(result.dtype, jnp.floating):
         return result
-    ulp = float(jnp.finfo(result.dtype).eps) / 2
-    return result * np.asarray(1 + ulp * rng.choice([-2, 0, 2], result.shape), result.dtype)
+    moved = float(jnp.finfo(result.dtype).eps) * rng.choice([-1.0, 0.0, 1.0], result.shape)
+    return result + np.asarray(moved, result.dtype) * jnp.maximum(jnp.abs(result), least)
 
 
 # Sizes

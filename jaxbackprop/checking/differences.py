@@ -3,11 +3,11 @@
 Along a direction v the symmetric difference D(t) = (f(p + t v) − f(p − t v)) / 2t is off by O(t²) from the curvature and by
 noise / t from rounding. Two of them, a tenth apart, say how much the second is off:
 
-    error of D(t/10)  ≤  |D(t) − D(t/10)|  +  2 noise / (t/10)                  (a bound: t² alone would say a 99th)
+    error of D(t/10)  ≤  |D(t) − D(t/10)|  +  6 noise / (t/10)                  (a bound: t² alone would say a 99th)
 
 Steps shrink until rounding is the larger part of that; the one with the smallest error counts, among those with no kink between
 p − t v and p + t v: every decision's side is compared (`decisions.py`). The noise is measured: the scatter of f over points too
-near each other to differ otherwise (Moré and Wild 2011).
+near each other to differ otherwise (Moré and Wild 2011), as a standard deviation σ: that of D(t) is 0.7 σ / t.
 
 Where a decision sits exactly on its kink at p, no step is clear of it. Then there are two slopes, one on each side, and any
 number between them is a right derivative.
@@ -22,6 +22,7 @@ import numpy as np
 STEPS = tuple(10.0**-k for k in range(2, 9))  # in units of the parameter's own size
 SCATTER = 7  # evaluations that the noise is measured by
 NEAR = (1e-12, 1e-9, 1e-6)  # how near each other they are: what is rounded inside moves in steps of its own
+BEYOND = 6  # times its standard deviation: what rounding stays below
 FAIR = 100  # where kinks cannot be seen, every step counts whose error is at most so many times the smallest
 
 
@@ -108,7 +109,7 @@ def slope(along: Along, size: float, noise: float, given: float, all_kinks_seen:
         behind.append(_Estimate((start.value - minus.value) / t, 2 * noise / t))
         if clear and np.isfinite(plus.value - minus.value):
             central.append(_Estimate((plus.value - minus.value) / (2 * t), noise / t))
-            if all_kinks_seen and len(central) > 1 and 2 * noise / t > _best(central)[1]:
+            if all_kinks_seen and len(central) > 1 and BEYOND * noise / t > _best(central)[1]:
                 break  # rounding is the larger part: smaller steps only get worse
     if len(central) > 1:
         middle, error = _best(central, None if all_kinks_seen else given)
@@ -125,7 +126,7 @@ class _Estimate(NamedTuple):
 def _best(estimates: list[_Estimate], agreeing_with: float | None = None) -> tuple[float, float]:
     """The estimate with the smallest error and that error, from pairs of neighbouring steps."""
     with np.errstate(invalid="ignore"):
-        errors = [abs(a.slope - b.slope) + 2 * b.noise for a, b in itertools.pairwise(estimates)]
+        errors = [abs(a.slope - b.slope) + BEYOND * b.noise for a, b in itertools.pairwise(estimates)]
     errors = [error if np.isfinite(error) else np.inf for error in errors]
     best = min(range(len(errors)), key=errors.__getitem__)
     if agreeing_with is not None:

@@ -47,6 +47,20 @@ def max_each(array: np.ndarray) -> np.ndarray:
     return np.max(np.abs(array.reshape(len(array), -1)), axis=1, initial=0)
 
 
+def is_symmetric(array: np.ndarray) -> bool:
+    """Whether it holds matrices, each its own transpose."""
+    return array.ndim > 1 and array.shape[-1] == array.shape[-2] and np.array_equal(array, array.swapaxes(-1, -2))
+
+
+def mirrored(array: np.ndarray) -> np.ndarray:
+    """Matrices with what is below the diagonal above it too.
+
+    >>> mirrored(np.array([[1, 9], [2, 3]])).tolist()
+    [[1, 2], [2, 3]]
+    """
+    return np.tril(array) + np.tril(array, -1).swapaxes(-1, -2)
+
+
 def like(per_point: np.ndarray, array: np.ndarray) -> np.ndarray:
     """One number for each point, shaped so that it broadcasts against an array of points."""
     return np.reshape(per_point, (-1, *[1] * (array.ndim - 1)))

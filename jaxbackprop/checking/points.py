@@ -7,7 +7,8 @@ which side every decision (`decisions.py`) falls there, and the few that togethe
 Noise in units of a parameter's own size may never reach a fixed margin, as of a hinge. Where sides are left unseen the drawn
 points are scaled, up and down, by powers of 4 to a million times. What stays unseen then is reported.
 
-Only parameters are drawn: the data may obey rules that the derivation relies on (targets that sum to one, say).
+Only parameters are drawn: the data may obey rules that the derivation relies on (targets that sum to one, say). So may a
+matrix that is symmetric: where a step wants one, as a Cholesky factor does, it stays so.
 """
 
 import math
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking.decisions import counted, decisions, ties, value_and_sides
+from jaxbackprop.checking.leaves import is_symmetric, mirrored
 from jaxbackprop.programs.flat import Program
 
 DRAWS, FEWEST_DRAWS, ENTRIES = (
@@ -67,17 +69,19 @@ class Points(NamedTuple):
         return Points([self.params[k] for k in these], *(a[list(these)] for a in self[1:]))
 
 
-def move(params, rng: np.random.Generator, spread: float):
+def move(params, rng: np.random.Generator, spread: float, mirror: bool = False):
     """Add normal noise to each parameter, `spread` times its own root mean square (or 1 where it is all zero).
 
     From a spread of 1 on each entry's sign is drawn too: else the units of a narrow network would hardly change sides together.
+    With `mirror` matrices that are symmetric stay so.
     """
 
     def moved(leaf):
         leaf = np.asarray(leaf)
         noise = (spread * root_mean_square(leaf) * rng.standard_normal(leaf.shape, np.float32)).astype(leaf.dtype)
         sign = rng.choice(np.array([-1, 1], leaf.dtype), leaf.shape) if spread >= 1 else leaf.dtype.type(1)
-        return (sign * leaf + noise).astype(leaf.dtype)
+        there = (sign * leaf + noise).astype(leaf.dtype)
+        return mirrored(there) if mirror and is_symmetric(leaf) else there
 
     return jax.tree.map(moved, params)
 
@@ -127,11 +131,11 @@ def places(program: Program, batch: int | None, params, data) -> list[str]:
     return [words for words, shape in zip(said, units, strict=True) for _ in range(math.prod(shape))]
 
 
-def draw(look: Callable[[Any], Look], params, rng: np.random.Generator) -> Points:
+def draw(look: Callable[[Any], Look], params, rng: np.random.Generator, mirror: bool = False) -> Points:
     """Move the parameters many times, and look at each point; the given one first, and where the value is finite."""
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     count = int(np.clip(ENTRIES // max(size, 1), FEWEST_DRAWS, DRAWS))
-    at = [params] + [move(params, rng, SPREADS[i % len(SPREADS)]) for i in range(count)]
+    at = [params] + [move(params, rng, SPREADS[i % len(SPREADS)], mirror) for i in range(count)]
     seen = [look(moved) for moved in at]
     finite = [i for i, there in enumerate(seen) if np.isfinite(there.value) or i == 0]
     below, above = (np.stack([np.asarray(getattr(seen[i], side)) for i in finite]) for side in ("below", "above"))
@@ -141,7 +145,7 @@ def draw(look: Callable[[Any], Look], params, rng: np.random.Generator) -> Point
             if found.seen.all():
                 return found
             scaled = jax.tree.map(
-                lambda leaf, scale=scale: (leaf * scale).astype(leaf.dtype), move(params, rng, spread)
+                lambda leaf, scale=scale: (leaf * scale).astype(leaf.dtype), move(params, rng, spread, mirror)
             )
             there = look(scaled)
             shown = np.asarray(there.below), np.asarray(there.above)

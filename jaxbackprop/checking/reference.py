@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import points
-from jaxbackprop.checking.decisions import longest_sum, narrowest, stopped, ties, with_ties_broken
+from jaxbackprop.checking.closures import with_arrays_widened
+from jaxbackprop.checking.decisions import longest_sum, narrowest, scattered, stopped, ties, with_ties_broken
 from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host, one_line
 from jaxbackprop.programs.flat import (
     CALLS,
@@ -81,31 +82,38 @@ def reference_of(value: Callable, params, data, owner: Callable) -> Reference:
     program, with the same constants.
     """
     shapes = [jax.tree.map(_widened_shape, tree) for tree in (params, data)]
-
-    try:
-        closed, _ = traced(value, shapes[0], *shapes[1])
-    except Exception as error:  # anyone's code
-        raise ValueError(
-            f"value does not run in float64 ({one_line(error)}): let its dtypes follow those of its arguments"
-        ) from error
+    wide, closed = _traced_wide(value, *shapes)
     constants = tuple(map(_digest, closed.consts))
     key = jax.tree.structure(params), jax.tree.structure(data), str(closed.jaxpr), constants
     del closed  # and with it the arrays that it holds: see `traced`
     try:
         known = _KNOWN.get(owner)
     except TypeError:  # what has no hash, or cannot be referred to weakly, is not kept
-        return _reference(value, *shapes)
+        return _reference(wide, value, *shapes)
     if known is None or known[0] != key:
-        known = key, _reference(value, *shapes)
+        known = key, _reference(wide, value, *shapes)
         _KNOWN[owner] = known
     return known[1]
 
 
-def _reference(value, params, data) -> Reference:
+def _traced_wide(value: Callable, params, data) -> tuple[Callable, Any]:
+    """The value as it runs in float64, with its own arrays widened where it must be, and its jaxpr."""
+    try:
+        return value, traced(value, params, *data)[0]
+    except Exception as error:  # anyone's code
+        try:
+            wide = with_arrays_widened(value)
+            return wide, traced(wide, params, *data)[0]
+        except Exception:
+            said = f"value does not run in float64 ({one_line(error)}): let its dtypes follow those of its arguments"
+            raise ValueError(said) from error
+
+
+def _reference(value, given, params, data) -> Reference:
     program = flatten(value, params, *data, inlined=(*CALLS, SCAN))
     exact = as_function(flatten(value, params, *data, inlined=RULELESS))
     with jax.enable_x64(False):
-        narrow = as_function(flatten(value, *jax.tree.map(_narrowed_shape, (params, *data)), inlined=RULELESS))
+        narrow = as_function(flatten(given, *jax.tree.map(_narrowed_shape, (params, *data)), inlined=RULELESS))
     held = [program.shapes[step.writes[0]] for step in stopped(program)]
     loops = has_loops(program)
 
@@ -247,18 +255,35 @@ def between_kinks(reference: Reference, params, data) -> list[tuple[np.ndarray, 
 
 
 def forward_mode(reference: Reference, params, data, right: list[Right], rng: np.random.Generator) -> list[str]:
-    """A note where `jax.jvp` of the value and `jax.grad` disagree; none where there is no forward mode."""
-    leaves, structure = jax.tree.flatten(params)
-    v = [rng.choice([-1.0, 1.0], leaf.shape) for leaf in leaves]
+    """A note where `jax.jvp` of the value and `jax.grad` disagree along ±1; none where there is no forward mode."""
+    params, data = on_host(params), on_host(data)
+    v = jax.tree.map(lambda leaf: rng.choice([-1.0, 1.0], leaf.shape), params)
+
+    def ahead(params, *data):
+        return reference.forward(params, data, v)
+
+    def back(params, *data):
+        grads = reference.value_and_grad(params, *data)[1]
+        return sum(jnp.sum(g * w) for g, w in zip(jax.tree.leaves(grads), jax.tree.leaves(v), strict=True))
+
     try:
-        ahead = float(reference.forward(on_host(params), on_host(data), jax.tree.unflatten(structure, v)))
+        by_jvp, by_grad = float(ahead(params, *data)), float(back(params, *data))
     except TypeError:  # a custom_vjp has no forward mode
         return []
-    back = sum(float(np.sum(r.at[0] * w)) for r, w in zip(right, v, strict=True))
-    allowed = sum(float(slack(reference, r, "float64")[0]) * r.at[0].size for r in right)
-    if abs(ahead - back) <= allowed or not np.isfinite(back):
+    apart = abs(by_jvp - by_grad)
+    if apart <= sum(float(slack(reference, r, "float64")[0]) * r.at[0].size for r in right) or not np.isfinite(by_grad):
         return []
-    return [f"of the value itself, along a direction: {ahead:.9g} by jax.jvp, {back:.9g} by jax.grad; a custom rule?"]
+    if apart <= SAFETY * sum(_moved_inside(function, params, data, rng) for function in (ahead, back)):
+        return []
+    return [
+        f"of the value itself, along a direction: {by_jvp:.9g} by jax.jvp, {by_grad:.9g} by jax.grad; a custom rule?"
+    ]
+
+
+def _moved_inside(function: Callable, params, data, rng: np.random.Generator) -> float:
+    """How far rounding inside a function of numbers moves what it returns."""
+    outs = scattered(flatten(function, params, *data), jax.tree.leaves((params, data)), rng)
+    return float(np.ptp([float(out) for (out,) in outs]))
 
 
 def _stacked(trees) -> list[np.ndarray]:
