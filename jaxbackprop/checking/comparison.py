@@ -77,7 +77,7 @@ class Subject(NamedTuple):
 def compare(reference: Reference, gradient: Callable, params, data, given, rng: np.random.Generator) -> Report:
     """Compare a gradient with the reference, both of arrays by name; `given` is what it returned. Runs with 64-bit types on."""
     notes: list[str] = []
-    chosen, right = _points(reference, params, data, rng)
+    chosen, right = _points(reference, params, data, rng, notes)
     tested, answered = _run(gradient, chosen.params, data, notes)
     chosen, right = _only(answered, chosen, right)
     tested, chosen, right = _with_an_answer(tested, chosen, right, notes)
@@ -99,17 +99,24 @@ def compare(reference: Reference, gradient: Callable, params, data, given, rng: 
     return Report(tuple(rows), *covered, tuple(dict.fromkeys(notes)), opaque(reference.program))
 
 
-def _points(reference: Reference, params, data, rng) -> tuple[points.Points, list[Right]]:
+def _points(reference: Reference, params, data, rng, notes) -> tuple[points.Points, list[Right]]:
     """The given point and drawn ones where both value and gradient are finite, with the right gradients there."""
-    host_data = on_host(data)
+    host_data, finite = on_host(data), []
 
     def look(at):
-        return reference.look(on_host(at), host_data, False, reference.nothing_held)
+        there = reference.look(on_host(at), host_data, False, reference.nothing_held)
+        finite.append(bool(np.isfinite(there.value)))
+        return there
 
     if not np.isfinite(look(params).value):
         endless = f", or a loop in it has not settled after {STEPS} steps" if reference.further else ""
         raise ValueError(f"value is not finite at the given parameters and data{endless}: check where it is")
     chosen = points.choose(points.draw(look, params, rng, bool(wants_symmetry(reference.program))))
+    if reference.further and not all(finite):
+        notes.append(
+            f"at {finite.count(False)} of {len(finite)} points that were looked at the value is not finite, or a loop has not "
+            f"settled after {STEPS} steps: they are left out"
+        )
     right = _scaled(chosen, right_gradients(reference, chosen.params, data, rng))
     finite = [k for k in range(len(chosen.params)) if k == 0 or all(np.isfinite(r.at[k]).all() for r in right)]
     return _only(finite, chosen, right)
