@@ -111,7 +111,7 @@ def loss_function(network: Network, loss: LossLike, reduction: str = "mean", pre
     arguments are those of `value_and_grad`.
 
     Raises:
-        TypeError: it is differentiated with respect to y.
+        TypeError: it is differentiated with respect to y, or by `jax.jvp` or `jax.jacfwd`, for which `plain_loss` is there.
 
     >>> dparams, dx = jax.grad(loss_function(net, "huber"), argnums=(0, 1))(params, x, y)
     >>> dx.shape
@@ -121,7 +121,7 @@ def loss_function(network: Network, loss: LossLike, reduction: str = "mean", pre
 
     def scalar_loss(params, x, y, weight=None):
         is_batch_of(model, params, x, y, weight)
-        return _loss(model, reduction, _as_dicts(params), x, y, weight)
+        return _in_reverse("loss_function", "plain_loss", _loss, model, reduction, _as_dicts(params), x, y, weight)
 
     return scalar_loss
 
@@ -138,7 +138,8 @@ def apply(network: Network, precision: Precision = None) -> Callable:
 
     Raises:
         ValueError: parameters or an input that do not fit the wiring.
-        TypeError: something that is not an array where one is needed, a list say; or no network.
+        TypeError: something that is not an array where one is needed, a list say; or no network; or `jax.jvp` and `jax.jacfwd`,
+            for which `predict` is there.
 
     >>> jax.grad(lambda params, x: jnp.sum(jnp.sin(apply(net)(params, x))))(params, x)["h0"]["x"].shape
     (3, 2)
@@ -147,10 +148,23 @@ def apply(network: Network, precision: Precision = None) -> Callable:
 
     def yhat_of(params, x):
         is_input(network, params, x)
-        yhat: Any = _apply(network, precision, _as_dicts(params), jnp.atleast_2d(x))
+        yhat = _in_reverse("apply", "predict", _apply, network, precision, _as_dicts(params), jnp.atleast_2d(x))
         return yhat if jnp.ndim(x) == 2 else yhat[0]
 
     return yhat_of
+
+
+def _in_reverse(name: str, plain: str, rule: Callable, *args) -> Any:
+    """Call what has a rule for reverse mode alone; forward mode is refused by its name."""
+    try:
+        return rule(*args)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        ways = "jax.grad, jax.vjp, jax.linearize and jax.hessian"
+        raise TypeError(
+            f"{name} has a derivative rule for {ways}, none for jax.jvp and jax.jacfwd: there use jaxbackprop.{plain}"
+        ) from error
 
 
 def _model(network, loss, precision) -> Model:

@@ -69,10 +69,13 @@ def layers_of(fg: FactoredGradient) -> list[str]:
 def norms(fg: FactoredGradient) -> Float[Array, " b"]:
     """Each example's gradient norm over all parameters, n[b]; Goodfellow 2015. 2 B (widths) flops for a network.
 
+    Differentiable, in a penalty say: at a gradient of 0, where a norm has its kink, the slope is 0.
+
     >>> norms(fg).shape
     (5,)
     """
-    return jnp.sqrt(_squared_norm(fg))
+    squared = _squared_norm(fg)
+    return jnp.where(squared == 0, 0, jnp.sqrt(jnp.where(squared == 0, 1, squared)))
 
 
 def _squared_norm(fg):

@@ -111,9 +111,24 @@ def train_step(
     import optax
 
     value, grads = problem.gradient.value_and_grad(problem)(state.params, x, y, weight, key)
-    updates, opt_state = problem.optimizer.update(grads, state.opt_state, state.params)
+    mean = partial(_mean_loss(problem.model), x=x, y=y, weight=weight)
+    updates, opt_state = _update(problem)(grads, state.opt_state, state.params, value, mean)
     params: Any = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.key, state.step + 1), value
+
+
+def _update(problem: Problem) -> Callable:
+    """(gradient, its state, params, value, params → value) → the optimizer's update, which may ask for these by name.
+
+    A line search evaluates the loss again. Where the gradient protects somebody, the loss is not to be told.
+    """
+    import optax
+
+    def update(grads, opt_state, params, value, mean):
+        told = {} if problem.gradient.secret else {"value": value, "grad": grads, "value_fn": mean}
+        return optax.with_extra_args_support(problem.optimizer).update(grads, opt_state, params, **told)
+
+    return update
 
 
 class Progress(NamedTuple):
@@ -440,7 +455,8 @@ def fit(
     Args:
         network: the wiring; or any `Sweep`, such as `factored(loss)` of a loss(params, x, y).
         loss: a name from `losses.LOSSES`, or a pair (value, derivative); None of a `Sweep`, which has its own.
-        optimizer: any `optax.GradientTransformation`.
+        optimizer: any `optax.GradientTransformation`; what it asks for is given, as `optax.lbfgs` does for its line search: the
+            loss of the batch, its gradient, and the loss as a function of params.
         data: (x (n, d), y (n, …)), or `Blocks` that are read as they are needed; the parameters take x's dtype.
         epochs: how often every example is used.
         batch_size: examples a step; the last batch of an epoch is padded with weight 0.
@@ -498,6 +514,7 @@ def fit(
     if params is None and isinstance(network, Network):
         own = drawn(network, own_key, dtype)
     state = _start(problem._replace(mesh=None), own_key, own)
+    _require_update(problem, state)
     progress = _over_mesh(problem, Progress(state, np.zeros((steps, 2), wide(dtype)), 0))
     started, keeper = _Reached(progress, []), None
     if checkpoints is not None:
@@ -644,8 +661,10 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
     """What has to be the same for training to go on, as far as it can be said in words."""
     params, problem = state.params, problem._replace(mesh=None)  # the same over other devices
     x, y = (a[:1] for a in (data.like if isinstance(data, Blocks) else data))
-    update = _program(problem.optimizer.update, params, state.opt_state, params)
-    loss = _program(_mean_loss(problem.model), params, x, y)
+    mean = _mean_loss(problem.model)
+    step = partial(_update(problem), mean=partial(mean, x=x, y=y))
+    update = _program(step, params, state.opt_state, params, jnp.zeros((), wide(x.dtype)))
+    loss = _program(mean, params, x, y)
     method = next((name for name, known in GRADIENTS.items() if known == problem.gradient), None)
     if method is None:
         run = problem.gradient.value_and_grad(problem)
@@ -830,6 +849,19 @@ def _require_settings(network, optimizer, key, method, callbacks, checkpoints, m
         )
     if mesh is not None and (not isinstance(mesh, Mesh) or mesh.axis_names != (DATA, MODEL)):
         raise TypeError(f"mesh is {mesh!r}: expected what jaxbackprop.data_mesh makes")
+
+
+def _require_update(problem: Problem, state: TrainState) -> None:
+    """Refuse an optimizer that asks for the loss where it is not to be told."""
+    if not problem.gradient.secret:
+        return
+    try:
+        jax.eval_shape(lambda state: _update(problem)(state.params, state.opt_state, state.params, None, None), state)
+    except TypeError as error:
+        raise ValueError(
+            f"the optimizer asks for the loss ({error}), which a private gradient does not protect: take one that is "
+            "content with the gradient, such as optax.adam(1e-3)"
+        ) from error
 
 
 def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:

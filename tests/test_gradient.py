@@ -295,3 +295,42 @@ def test_settings_that_do_not_exist_are_named():
         jbp.value_and_grad(jbp.mlp((3, 2)), bad)(
             jbp.init(jbp.mlp((3, 2)), jax.random.key(0)), jnp.ones((4, 3)), jnp.ones((4, 2))
         )
+
+
+@pytest.mark.parametrize(
+    ("function", "instead"),
+    [
+        (lambda net, params, x, y: jbp.apply(net)(params, x), "predict"),
+        (lambda net, params, x, y: jbp.loss_function(net, "huber")(params, x, y), "plain_loss"),
+    ],
+)
+@pytest.mark.parametrize("mode", [lambda f, p: jax.jvp(f, (p,), (p,)), lambda f, p: jax.jacfwd(f)(p)])
+def test_forward_mode_is_refused_by_name(function, instead, mode):
+    net = jbp.mlp((2, 3, 1))
+    params, x, y = jbp.init(net, jax.random.key(0)), jnp.ones((4, 2)), jnp.zeros((4, 1))
+    with pytest.raises(TypeError, match=f"none for jax.jvp and jax.jacfwd: there use jaxbackprop.{instead}"):
+        mode(lambda params: function(net, params, x, y), params)
+    assert jax.hessian(lambda p: jnp.sum(function(net, p, x, y)))(params)  # forward over reverse
+
+
+def test_a_penalty_on_norms_has_a_slope_where_a_gradient_is_0():
+    net = jbp.mlp((2, 3, 1), "tanh")
+    with jax.enable_x64(True):
+        params, x = jbp.init(net, jax.random.key(0), "float64"), jnp.linspace(-1, 1, 8).reshape(4, 2)
+        y = jbp.predict(net, params, x).at[:2].add(0.5)  # the others fit exactly
+
+        def penalty(params):
+            return jnp.sum(jbp.norms(jbp.per_example(net, "half_squared_error")(params, x, y)[1]))
+
+        def plain(params):
+            def norm(x, y):
+                loss = lambda p: jnp.sum((jbp.predict(net, p, x) - y) ** 2) / 2  # noqa: E731
+                return jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(loss)(params))))
+
+            return norm(x[0], y[0]) + norm(x[1], y[1])
+
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+            jax.grad(penalty)(params),
+            jax.grad(plain)(params),
+        )

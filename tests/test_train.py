@@ -93,6 +93,54 @@ def test_one_program_draws_the_parameters_whoever_asks():
         np.testing.assert_array_equal(given, expected)
 
 
+ASKING = {
+    "lbfgs": optax.lbfgs(),
+    "reduce_on_plateau": optax.chain(optax.sgd(0.5), optax.contrib.reduce_on_plateau(patience=1, factor=0.5)),
+    "polyak_sgd": optax.polyak_sgd(0.5),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_what_an_optimizer_asks_for_is_given(name):
+    """As the loop that its documentation shows: the loss of the batch, its gradient, and the loss as a function."""
+    optimizer, (x, y) = ASKING[name], data()
+    with jax.enable_x64(True):
+        x = x.astype("float64")
+        state, _ = jbp.fit(
+            NETWORK, "softmax_cross_entropy", optimizer, (x, y), epochs=6, batch_size=50, key=jax.random.key(1)
+        )
+        params = train.drawn(NETWORK, jax.random.key(1), "float64")
+        opt_state = optimizer.init(params)
+
+        def value_fn(params):
+            logits = jbp.predict(NETWORK, params, x)
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+        for _ in range(6):
+            value, grads = jax.value_and_grad(value_fn)(params)
+            updates, opt_state = optimizer.update(grads, opt_state, params, value=value, grad=grads, value_fn=value_fn)
+            params = optax.apply_updates(params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), state.params, params)
+
+
+def test_a_line_search_goes_on_from_a_checkpoint(tmp_path):
+    settings = {"batch_size": 16, "key": jax.random.key(1), "checkpoints": jbp.Checkpoints(tmp_path)}
+    given = NETWORK, "softmax_cross_entropy", ASKING["lbfgs"], data()
+    jbp.fit(*given, epochs=2, **settings)
+    state, history = jbp.fit(*given, epochs=4, **settings)
+    whole, _ = jbp.fit(*given, epochs=4, **settings | {"checkpoints": None})
+    assert len(history) == 4
+    jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+
+
+def test_a_private_gradient_does_not_tell_the_loss():
+    with pytest.raises(ValueError, match=r"the optimizer asks for the loss .* a private gradient does not protect"):
+        jbp.fit(
+            NETWORK, "softmax_cross_entropy", ASKING["polyak_sgd"], data(), epochs=1, batch_size=16,
+            gradient=jbp.private_gradient(1.0, 1.0),
+        )  # fmt: skip
+
+
 def test_no_epoch_compiles_after_the_first():
     traces = []
 
