@@ -35,6 +35,7 @@ import numpy as np
 import optax
 
 import jaxbackprop as jbp
+import jaxbackprop.scaling.mesh
 from jaxbackprop import train
 from jaxbackprop.losses import as_loss
 from jaxbackprop.model import Model

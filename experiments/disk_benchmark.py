@@ -55,6 +55,7 @@ def train(way: str, folder: Path, case: str) -> None:
     import optax
 
     import jaxbackprop as jbp
+    import jaxbackprop.blocks
 
     widths, _, batch = CASES[case]
     if way == "memory":

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -25,7 +27,8 @@ programs programs.flat programs.loops programs.axes programs.linear programs.use
 programs.explain programs.compare programs.clipped
 scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.padded
 scaling.kernel_parts scaling.kernel_tpu scaling.kernel_gpu scaling.kernel
-checking checking.products checking.leaves checking.arguments checking.decisions checking.points checking.differences
+checking checking.products checking.leaves checking.closures checking.arguments checking.decisions checking.points
+checking.differences
 checking.diagnosis checking.terms checking.report checking.reference checking.comparison checking.check
 grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
 grading.remarks grading.report grading.judge grading.grade
@@ -119,3 +122,22 @@ def test_old_names_answer_and_say_where_they_are():
         assert not hasattr(jbp, "no_such_name")
     with pytest.raises(AttributeError, match=r"module 'jaxbackprop' has no attribute 'value_and_gard'.*value_and_grad"):
         _ = jbp.value_and_gard
+
+
+def test_nothing_is_imported_before_it_is_asked_for():
+    known = "print('jax' in sys.modules)"
+    said = f"import sys, jaxbackprop as jbp; {known}; jbp.norms; {known}"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["False", "True"]
+
+
+def test_the_stub_says_where_each_name_is():
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    named = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(named) == sorted(jbp.__all__)
+
+
+def test_a_module_is_an_attribute_though_nobody_imported_it():
+    said = "import jaxbackprop as jbp; print(jbp.losses.LOSSES is not None, jbp.scaling.mesh.__name__)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "jaxbackprop.scaling.mesh"], done.stderr

@@ -3,3 +3,9 @@
 In the order to read them: leaves, arguments, decisions, points, differences, diagnosis, terms, report, reference, comparison,
 check. Each imports only those before it, and of the rest of the package `programs` and what refuses a wrong argument.
 """
+
+import pkgutil
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [module.name for module in pkgutil.iter_modules(__path__)])
