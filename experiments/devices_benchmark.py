@@ -35,7 +35,6 @@ import numpy as np
 import optax
 
 import jaxbackprop as jbp
-import jaxbackprop.scaling.mesh
 from jaxbackprop import train
 from jaxbackprop.losses import as_loss
 from jaxbackprop.model import Model
@@ -68,7 +67,7 @@ def program(case: Case, examples: int, devices: int):
     x, y = (rng.normal(size=(examples, n)).astype("float32") for n in (case.widths[0], case.widths[-1]))
     state = scaling.copied(mesh, train.start(problem._replace(mesh=None), jax.random.key(0)))
     sums = scaling.copied(mesh, np.zeros((STEPS, 2), "float32"))
-    batch = jbp.scaling.mesh.place_batch(mesh, x, y)
+    batch = scaling.place_batch(mesh, x, y)
 
     @jax.jit
     def steps(state, sums, x, y, weight):

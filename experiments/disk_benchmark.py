@@ -55,16 +55,16 @@ def train(way: str, folder: Path, case: str) -> None:
     import optax
 
     import jaxbackprop as jbp
-    import jaxbackprop.blocks
+    from jaxbackprop import blocks
 
     widths, _, batch = CASES[case]
     if way == "memory":
         data = np.load(folder / "x.npy"), np.load(folder / "y.npy")
     elif way == "npy":
-        data = jbp.blocks.open_npy(folder / "x.npy", folder / "y.npy")
+        data = blocks.open_npy(folder / "x.npy", folder / "y.npy")
     else:
-        data = jbp.blocks.open_parquet(folder / "parquet")
-        data = jbp.blocks.spilled(data, folder) if way == "spilled" else data
+        data = blocks.open_parquet(folder / "parquet")
+        data = blocks.spilled(data, folder) if way == "spilled" else data
     _, history = jbp.fit(
         jbp.mlp(widths, bias=True),
         "half_squared_error",
