@@ -5,15 +5,43 @@ sketches; the package programs, for any other loss; gradient; then the packages 
 blocks, checkpoint, secret, train, privacy. What is not in the short list below is in them: `jaxbackprop.losses.LOSSES`,
 `jaxbackprop.blocks.open_npy`.
 
-Nothing is imported before it is asked for, JAX neither: `__init__.pyi` says where each name is.
+Nothing is imported before it is asked for, JAX neither.
 """
 
-import importlib.util
+import importlib
 import warnings
 
-import lazy_loader
+from jaxbackprop._lazy import submodule
 
-_asked_for, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+# the short list, by module; `__init__.pyi` says the same to type checkers
+_SHORT = {
+    "activations": "Activation",
+    "backprop": "backward forward per_example sweep",
+    "checking.check": "assert_gradient check_gradient check_vjp",
+    "checkpoint": "Checkpoints",
+    "factors": "FactoredGradient inner materialise total",
+    "gradient": "apply loss_function plain_loss predict value_and_grad",
+    "grading.grade": "grade",
+    "losses": "Loss",
+    "model": "Sweep",
+    "network": "Layer Network dense_mlp init mlp skip_mlp",
+    "privacy": "private_gradient",
+    "programs.clipped": "clipped_grad",
+    "programs.compare": "check_factored",
+    "programs.explain": "explain",
+    "programs.factored": "factored",
+    "readouts": "clip gram norms",
+    "scaling.kernel": "fused",
+    "scaling.mesh": "data_mesh",
+    "scaling.streaming": "stream",
+    "secret": "secret_key",
+    "sketches": "compact kronecker project",
+    "tracing.trace": "trace",
+    "train": "evaluate fit fit_many",
+    "variance": "moments noise_scale",
+}
+_HOME = {name: module for module, names in _SHORT.items() for name in names.split()}
+__all__ = ["exercise", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"
 
 # these answer for one more release
@@ -47,17 +75,22 @@ _MOVED = {
 
 
 def __getattr__(name: str):
-    if name in __all__:
-        return _asked_for(name)
+    if name in _HOME:
+        found = getattr(importlib.import_module(f"jaxbackprop.{_HOME[name]}"), name)
+        globals()[name] = found
+        return found
     if name in _MOVED:
         warnings.warn(f"jaxbackprop.{name} is now {_MOVED[name]}.{name}", DeprecationWarning, stacklevel=2)
         return getattr(importlib.import_module(_MOVED[name]), name)
-    if not name.startswith("_") and importlib.util.find_spec(f"jaxbackprop.{name}"):
-        return importlib.import_module(f"jaxbackprop.{name}")
-    unknown = "" if name.startswith("__") else _unknown(name)
-    raise AttributeError(f"module 'jaxbackprop' has no attribute {name!r}{unknown}")
+    if module := submodule("jaxbackprop", name):
+        return module
+    known = "" if name.startswith("__") else f": {_near(name)}"
+    raise AttributeError(f"module 'jaxbackprop' has no attribute {name!r}{known}")
 
 
-def _unknown(name: str) -> str:
-    words = importlib.import_module("jaxbackprop.words")
-    return f": {words.unknown('name', name, __all__)}"
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _near(name: str) -> str:
+    return importlib.import_module("jaxbackprop.words").unknown("name", name, __all__)

@@ -18,9 +18,7 @@ FILES = {
     if path.name != "conftest.py"
 }
 # from the bottom up: a module imports what stands before it
-BOTTOM = (
-    "exercise words pairs strides windows refusals doors arithmetic activations formulas losses network views factors"
-)
+BOTTOM = "_lazy exercise words pairs strides windows refusals doors arithmetic activations formulas losses network views factors"
 GROUND = [*BOTTOM.split(), *"model backprop bilinear readouts variance sketches".split()]  # noqa: SIM905
 WINGS = """
 programs programs.flat programs.loops programs.axes programs.linear programs.uses programs.taps programs.factored

@@ -4,8 +4,6 @@ In the order to read them: leaves, arguments, decisions, points, differences, di
 check. Each imports only those before it, and of the rest of the package `programs` and what refuses a wrong argument.
 """
 
-import pkgutil
+from jaxbackprop._lazy import submodules
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [module.name for module in pkgutil.iter_modules(__path__)])
+__getattr__ = submodules(__name__)

@@ -3,8 +3,6 @@
 In the order to read them: flat, loops, axes, linear, uses, taps, factored; then explain, compare, clipped.
 """
 
-import pkgutil
+from jaxbackprop._lazy import submodules
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [module.name for module in pkgutil.iter_modules(__path__)])
+__getattr__ = submodules(__name__)
