@@ -26,16 +26,14 @@ from jaxtyping import Array, Float, PyTree
 from jaxbackprop import views
 from jaxbackprop.arithmetic import Precision, contract, scaled
 from jaxbackprop.doors import asks, is_direction, is_factored, is_weighted
+from jaxbackprop.tables import Tabled, of_factors
 from jaxbackprop.views import Use, as_letters, by_leaf, examples_of, factors_of, product
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes", "dtypes"))
-@dataclass(frozen=True)
-class FactoredGradient:
-    """Every example's gradient, in factors; what uses share is stored once. The memory is that of the activations.
-
-    Of a network's edge s→t dW of example b is dz[t][b] h[s][b]ᵀ.
-    """
+@dataclass(frozen=True, repr=False)
+class FactoredGradient(Tabled):
+    """Every example's gradient, in factors, the memory of the activations: of an edge s→t dW of b is dz[t][b] h[s][b]ᵀ."""
 
     h: dict[str, Any]
     dz: dict[str, Any]
@@ -43,6 +41,8 @@ class FactoredGradient:
     tree: Any
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...] = ()
+
+    table = of_factors
 
 
 @asks(is_weighted)

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -29,17 +29,6 @@ def unused(name: str, taken: Collection[str]) -> str:
     'w:2'
     """
     return next(n for n in (name, *(f"{name}:{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-
-
-def aligned(table: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """The lines of a table, its columns aligned, those of these numbers to the right.
-
-    >>> aligned([("name", "size"), ("w", "12")], right={1})
-    ['name  size', 'w       12']
-    """
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    placed = lambda i, cell: cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])  # noqa: E731
-    return ["  ".join(placed(i, cell) for i, cell in enumerate(line)).rstrip() for line in table]
 
 
 def look_up(kind: str, table: Mapping[str, T], name_or_pair: str | tuple) -> T | tuple[Callable, Callable]:

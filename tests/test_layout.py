@@ -18,8 +18,11 @@ FILES = {
     if path.name != "conftest.py"
 }
 # from the bottom up: a module imports what stands before it
-BOTTOM = "_lazy exercise words pairs strides windows refusals doors arithmetic activations formulas losses network views factors"
-GROUND = [*BOTTOM.split(), *"model backprop bilinear readouts variance sketches".split()]  # noqa: SIM905
+BOTTOM = """
+_lazy exercise words tables pairs strides windows refusals doors arithmetic activations formulas losses network views
+factors model backprop bilinear readouts variance sketches
+"""
+GROUND = BOTTOM.split()
 WINGS = """
 programs programs.flat programs.loops programs.axes programs.linear programs.uses programs.taps programs.factored
 programs.explain programs.compare programs.clipped

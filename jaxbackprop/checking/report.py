@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxbackprop.checking.diagnosis import Diagnosis
-from jaxbackprop.words import aligned
+from jaxbackprop.tables import aligned
 
 COLUMNS = (
     "differences are parts of the gradient's largest entry: from jax.grad in the given dtype and in float64, and from finite "

@@ -11,7 +11,7 @@ from jaxbackprop.factors import materialise, total
 from jaxbackprop.programs.factored import called, factored, names_of, read
 from jaxbackprop.programs.flat import equations
 from jaxbackprop.readouts import norms
-from jaxbackprop.words import aligned
+from jaxbackprop.tables import aligned
 
 FEW = 3  # examples whose whole gradients are compared
 

@@ -12,7 +12,7 @@ and of a lookup t (n + 1) numbers, 2 t² (n + 1) and t n. `clip` keeps what is s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxbackprop.programs.factored import AnyLoss, Read, call_of, read
 from jaxbackprop.programs.flat import Step
 from jaxbackprop.programs.uses import ELEMENTWISE, Site
 from jaxbackprop.strides import size_of
-from jaxbackprop.words import aligned
+from jaxbackprop.tables import Tabled
 
 
 class Row(NamedTuple):
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Tabled):
     """A `Row` for each use of each parameter; printed as a table.
 
     Attributes:
@@ -64,21 +64,21 @@ class Explanation:
     gradient: int
     bytes_each: int
     notes: tuple[str, ...] = ()
+    RIGHT: ClassVar = (5, 6, 7)
 
     @property
     def kept(self) -> int:
         """How many numbers are kept for each example, before what uses share is counted once."""
         return sum(row.numbers for row in self.rows)
 
-    def __str__(self):
-        """An aligned table, and what it adds up to."""
+    def table(self):
+        """A line for each row, and what they add up to."""
         head = ("parameter", "shape", "use", "sizes", "kept", "bytes", "norm", "sum", "where")
-        table = [head, *(self._cells(row) for row in self.rows)]
         kept, gradient = (f"{_short(n * self.bytes_each)}B" for n in (self.kept, self.gradient))
         each = f"an example's factors: {kept}; its gradient: {gradient}"
         flops = [_short(sum(getattr(row, name) for row in self.rows)) for name in ("norm_flops", "sum_flops")]
         costs = f"{each}; flops of its norm {flops[0]}, of its part of the sum {flops[1]}"
-        return "\n".join([*aligned(table, right={5, 6, 7}), costs, *self.notes])
+        return [head, *(self._cells(row) for row in self.rows)], [costs, *self.notes]
 
     def _cells(self, row):
         shape = "×".join(map(str, row.shape)) or "()"
