@@ -1,7 +1,7 @@
 """A table as people see it: aligned in a terminal, as HTML or Markdown in a notebook."""
 
 import html
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -53,9 +53,7 @@ class Tabled:
 
     RIGHT: ClassVar[Collection[int]] = ()  # the columns of numbers
 
-    def table(self) -> tuple[Table, Sequence[str]]:
-        """The table, its head first, and what stands below."""
-        raise NotImplementedError
+    table: Callable[..., tuple[Table, Sequence[str]]]  # its head first, and what stands below
 
     def __str__(self):
         table, below = self.table()
