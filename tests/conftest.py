@@ -9,10 +9,16 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # every module that handles arrays; `grading` handles text, in hundreds of thousands of small calls
-PACKAGE = Path(__file__).parents[1] / "jaxbackprop"
+HERE = Path(__file__).parent
+PACKAGE = HERE.parent / "jaxbackprop"
 FILES = [path for wing in ("", "scaling/", "tracing/") for path in PACKAGE.glob(f"{wing}[a-z]*.py")]
 ARRAYS = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
 install_import_hook([a for a in ARRAYS if a != "jaxbackprop.conftest"], "beartype.beartype").__enter__()
+# what a change breaks first, in about a minute: `-m "not slow"`; all else compiles more, or runs programs of its own
+QUICK = (
+    *("activations", "any_loss_door", "bad_input", "exercise", "factors", "gradient", "grade", "layout"),
+    *("losses", "network", "reference", "strides", "tables", "trace"),
+)
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 # LLVM at its lowest level, the rest of the compiler as for users: the programs are small, compiled once and run once, and the
@@ -22,3 +28,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="matplotlib"))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache")  # the command line keeps compiled programs there
 sys.path.append(str(PACKAGE.parent / "experiments"))  # its scripts import one another by name
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == HERE and item.path.stem.removeprefix("test_") not in QUICK:
+            item.add_marker("slow")
