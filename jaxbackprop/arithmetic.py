@@ -1,5 +1,7 @@
 """Products and sums that keep their digits: accumulated in float32 at least, rounded once, at the end."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import reduce
 from operator import mul

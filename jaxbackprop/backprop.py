@@ -6,23 +6,23 @@ For ONE example the forward pass of layer t, with an edge from each of its sourc
 
 `dfoo` is dL/dfoo. Go backwards through the layers; when layer s is reached, dz_t is known for every t that reads s.
 
-(1) h_s enters L through each layer t that reads it, z_t = W_ts h_s + …, and through nothing else. The chain rule sums
-    over those paths ("because of skip connection"):
-        dh_s = Σ over edges s→t of  W_tsᵀ dz_t            for the last layer instead  dh = dL/dyhat
+    (1) h_s enters L through each layer t that reads it, z_t = W_ts h_s + …, and through nothing else. The chain rule sums
+        over those paths ("because of skip connection"):
+            dh_s = Σ over edges s→t of  W_tsᵀ dz_t            for the last layer instead  dh = dL/dyhat
 
-(2) h_t = g_t(z_t) elementwise, so that the Jacobian is diagonal:
-        dz_t = dh_t · g_t'(z_t)
+    (2) h_t = g_t(z_t) elementwise, so that the Jacobian is diagonal:
+            dz_t = dh_t · g_t'(z_t)
 
-(3) (z_t)_i = Σ_j (W_ts)_ij (h_s)_j + …, so that (W_ts)_ij meets (dz_t)_i and (h_s)_j alone:
-        dW_ts = dz_t h_sᵀ        db_t = dz_t
+    (3) (z_t)_i = Σ_j (W_ts)_ij (h_s)_j + …, so that (W_ts)_ij meets (dz_t)_i and (h_s)_j alone:
+            dW_ts = dz_t h_sᵀ        db_t = dz_t
 
 Equation (3) says that an example's gradient on an edge is an outer product. It need not be formed: over a batch
-
-    Σ_b c_b dW_ts,b = Σ_b (c_b dz_t,b) h_s,bᵀ
-
-is one matrix product, and every other readout is another contraction of the same pair (h, dz): factors.py, readouts.py.
+Σ_b c_b dW_ts,b = Σ_b (c_b dz_t,b) h_s,bᵀ is one matrix product, and every other readout is another contraction of the same
+pair (h, dz): factors.py, readouts.py.
 The sweep is therefore written for one example and vmapped, and equation (3) is contracted once per edge, over the batch.
 """
+
+from __future__ import annotations
 
 from functools import partial, reduce
 from operator import add
@@ -82,7 +82,7 @@ def sweep(
     loss: LossLike,
     params: Params,
     x: Float[Array, " d"],
-    y: Num[Array, "..."],
+    y: Num[Array, "*k"],
     weight: Float[Array, ""] | float = 1.0,
     precision: Precision = None,
 ) -> tuple[Float[Array, ""], Forward, Backward]:

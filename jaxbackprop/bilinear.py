@@ -16,6 +16,8 @@ Memory beside the factors: products of so many examples, and positions u, at a t
 `arithmetic.LARGEST` numbers, or than one example's gradient or one position needs.
 """
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

@@ -8,6 +8,8 @@ training that goes on from a checkpoint, at the end of an epoch or within one, t
 Of several processes the first writes, and reads for all: their folders need not be the same.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib
 import io

@@ -23,12 +23,13 @@ Where the handwritten notes slip, and what is right:
 
     "z1 = w1 · z0"                       z1 = w1 h0: their own dL/dh0 and dL/dw1 use h0
     "dL/dz0 = dL/dyhat · 1" (boxed)      dL/dz2: it is z2 that equals yhat
-    "{z1, z1 ≥ 0; 0, z1 < 0}" in dL/dz1  {1, z1 ≥ 0; 0, z1 < 0}: they wrote the value of g for its derivative
-    "{z0, z0 ≥ 0; 0, z0 < 0}" in dL/dz0  {1, z0 ≥ 0; 0, z0 < 0}: the same
+    "{z1, z1 ≥ 0; 0, z1 < 0}" in dL/dz1  {1, z1 ≥ 0; 0, z1 < 0}: they wrote the value of g for g', and again in dL/dz0
 
 Everything here reads the same for plain numbers, where each product is an ordinary one, and for matrices w of
 shape (outputs, inputs) with vectors x, z, h. For a batch: `jax.vmap(gradient, in_axes=(None, 0, 0))`.
 """
+
+from __future__ import annotations
 
 from functools import partial
 from typing import NamedTuple
@@ -111,10 +112,8 @@ def backward(w: Weights, x: ArrayLike, f: Forward, dyhat: ArrayLike) -> Backward
     dz1 = dh1 * dg(f.z1)
     dh0 = jnp.dot(jnp.transpose(w.w1), dz1) + jnp.dot(jnp.transpose(w.w3), dz2)
     dz0 = dh0 * dg(f.z0)
-    dw0 = _outer(dz0, x)
-    dw1 = _outer(dz1, f.h0)
-    dw2 = _outer(dz2, f.h1)
-    dw3 = _outer(dz2, f.h0)
+    dw0, dw1 = _outer(dz0, x), _outer(dz1, f.h0)
+    dw2, dw3 = _outer(dz2, f.h1), _outer(dz2, f.h0)
     return Backward(dz2, dh1, dz1, dh0, dz0, dw0, dw1, dw2, dw3)
 
 

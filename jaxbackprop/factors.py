@@ -15,6 +15,8 @@ Letters: b example; l member of a stack of matrices; t position; n output, m inp
     inner         v[b] = ⟨dW[b], V⟩             bltn, lnm, bltm → b
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -6,6 +6,8 @@ with c_b = 1 for the sum over a batch, 1/B for its mean. c enters at dyhat, wher
 not a pass over the parameters at the end. The sums over b are those of scaling/streaming.py, in tiles where that is faster.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any

@@ -5,6 +5,8 @@ Softmax and sigmoid belong to their losses, never to the last layer: L is then c
 logits of any size, and the derivative is the famous difference, probability minus target.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from jaxtyping import Array, Float, Num
 
 from jaxbackprop import formulas
 from jaxbackprop.formulas import Show, Written
-from jaxbackprop.pairs import entry_of
+from jaxbackprop.pairs import as_written, entry_of
 
 
 class Figure(NamedTuple):
@@ -31,6 +33,7 @@ class Figure(NamedTuple):
     of: Callable[[Array, Array], Array]
 
 
+@as_written
 class Loss(NamedTuple):
     """Functions of one example: `value(yhat, y)` is L, `derivative(yhat, y)` is dL/dyhat, shaped like yhat.
 
@@ -188,10 +191,7 @@ def as_loss(given: LossLike) -> Loss:
     """Return the loss of that name; or a function, or a pair (value, derivative), as a `Loss`.
 
     What it returns has a derivative: dL/dyhat as given, or `jax.vjp`'s. Of the same functions it is the same loss.
-
-    Raises:
-        ValueError: no loss has that name; the message says the nearest.
-        TypeError: neither a name nor functions.
+    A ValueError says the nearest name that there is, a TypeError what is neither a name nor functions.
 
     >>> as_loss("huber") == LOSSES["huber"]
     True

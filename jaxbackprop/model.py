@@ -1,5 +1,7 @@
 """A `Model`, what its passes leave, and the `Sweep` of any loss that readouts, sums and training take."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache

@@ -8,6 +8,8 @@ A skip connection is nothing special, only one more source. The last layer is th
 Parameters are nested dicts, params[t][s] = W_ts of shape (width of t, width of s), params[t]["bias"] = b_t.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -170,11 +172,8 @@ def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) 
         dtype: float32, float64 (under `jax.enable_x64`), bfloat16 or float16.
 
     Returns:
-        params[t][s] of shape (width of t, width of s), params[t]["bias"] of shape (width of t,).
-
-    Raises:
-        ValueError: another dtype, or float64 without 64-bit types.
-        TypeError: something that is not one key.
+        params[t][s] of shape (width of t, width of s), params[t]["bias"] of shape (width of t,). A ValueError refuses another
+        dtype, and float64 without 64-bit types, a TypeError what is not one key.
 
     >>> params = init(skip_mlp((8, 64, 32, 1)), jax.random.key(0))
     >>> params["yhat"]["h1"].shape, params["yhat"]["h0"].shape

@@ -10,6 +10,19 @@ import jax.numpy as jnp
 from jaxbackprop.words import look_up, require_hashable
 
 T = TypeVar("T", bound=tuple)
+C = TypeVar("C", bound=type)
+
+
+def as_written(cls: C) -> C:
+    """A NamedTuple whose `help` says the types of its fields as they are written: Python says them as references.
+
+    >>> import inspect
+    >>> inspect.signature(jbp.Loss).parameters["figure"].annotation
+    'Figure | None'
+    """
+    fields = cls.__new__.__annotations__
+    fields.update({name: getattr(kind, "__forward_arg__", kind) for name, kind in fields.items()})
+    return cls
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ between two equally likely ones is right with a probability above (e^ε + δ) / 
 theorem 2.1), so that the right guesses of m runs exceed the upper quantile of Binomial(m, that) about never.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from functools import partial

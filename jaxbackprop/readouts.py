@@ -19,6 +19,8 @@ NaN and infinity in an example reach every figure that it is part of; `clip` alo
 `FactoredGradient` is refused by a TypeError.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 
@@ -185,12 +187,8 @@ def gram(
 
     Args:
         fg: the factored gradients of B examples.
-        other: those of C more examples, of parameters of the same shapes; `fg` itself by default.
+        other: those of C more examples, of parameters of the same shapes, else a ValueError; `fg` itself by default.
         precision: of the contractions.
-
-    Raises:
-        ValueError: `other` is of another network.
-        TypeError: it is no `FactoredGradient`.
 
     >>> gram(fg).shape
     (5, 5)

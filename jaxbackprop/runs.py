@@ -1,5 +1,7 @@
 """The folder that a training run leaves: config.json, metrics.jsonl, params.npz, learning_curves.png; and back again."""
 
+from __future__ import annotations
+
 import dataclasses
 import io
 import json

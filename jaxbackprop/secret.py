@@ -9,6 +9,8 @@ trains on each of two candidates, compares, and knows which one is the truth. So
     everywhere else          it is not: `fit` takes it out of every state that it saves, returns, or shows to a callback
 """
 
+from __future__ import annotations
+
 import secrets
 import warnings
 from pathlib import Path
@@ -91,14 +93,14 @@ def forget(folder: Path) -> None:
         sync_folder(folder)
 
 
-def warn_if_guessable(keys: Key[Array, "..."]) -> None:
+def warn_if_guessable(keys: Key[Array, "*n"]) -> None:
     """Warn of a key that is as good as published."""
     if is_guessable(keys):
         said = "key comes from a small integer: anyone who tries the four billion of them finds the noise, and subtracts it"
         warnings.warn(f"{said}. Leave key out, or give jaxbackprop.secret_key()", RuntimeWarning, stacklevel=4)
 
 
-def is_guessable(key: Key[Array, "..."]) -> bool:
+def is_guessable(key: Key[Array, "*n"]) -> bool:
     """Whether a key is what `jax.random.key` makes of an integer of at most 32 bits. What was split off one is not seen.
 
     >>> is_guessable(jax.random.key(7)), is_guessable(secret_key())

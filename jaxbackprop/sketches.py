@@ -8,6 +8,8 @@ Sources: Choe et al. 2024, "What is your data worth to GPT?" (LoGra: projections
 "Optimizing neural networks with Kronecker-factored approximate curvature"; Grosse and Martens 2016 (of convolutions).
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

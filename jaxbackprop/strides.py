@@ -8,6 +8,8 @@ axes are.
     seen        W → the view                    put back        the view → W, 0 elsewhere: the transpose of `seen`
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -6,6 +6,8 @@ can be saved, watched and stopped; and where data are read from a disk, a part i
 steps that the whole would.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import time
@@ -69,7 +71,7 @@ class Problem(NamedTuple):
     model: Model | Sweep
     optimizer: Any  # an optax.GradientTransformation; in `fit_many` what makes one from a learning rate
     batch_size: int
-    gradient: "GradientMethod"
+    gradient: GradientMethod
     mesh: Mesh | None = None  # over which each batch is laid
     numbers: int = 0  # how many the parameters are; of a network it is known
 
@@ -436,7 +438,7 @@ class _Reached(NamedTuple):
 def fit(
     network: Network | Sweep,
     loss: LossLike | None,
-    optimizer: "optax.GradientTransformation",
+    optimizer: optax.GradientTransformation,
     data: Data | Blocks,
     *,
     epochs: int,
@@ -709,13 +711,13 @@ def _warn_of_divergence(row: Row) -> None:
 def fit_many(
     network: Network,
     loss: LossLike,
-    optimizer: Callable[[Float[Array, ""]], "optax.GradientTransformation"],
+    optimizer: Callable[[Float[Array, ""]], optax.GradientTransformation],
     data: Data,
     *,
     epochs: int,
     batch_size: int,
-    keys: Key[Array, "..."],
-    learning_rates: Float[Array, "..."],
+    keys: Key[Array, "*keys"],
+    learning_rates: Float[Array, "*rates"],
     gradient: str | GradientMethod = "hand",
 ) -> tuple[TrainState, Float[Array, "n epochs"]]:
     """Train n networks of one wiring in one program, each from its own key and at its own learning rate.

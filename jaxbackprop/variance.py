@@ -6,6 +6,8 @@ Uses of a parameter add before anything is squared. Sources: Dangel et al. 2020,
 McCandlish et al. 2018, "An empirical model of large-batch training" (noise scale).
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

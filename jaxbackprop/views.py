@@ -1,5 +1,7 @@
 """A use of a parameter, and how its gradient meets the leaf: letters for axes, and the way back to the leaf's own order."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

@@ -6,6 +6,8 @@ In letters, for one image: input (N, C, *places), kernel (O, C/g, *k), output (N
     m   *k and the C/g channels           n   the O/g channels of the output
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -1,6 +1,36 @@
 """A written derivation, marked line by line: `grade`.
 
-In the order to read them: report, formula, notation, statements, wiring, worlds, court, remarks, judge, grade.
+What it is for. A student derives the gradient of a network on paper; `grade(text)` takes it as people type it (plain text,
+Unicode, LaTeX, as a scan gives it too) and returns a verdict for each line. What a teacher may rely on, in this order: no
+right line is called wrong; no line is lost, each one with an equals sign is in the verdict; no wrong line is called right;
+and then as much is read as can be. What was not read is said to be so, and is neither right nor wrong.
+
+The mathematics. The forward equations say the network, and the loss; where there are none it is the exercise of
+`jaxbackprop.exercise`, with half the squared error. Each line is then judged by itself. Both its sides are computed at
+random points, which cover every on/off pattern of the units, with the RIGHT adjoints put in on its right side: for the
+exercise
+
+    dL/dz2 = yhat − y                      right
+    dL/dh0 = w1 dL/dz1                     wrong: the path h0 → yhat is missing; dL/dh0 = w1 dL/dz1 + w3 dL/dz2
+    dL/dz0 = dL/dh0 · [z0 >= 0]            right, though the line above is not: an error is counted once, where it is made
+
+Smooth formulas that differ agree at a random point with probability zero: a wrong line has a counterexample, and is shown
+with it. At a kink the branch "otherwise" decides, as in the exercise: relu'(0) = 1.
+
+>>> import jaxbackprop as jbp
+>>> verdict = jbp.grade("dL/dz1 = dL/dh1 * [z1 >= 0]; dL/dh0 = dL/dz1 * w1; dL/dz0 = dL/dh0 * [z0 >= 0]")
+>>> [(line.quantity, line.status) for line in verdict.lines]
+[('dL/dz1', 'right'), ('dL/dh0', 'wrong'), ('dL/dz0', 'right')]
+>>> verdict.ok, "the path h0 -> yhat is missing" in verdict.lines[1].reason
+(False, True)
+
+What it says. `line.status`, `line.reason` with a counterexample, `line.correction` with the right line, `line.row` where it
+stands; `print(verdict)` is a table, `verdict.to_dict()` the same as JSON can hold it. `jaxbackprop grade derivation.md`
+prints it, with exit status 1 if a line is wrong. A line that follows from a wrong one without a mistake of its own is
+"right given the line above". Nothing in a text is ever executed, and time, memory and nesting are bounded, so that a
+stranger's text may be graded.
+
+What to read next. `help(jaxbackprop.grade)`; `jaxbackprop.tracing`, the right derivation with its numbers.
 """
 
 from jaxbackprop._lazy import submodules

@@ -6,6 +6,8 @@ The norms need no gradient formed, and c is a weight of the sum. An example whos
 formed, one at a time, so that what is not finite in it can be 0 while the rest of it stays.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

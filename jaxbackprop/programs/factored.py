@@ -1,5 +1,7 @@
 """`factored(loss)`: one sweep, many readouts, for any JAX loss of one example."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -11,6 +11,8 @@ that is called twice, each step is there twice.
   may be asked for step after step.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial

@@ -7,6 +7,8 @@ A rule says how h (l, t, m), or the ids (t), come from the other operands, and w
 which a parameter enters has no rule: it is differentiated as it stands, and its gradient formed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

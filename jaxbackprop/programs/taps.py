@@ -13,6 +13,8 @@ In a loop τ has a member for each step, and h and dz come out stacked: steps th
 their own are members l. The bodies of loops and of what is computed again are run by the same rule, inside the same primitives.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple

@@ -15,6 +15,8 @@ Source: Müller et al. 2021, "Real-time neural radiance caching for path tracing
 while it is narrow).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral

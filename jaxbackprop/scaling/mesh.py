@@ -21,6 +21,8 @@ Several processes (`join`) form one mesh of all their devices. Each runs the sam
 clock or a signal they must decide alike (`agree`), or they would wait for each other for ever.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

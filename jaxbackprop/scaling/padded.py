@@ -18,6 +18,8 @@ refused (`PaddingError`). Two more things are the GPU's: a product of which one 
 summed, as a matrix product would fill it up to 16; and a maximum there forgets NaN, so that it is put back.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

@@ -10,6 +10,8 @@ so that it gives each node's adjoint without a word of ours. All of it is float6
 not 1.2000000477.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +61,7 @@ class Trace(Worked):
         """Return the rows in plain Python, ready for `json.dumps`."""
         return render.plain(self)
 
-    def figure(self) -> "Figure":
+    def figure(self) -> Figure:
         """Draw the network left to right: values above each node, adjoints below, weights and their gradients on the edges.
 
         Needs matplotlib, which `pip install 'jaxbackprop[cli]'` brings; `figure.savefig("trace.svg")` writes it.

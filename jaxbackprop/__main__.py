@@ -1,0 +1,5 @@
+"""`python -m jaxbackprop` is the command `jaxbackprop`."""
+
+from jaxbackprop.cli import entry
+
+entry()
