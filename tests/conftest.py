@@ -17,7 +17,7 @@ install_import_hook([a for a in ARRAYS if a != "jaxbackprop.conftest"], "beartyp
 # what a change breaks first, in about a minute: `-m "not slow"`; all else compiles more, or runs programs of its own
 QUICK = (
     *("activations", "any_loss_door", "bad_input", "exercise", "factors", "gradient", "grade", "layout"),
-    *("losses", "network", "reference", "strides", "tables", "trace"),
+    *("losses", "network", "reference", "notebook", "strides", "trace"),
 )
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
