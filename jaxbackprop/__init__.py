@@ -9,6 +9,7 @@ blocks, checkpoint, secret, train, privacy. What is not in the short list below 
 import importlib
 import warnings
 
+from jaxbackprop import blocks as blocks
 from jaxbackprop import exercise
 from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import backward, forward, per_example, sweep

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from argparse import Namespace
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,9 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxbackprop import __version__, blocks, checkpoint, data, devices, network, privacy, runs, stored, train
+from jaxbackprop import __version__, checkpoint, data, devices, network, privacy, runs, train
 from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
+from jaxbackprop.data import reading
+from jaxbackprop.data.blocks import Blocks, examples_of, spilled
+from jaxbackprop.data.stored import is_stored
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
 from jaxbackprop.grading.grade import grade
 from jaxbackprop.losses import as_loss
@@ -47,7 +51,7 @@ NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resu
 class _Training(NamedTuple):
     """What the arguments come to, once everything that can be refused has been."""
 
-    dataset: data.Dataset | stored.Stored
+    dataset: data.Dataset
     network: network.Network
     loss: str
     quoted: str
@@ -82,7 +86,7 @@ def _train(arguments: Namespace) -> int:
             f"jaxbackprop {__version__} on {len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
         )
     dataset, net = training.dataset, training.network
-    examples = f"{blocks.examples_of(dataset.train):,} training and {blocks.examples_of(dataset.test):,} test examples"
+    examples = f"{examples_of(dataset.train):,} training and {examples_of(dataset.test):,} test examples"
     say("data", f"{dataset.name}: {examples}, {net.inputs} features")
     say("", dataset.note)
     say("network", str(net))
@@ -143,10 +147,10 @@ def _train(arguments: Namespace) -> int:
     if training.spent:
         epsilon, delta = training.spent
         say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
-        if delta >= 1 / blocks.examples_of(dataset.train):
+        if delta >= 1 / examples_of(dataset.train):
             say(
                 "",
-                f"delta is not below 1/{blocks.examples_of(dataset.train)}: it would allow publishing an example outright",
+                f"delta is not below 1/{examples_of(dataset.train)}: it would allow publishing an example outright",
             )
     say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
     say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
@@ -332,38 +336,22 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
         raise ValueError(
             f"--checkpoint-every {arguments.checkpoint_every} would never come: there are {arguments.epochs} epochs"
         )
-    scale = data.read_bounds(arguments.bounds) if arguments.bounds else arguments.scale
-    if stored.is_stored(arguments.data):
-        if arguments.classes:
-            raise ValueError(
-                "--classes is for a file or a bundled set: a folder's are found as its rows are read through"
-            )
-        with _reading(quiet=arguments.json or jax.process_index() > 0) as advance:
-            dataset = stored.load_stored(
-                arguments.data, arguments.target, arguments.task, seed=arguments.seed, scale=scale, progress=advance
-            )
-        if arguments.scratch:
-            train_rows, test_rows = (blocks.spilled(rows, arguments.scratch) for rows in (dataset.train, dataset.test))
-            dataset = dataset._replace(train=train_rows, test=test_rows)
-    elif arguments.scratch:
-        raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
-    else:
-        how = {"scale": scale, "classes": arguments.classes, "stratify": not arguments.private}
-        dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed, **how)
+    dataset = _dataset(arguments)
     classes = dataset.encoding.classes
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
     widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
     net = build(widths, arguments.activation, bias=not arguments.no_bias)
-    examples = blocks.examples_of(dataset.train)
-    arguments.batch_size = min(arguments.batch_size, examples)
-    steps = -(-examples // arguments.batch_size)
-    if isinstance(dataset.train, blocks.Blocks):
+    examples = examples_of(dataset.train)
+    if isinstance(dataset.train, Blocks):
         if arguments.private:
             raise ValueError("--private draws each batch from all examples: it needs them in memory, in a file")
         devices = 1 if mesh is None else mesh.shape[meshes.DATA]
-        steps = blocks.steps_of(
-            blocks.shared(dataset.train, arguments.batch_size, jax.process_count(), devices), arguments.batch_size
-        )
+        arguments.batch_size = reading.filled_batch(dataset.train, arguments.batch_size, devices)
+        rows = reading.shared(dataset.train, arguments.batch_size, jax.process_count(), devices)
+        steps = reading.steps_of(rows, arguments.batch_size)
+    else:
+        arguments.batch_size = min(arguments.batch_size, examples)
+        steps = -(-examples // arguments.batch_size)
     method, noise_multiplier, spent = arguments.gradient, None, None
     if arguments.private:
         if arguments.gradient != "hand":
@@ -382,6 +370,33 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     return _Training(dataset, net, loss, figure.name, method, noise_multiplier, spent, unprotected, steps, folder)
 
 
+def _dataset(arguments: Namespace) -> data.Dataset:
+    """The data that the arguments name, read and made ready."""
+    folder = is_stored(arguments.data)
+    if folder and arguments.classes:
+        raise ValueError("--classes is for a file or a bundled set: a folder's are found as its rows are read through")
+    if arguments.scratch and not folder:
+        raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
+    how = {"seed": arguments.seed, "classes": arguments.classes, "stratify": not arguments.private}
+    how["scale"] = data.read_bounds(arguments.bounds) if arguments.bounds else arguments.scale
+    with _reading(quiet=not folder or arguments.json or jax.process_index() > 0) as advance:
+        dataset = data.load(
+            arguments.data, arguments.target, arguments.task, treatment=_treatment(arguments), progress=advance, **how
+        )
+    if not arguments.scratch:
+        return dataset
+    return replace(dataset, **{name: spilled(getattr(dataset, name), arguments.scratch) for name in ("train", "test")})
+
+
+def _treatment(arguments: Namespace) -> data.Treatment:
+    """What is said of a table's columns; a run of an earlier version says nothing of them."""
+    said = {name: getattr(arguments, name, None) for name in data.Treatment._fields}
+    said = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value is not None
+    }
+    return data.Treatment(**said | ({"header": said["header"] == "yes"} if "header" in said else {}))
+
+
 def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
     """What of the run's config was taken from the training rows as they are, and what would have spared it."""
     found = []
@@ -396,8 +411,8 @@ def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
 def _check(training: _Training, key) -> Report:
     """The hand-derived gradient of this network, on some of this data, beside jax.grad and finite differences."""
     part = training.dataset.train
-    few = stored.sample(part, 32) if isinstance(part, blocks.Blocks) else (part[0][:32], part[1][:32])
-    sample = tuple(map(jnp.asarray, few))
+    x, y = next(reading.in_order(part, min(32, part.examples)))[:2] if isinstance(part, Blocks) else part
+    sample = tuple(jnp.asarray(a[:32]) for a in (x, y))
     hand = value_and_grad(training.network, training.loss)
     plain = plain_loss(training.network, training.loss)
     return check.check_gradient(plain, lambda *args: hand(*args)[1], network.init(training.network, key), *sample)
@@ -649,7 +664,7 @@ def _result(training, report, state, history, seconds, rate) -> dict[str, Any]:
 def _test_line(training, last) -> str:
     dataset, encoding, figure = training.dataset, training.dataset.encoding, last[f"validation_{training.quoted}"]
     if encoding.classes:
-        many = blocks.examples_of(dataset.test)
+        many = examples_of(dataset.test)
         return f"accuracy {figure:.1%} ({round(figure * many):,} of {many:,} right), loss {last['validation_loss']:.3g}"
     better = 1 - figure**2 / dataset.baseline
     than = f"{abs(better):.0%} {'better' if better >= 0 else 'WORSE'} than the training mean in squared error"
