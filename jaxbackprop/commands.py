@@ -29,6 +29,7 @@ from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
 from jaxbackprop.data import reading
 from jaxbackprop.data.blocks import Blocks, examples_of, spilled
+from jaxbackprop.data.figures import figures_of, lines_of
 from jaxbackprop.data.stored import is_stored
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
 from jaxbackprop.grading.grade import grade
@@ -89,6 +90,8 @@ def _train(arguments: Namespace) -> int:
     examples = f"{examples_of(dataset.train):,} training and {examples_of(dataset.test):,} test examples"
     say("data", f"{dataset.name}: {examples}, {net.inputs} features")
     say("", dataset.note)
+    for i, line in enumerate(dataset.table):
+        say("" if i else "columns", line)
     say("network", str(net))
     report = _check(training, jax.random.key(arguments.seed)) if first else None
     if report:
@@ -139,11 +142,15 @@ def _train(arguments: Namespace) -> int:
     runs.write_params(training.folder, state.params)
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
 
+    params = jax.tree.map(np.asarray, state.params)  # here alone: the other processes have ended
+    figures = figures_of(dataset.encoding, *train.answers(net, params, dataset.test))
     seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
     if arguments.json:
-        print(json.dumps(_result(training, report, state, history, seconds, rate)))
+        print(json.dumps(_result(training, report, state, history, seconds, rate) | figures))
         return 0
     say("test", _test_line(training, last))
+    for line in lines_of(dataset.encoding, figures):
+        say("", line)
     if training.spent:
         epsilon, delta = training.spent
         say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
@@ -172,7 +179,9 @@ def _predict(arguments: Namespace) -> int:
     if arguments.out and arguments.out.exists():
         raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
     encoding = _encoding(arguments.run, config, net)
-    yhat = predict(net, params, jnp.asarray(data.read_features(arguments.file, encoding)))
+    with _said_in_lines():
+        x = data.read_features(arguments.file, encoding)
+    yhat = predict(net, params, jnp.asarray(x))
     answers = data.decode(encoding, np.asarray(yhat))
     if encoding.classes:
         header = ("prediction", "probability")
@@ -184,6 +193,28 @@ def _predict(arguments: Namespace) -> int:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
     if arguments.out:
         print(f"{len(rows):,} predictions in {arguments.out}")
+    return 0
+
+
+def evaluate_command(arguments: Namespace) -> int:
+    """Measure a run's network on rows with their target; returns the exit status."""
+    with devices.preferred(arguments.device):
+        devices.require(arguments.device)
+        config, net, params = runs.read_run(arguments.run)
+        encoding = _encoding(arguments.run, config, net)
+        with _said_in_lines():
+            rows = data.read_examples(arguments.file, encoding)
+        found = train.evaluate(net, config["loss"], params, rows)
+        figures = figures_of(encoding, *train.answers(net, params, rows))
+    if not encoding.classes:
+        found["rmse"] *= encoding.target_scale[0]
+    if arguments.json:
+        print(json.dumps({"rows": examples_of(rows)} | found | figures))
+        return 0
+    error = f"root mean squared error {found.get('rmse', 0):.4g} in units of {encoding.target}"
+    figure = f"accuracy {found['accuracy']:.1%}" if encoding.classes else error
+    print(f"{examples_of(rows):,} rows: {figure}, loss {found['loss']:.3g}")
+    print(*lines_of(encoding, figures), sep="\n")
     return 0
 
 
@@ -366,7 +397,7 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     loss = "softmax_cross_entropy" if classes else "half_squared_error"
     figure = as_loss(loss).figure
     assert figure is not None
-    unprotected = _unprotected(arguments, classes) if spent else []
+    unprotected = _unprotected(arguments, classes, dataset.encoding.columns) if spent else []
     return _Training(dataset, net, loss, figure.name, method, noise_multiplier, spent, unprotected, steps, folder)
 
 
@@ -397,7 +428,7 @@ def _treatment(arguments: Namespace) -> data.Treatment:
     return data.Treatment(**said | ({"header": said["header"] == "yes"} if "header" in said else {}))
 
 
-def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
+def _unprotected(arguments: Namespace, classes: tuple[str, ...], columns: tuple[data.Column, ...]) -> list[str]:
     """What of the run's config was taken from the training rows as they are, and what would have spared it."""
     found = []
     if not arguments.bounds and arguments.scale == "rows":
@@ -405,6 +436,10 @@ def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
         found.append(f"mean and scale of the {whose}, taken from the training rows (--bounds FILE or --scale none)")
     if classes and not arguments.classes:
         found.append("the classes, found in the rows (--classes)")
+    if columns:
+        found.append(
+            "what kind each column is of, its median and its categories, found in the rows (numbers in a .npz)"
+        )
     return found
 
 

@@ -796,7 +796,7 @@ def _figures(model, params, data) -> Row:
     return {name: math.sqrt(mean) if name == "rmse" else mean for name, mean in means.items()}
 
 
-def _pieces(data: tuple[Array, Array] | Blocks) -> Iterator[tuple[Any, Any, Any]]:
+def _pieces(data: Data | Blocks) -> Iterator[tuple[Any, Any, Any]]:
     """All rows in their order, x, y and weight: arrays as a whole, `Blocks` some thousand rows at a time, read ahead."""
     if isinstance(data, Blocks):
         return reading.read_ahead(reading.in_order(data, min(EVALUATED_ROWS, data.examples)))

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbackprop.data import saying, targets
-from jaxbackprop.data import Encoding, Treatment, decode, from_dict, load, read_features, to_dict
+from jaxbackprop.data import Encoding, Treatment, decode, from_dict, load, read_features, saying, targets, to_dict
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

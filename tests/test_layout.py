@@ -31,7 +31,7 @@ grading grading.formula grading.notation grading.statements grading.wiring gradi
 grading.remarks grading.report grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
-data.formats data.stored data.loading data blocks _cache devices checkpoint orbax_store secret runs train privacy
+data.formats data.stored data.figures data.loading data blocks _cache devices checkpoint orbax_store secret runs train privacy
 """
 FLOORS = [*GROUND, *WINGS.split()]
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, shown
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.values import NUMERIC
-from jaxbackprop.words import unknown
+from jaxbackprop.words import extra, unknown
 
 PLAIN = Form()
 SCALES = ("rows", "none")
@@ -99,14 +99,12 @@ def learned(columns: Sequence[Column], x: np.ndarray, labels: np.ndarray, most: 
 
     Of more than `most` categories those that are most frequent have an input.
     """
-    from sklearn.impute import SimpleImputer
-    from sklearn.preprocessing import OneHotEncoder
-
+    impute, preprocessing = (extra(f"sklearn.{part}", "scikit-learn", "tables") for part in ("impute", "preprocessing"))
     medians, told = (), frozenset()
     if x.shape[1]:
-        imputer = SimpleImputer(strategy="median", add_indicator=True).fit(x)
+        imputer: Any = impute.SimpleImputer(strategy="median", add_indicator=True).fit(x)
         medians, told = imputer.statistics_.tolist(), frozenset(imputer.indicator_.features_.tolist())
-    encoder = OneHotEncoder(max_categories=most + 1).fit(labels) if labels.shape[1] else None
+    encoder = preprocessing.OneHotEncoder(max_categories=most + 1).fit(labels) if labels.shape[1] else None
     found, numbers, texts = [], 0, 0
     for column in columns:
         if column.kind in NUMERIC:
@@ -227,7 +225,8 @@ def from_dict(d: Mapping[str, Any]) -> Encoding:
         form = Form(**d.get("form", {}))
     except (TypeError, KeyError) as error:
         raise ValueError(f"encoding has a column or a form of another kind ({error})") from None
-    return Encoding(**values | {"form": form._replace(na=tuple(form.na))})
+    values["form"] = form._replace(na=tuple(form.na))
+    return Encoding(**values)
 
 
 # ---- to numbers of a size

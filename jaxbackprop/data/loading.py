@@ -25,7 +25,7 @@ from jaxbackprop.data.encoding import (
 from jaxbackprop.data.saying import finite, is_number, listed, naming, shown
 from jaxbackprop.data.sheets import suffixes
 from jaxbackprop.data.sources import BUNDLED, bundled, file_at, npz_pair, npz_rows
-from jaxbackprop.data.stored import is_stored, read_through
+from jaxbackprop.data.stored import is_stored, read_folder, read_through
 from jaxbackprop.data.tables import MOST_CATEGORIES, Table, Treatment, read_rows, read_table
 from jaxbackprop.data.targets import EXACT, as_given, classes_of, recognised, require_unlike, split
 from jaxbackprop.data.values import NUMERIC, Values
@@ -259,7 +259,7 @@ def _encoded_by(
     """What the training rows teach, and all rows encoded by it."""
     columns, x, features, count = table.columns, table.x, table.features, len(table.features)
     if columns:
-        nothing = np.isnan(x[train]).all(0)
+        nothing = np.asarray(np.isnan(x[train]).all(0))
         numbers = [c.name for c in columns if c.kind in NUMERIC]
         empty = {name for name, none in zip(numbers, nothing, strict=True) if none}
         columns = [
@@ -299,14 +299,14 @@ def read_features(path: str | os.PathLike[str], encoding: Encoding) -> np.ndarra
     return _read(path, encoding, target=False)[0]
 
 
-def read_examples(path: str | os.PathLike[str], encoding: Encoding) -> Rows:
-    """Read new rows with their target, x (n, d) and y as a `Dataset` has them.
+def read_examples(path: str | os.PathLike[str], encoding: Encoding) -> Rows | Blocks:
+    """Read new rows with their target, x (n, d) and y as a `Dataset` has them; of a folder `Blocks` of them.
 
     Raises:
         ValueError: as `read_features`; or a target that is missing, or is no class of training.
         FileNotFoundError: there is no such file.
     """
-    return _read(path, encoding, target=True)
+    return read_folder(Path(path), encoding) if is_stored(path) else _read(path, encoding, target=True)
 
 
 def _read(source: Any, encoding: Encoding, target: bool) -> Rows:

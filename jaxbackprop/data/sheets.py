@@ -44,7 +44,7 @@ class Sheet(NamedTuple):
 
     columns: dict[str, Any]
     form: Form = Form()
-    index: tuple[str, ...] = ()
+    row_numbers: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -260,7 +260,7 @@ def read_parquet(path: Path) -> Sheet:
     if not table.num_rows:
         raise ValueError("no rows, expected some below the header")
     return Sheet(
-        by_name(table.column_names, [c.combine_chunks() for c in table.columns]), index=pandas_index(table.schema)
+        by_name(table.column_names, [c.combine_chunks() for c in table.columns]), row_numbers=pandas_index(table.schema)
     )
 
 

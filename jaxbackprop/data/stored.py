@@ -17,6 +17,7 @@ import numpy as np
 from jaxbackprop.data.blocks import Blocks, Rows
 from jaxbackprop.data.encoding import Bounds, Encoding, Moments, moments_from, scaling, standardise
 from jaxbackprop.data.formats import open_npy, open_parquet
+from jaxbackprop.data.saying import listed, nearest
 from jaxbackprop.data.sources import BUNDLED
 from jaxbackprop.data.targets import MOST_CLASSES, recognised
 from jaxbackprop.words import extra
@@ -73,6 +74,33 @@ def read_through(
     blocks = replace(blocks, fingerprint=f"{seen.content.hexdigest()[:16]}, seed {seed}, held out {test_fraction:g}")
     train, test = (_part(blocks, held_out, held, encoding, classes) for held in (False, True))
     return folder.resolve().name, encoding, train, test, note, seen.baseline(size)
+
+
+def read_folder(folder: Path, encoding: Encoding) -> Blocks:
+    """A folder's rows with their target, encoded as those were that a network was trained on.
+
+    Raises:
+        ValueError: a column is missing, or the network takes more than numbers; when read: a class that training did not see.
+    """
+    names, gaps = encoding.features, [column.name for column in encoding.used if column.indicator]
+    if gaps or names != tuple(column.name for column in encoding.used):
+        raise ValueError(
+            f"{folder} has numbers without gaps, and the network was trained on more: give a file, as in training"
+        )
+    blocks = _opened(folder, encoding.target, ())
+    lacking = [name for name in names if name not in blocks.features]
+    if lacking:
+        raise ValueError(f"{folder} lacks {listed(lacking)}{nearest(lacking[0], blocks.features)}")
+    places = [blocks.features.index(name) for name in names]
+
+    def read(i: int) -> Rows:
+        x, y = blocks.read(i)
+        return x[:, places], y
+
+    whole = [slice(0, rows) for rows in blocks.lengths]
+    return _part(
+        replace(blocks, read=read, features=names), whole, True, encoding, [float(c) for c in encoding.classes]
+    )
 
 
 def _opened(folder: Path, target: str | None, drop: Sequence[str]) -> Blocks:
@@ -181,7 +209,13 @@ def _part(blocks: Blocks, held_out: list[slice], held: bool, encoding: Encoding,
         x, y = (_chosen(a, held_out[kept[i]], held).astype(np.float64) for a in blocks.read(kept[i]))
         x, y = standardise(x, encoding.mean, encoding.scale, encoding.features), y.reshape(-1, 1)
         if encoding.classes:
-            return x, np.searchsorted(labels, y[:, 0]).astype(np.int32)
+            found = np.searchsorted(labels, y[:, 0]).clip(max=len(labels) - 1)
+            strange = y[labels[found] != y[:, 0], 0]
+            if len(strange):
+                raise ValueError(
+                    f"target {encoding.target!r} holds {strange[0]:g}, not among the classes {listed(encoding.classes)}"
+                )
+            return x, found.astype(np.int32)
         return x, standardise(y, encoding.target_mean, encoding.target_scale, (encoding.target,))
 
     fingerprint = f"{blocks.fingerprint}, {sum(lengths)} rows of it"

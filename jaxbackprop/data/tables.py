@@ -140,7 +140,7 @@ def _left_out(name: str, sheet: Sheet, treatment: Treatment) -> str:
         return "as asked"
     if treatment.wanted(name):
         return ""
-    return "row numbers that pandas wrote" if name in sheet.index else "" if name else "it has no name"
+    return "row numbers that pandas wrote" if name in sheet.row_numbers else "" if name else "it has no name"
 
 
 def _fate(name: str, values: Values, wanted: str) -> Column:

@@ -204,7 +204,11 @@ def _numbers(name, text, is_gap, how) -> tuple[np.ndarray, np.ndarray, str]:
     values = _floats(pc.replace_substring(pc.if_else(good, bare, None), mark, "."))
     good = good.to_numpy(zero_copy_only=False)
     units = pc.replace_substring_regex(text, r"[^$€£¥%]", "").to_numpy(zero_copy_only=False)
-    return values, good, _unit(name, text, np.where(good, units, None))
+    return (
+        values,
+        good,
+        _unit(name, text, np.array([unit if ok else None for unit, ok in zip(units, good, strict=True)], object)),
+    )
 
 
 def _unit(name: str, text: Any, units: np.ndarray) -> str:
