@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, shown
+from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, shown
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.values import NUMERIC
 from jaxbackprop.words import extra, unknown
@@ -163,14 +163,14 @@ def encoded(encoding: Encoding, x: np.ndarray, labels: np.ndarray) -> np.ndarray
     finite(x, [c.name for c in numbers], gaps=True)
     for j, column in enumerate(numbers):
         if not column.indicator and (gaps := np.flatnonzero(np.isnan(x[:, j]))).size:
-            _warn(f"column {shown(column.name)} is missing in {len(gaps)} rows (first: row {gaps[0] + 1}), as never in training: "
-                  f"taken for the training median {column.fill:.6g}")  # fmt: skip
+            _warn(f"column {shown(column.name)} is missing in {rows_in(len(gaps))} (first: row {gaps[0] + 1}), never in "
+                  f"training: taken for the training median {column.fill:.6g}")  # fmt: skip
     for j, column in enumerate([column for column in used if column.kind == "category"]):
         strange = np.flatnonzero(_places(labels[:, j], column.categories) < 0)
         if strange.size:
             what = shown(labels[strange[0], j]) if labels[strange[0], j] else "nothing"
             _warn(f"column {shown(column.name)} holds {what} in row {strange[0] + 1}, not among its categories in training: "
-                  f"{len(strange)} such rows count for none of them")  # fmt: skip
+                  f"counted for none of them, in {rows_in(len(strange))}")  # fmt: skip
     return standardise(inputs(used, x, labels), encoding.mean, encoding.scale, encoding.features)
 
 

@@ -22,12 +22,12 @@ from jaxbackprop.data.encoding import (
     scaling,
     standardise,
 )
-from jaxbackprop.data.saying import finite, is_number, listed, naming, shown
+from jaxbackprop.data.saying import finite, is_number, listed, naming, rows_in, shown
 from jaxbackprop.data.sheets import suffixes
 from jaxbackprop.data.sources import BUNDLED, bundled, file_at, npz_pair, npz_rows
 from jaxbackprop.data.stored import is_stored, read_folder, read_through
 from jaxbackprop.data.tables import MOST_CATEGORIES, Table, Treatment, read_rows, read_table
-from jaxbackprop.data.targets import EXACT, as_given, classes_of, recognised, require_unlike, split
+from jaxbackprop.data.targets import EXACT, MOST_CLASSES, as_given, classes_of, recognised, require_unlike, split
 from jaxbackprop.data.values import NUMERIC, Values
 from jaxbackprop.words import aligned
 
@@ -156,7 +156,7 @@ def load(
             mean, size = scaling(scale, (table.target,), partial(moments_of, y[train, None]))
             encoding = replace(encoding, target_mean=mean, target_scale=size, target_written=table.y.written)
             y = standardise(y[:, None], mean, size, (table.target,))
-    note += f"; {(~rows).sum():,} rows with missing values left out" if not rows.all() else ""
+    note += f"; {rows_in((~rows).sum())} with missing values left out" if not rows.all() else ""
     baseline = float("nan") if labels else float(np.mean(np.square(y[test] - np.mean(y[train], dtype=np.float64))))
     return Dataset(path.name if path else name, encoding, (x[train], y[train]), (x[test], y[test]), note, baseline)
 
@@ -201,7 +201,7 @@ def _used_rows(table: Table, missing: str) -> np.ndarray:
     if lacking.any():
         words = f", {listed(table.y.gaps)}" if table.y.gaps else ""
         raise ValueError(
-            f"target {shown(table.target)} is missing in {lacking.sum():,} rows (first: row {np.argmax(lacking) + 1}{words}): "
+            f"target {shown(table.target)} is missing in {rows_in(lacking.sum())} (first: row {np.argmax(lacking) + 1}{words}): "
             "fill it in, or leave such rows out by --missing drop"
         )
     return ~lacking
@@ -220,6 +220,11 @@ def _target(
     if kind == "number":
         finite(y[:, None], (name,))
     distinct, whole = len(np.unique(y)), kind == "number" and bool((y == np.floor(y)).all())
+    if whole and np.abs(y).max() > EXACT and (distinct <= MOST_CLASSES or task == "classification"):
+        raise ValueError(
+            f"target {shown(name)} holds whole numbers beyond 2^53, which are not told apart: if they are labels, say "
+            f"--categories {shown(name)}"
+        )
     if distinct == 1:
         only = y[0] if kind == "category" else bool(y[0]) if kind == "boolean" else int(y[0]) if whole else float(y[0])
         raise ValueError(f"target {shown(name)} is {shown(only)} in every row; name a target that varies")
@@ -227,14 +232,16 @@ def _target(
         task, found = recognised(name, len(y), distinct, whole, task)
     else:
         found = "is text" if kind == "category" else "is true/false"
+        if distinct > max(MOST_CLASSES, len(y) / 2) and not (task or as_they_are):
+            raise ValueError(
+                f"target {shown(name)} is text, with {distinct:,} different ones in {rows_in(len(y))}: name another target, or "
+                "say --task classification"
+            )
         found += ", taken so as asked" if task == "regression" else ""
         task = task or "classification"
     if task == "regression":
+        found += f", in {table.y.written}" if table.y.written else ""
         return task, (), y, f"regression ({table.subject} {found}){table.remark}"
-    if kind == "number" and np.abs(y).max() > EXACT:
-        raise ValueError(
-            f"target {shown(name)} holds whole numbers beyond 2^53, which are not told apart: use text for labels"
-        )
     labels, y = classes_of(y.astype(bool) if kind == "boolean" else y)
     if kind == "category" and classes is None and not as_they_are:
         require_unlike(name, labels)
@@ -331,7 +338,7 @@ def _encoded_target(encoding: Encoding, y: Values) -> np.ndarray:
     lacking = np.flatnonzero(values == "" if y.kind == "category" else np.isnan(values))
     if lacking.size:
         raise ValueError(
-            f"target {shown(name)} is missing in {lacking.size:,} rows (first: row {lacking[0] + 1}); fill it in"
+            f"target {shown(name)} is missing in {rows_in(lacking.size)} (first: row {lacking[0] + 1}); fill it in"
         )
     if not encoding.classes:
         values = finite((_as_numbers(values, name) if y.kind == "category" else values)[:, None], (name,))

@@ -50,6 +50,15 @@ def is_number(text: str) -> bool:
         return False
 
 
+def rows_in(number: int) -> str:
+    """A number of rows, in words.
+
+    >>> rows_in(1), rows_in(2000)
+    ('1 row', '2,000 rows')
+    """
+    return f"{number:,} row{'' if number == 1 else 's'}"
+
+
 def shown(value: object, most: int = 200) -> str:
     r"""A value as its repr, cut: line breaks are escaped, so that a message stays one line whatever the file holds.
 

@@ -11,7 +11,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,8 +73,10 @@ def read_text(path: Path, asked: Mapping[str, Any], before: Form | None) -> Shee
         raise ValueError("no rows: it is empty, or opens a quote and never closes it")
     named = asked.get("header", before.header if before else _has_header(rows))
     names = rows[0] if named else [f"column{i}" for i in range(1, len(rows[0]) + 1)]
-    above = _rows(comments[-1].lstrip("# "), separator) if comments else []
-    if "header" not in asked and above and len(above[0]) == len(rows[0]) > 1 and not _has_header(rows):
+    above = _rows(re.sub(rf"^#+\s*(?=[^\s{re.escape(separator)}])", "", comments[-1]), separator) if comments else []
+    all_numbers = all(re.fullmatch(r"[\s\d.,eE+-]+", cell) for cell in rows[0])
+    fits = "header" not in asked and bool(above) and len(above[0]) == len(rows[0]) > 1
+    if fits and (all_numbers or not _has_header(rows)):
         named, names = False, above[0]  # as numpy.savetxt writes it
     columns = _read(content, separator, names, named)
     decimal = asked.get("decimal") or decimal_of(
@@ -138,7 +140,9 @@ def _without_comments(content: bytes) -> tuple[bytes, list[str]]:
 
 def _rows(head: str, separator: str) -> list[list[str]]:
     try:
-        return [row for row in csv.reader(io.StringIO(head), delimiter=separator) if row]
+        return [
+            row for row in csv.reader(io.StringIO(head), delimiter=separator, skipinitialspace=separator != "\t") if row
+        ]
     except csv.Error:  # a field of more than 128 kB
         return [line.split(separator) for line in head.splitlines() if line]
 
@@ -215,9 +219,10 @@ def _refusal(error: str, above: int, separator: str, names: list[str]) -> str:
         row, expected, found, text = ragged.groups()
         end = text.endswith(separator) and int(found) > int(expected)
         hint = f"; it ends with {shown(separator)}, one too many" if end else ""
-        hint = hint or (
-            "; do the rows have names, without a name in the header?" if int(found) == int(expected) + 1 else ""
-        )
+        if int(expected) == 1:
+            hint = f"; is the first line, {shown(names[0])}, no header? delete what stands above the header"
+        elif not hint and int(found) == int(expected) + 1:
+            hint = "; do the rows have names, without a name in the header?"
         return f"row {int(row) - above} has {found} values, expected {expected}: {shown(text)}{hint}"
     if "Empty CSV" in error or "straddl" in error:
         return "no rows: it is empty, a header alone, or opens a quote and never closes it"
@@ -246,7 +251,7 @@ def _without_empty_end(columns: list[Any]) -> tuple[list[Any], int]:
     return [column.slice(0, kept) for column in columns], len(nothing) - kept
 
 
-def read_parquet(path: Path) -> Sheet:
+def read_parquet(path: Path, na: Collection[str] = ()) -> Sheet:
     """Read a .parquet file; what pandas kept of its row numbers, named or not, is told apart."""
     arrow(".parquet files")
     with path.open("rb") as file:  # opened here: pyarrow would take 'a=b/c.parquet' for a partition
@@ -259,9 +264,8 @@ def read_parquet(path: Path) -> Sheet:
         table = parquet.read()
     if not table.num_rows:
         raise ValueError("no rows, expected some below the header")
-    return Sheet(
-        by_name(table.column_names, [c.combine_chunks() for c in table.columns]), row_numbers=pandas_index(table.schema)
-    )
+    columns = by_name(table.column_names, [column.combine_chunks() for column in table.columns])
+    return Sheet(columns, Form(na=tuple(na)), pandas_index(table.schema))
 
 
 def pandas_index(schema: Any) -> tuple[str, ...]:

@@ -79,7 +79,9 @@ class Table(NamedTuple):
 def read_sheet(path: Path, asked: Mapping[str, Any], before: Form | None = None) -> Sheet:
     """The columns of a .csv, .tsv, .txt or .parquet file by name."""
     arrow(f"{path.suffix} files")
-    return read_parquet(path) if suffixes(path) == ".parquet" else read_text(path, asked, before)
+    if suffixes(path) == ".parquet":
+        return read_parquet(path, asked.get("na") or (before.na if before else ()))
+    return read_text(path, asked, before)
 
 
 def read_table(path: Path, target: str | None, treatment: Treatment, task: str | None = None) -> Table:
@@ -106,7 +108,7 @@ def read_table(path: Path, target: str | None, treatment: Treatment, task: str |
     read = {name: understood(name) for name in sheet.columns if name == named or not _left_out(name, sheet, treatment)}
     y = read.pop(named)
     columns = [
-        _fate(name, read[name], treatment.wanted(name))
+        _fate(name, read[name], treatment)
         if name in read
         else Column(name, "dropped", _left_out(name, sheet, treatment))
         for name in sheet.columns
@@ -143,39 +145,46 @@ def _left_out(name: str, sheet: Sheet, treatment: Treatment) -> str:
     return "row numbers that pandas wrote" if name in sheet.row_numbers else "" if name else "it has no name"
 
 
-def _fate(name: str, values: Values, wanted: str) -> Column:
+def _fate(name: str, values: Values, treatment: Treatment) -> Column:
     """What becomes of a feature."""
-    if values.kind in NUMERIC:
-        return _numbers_fate(name, values, wanted)
-    there = values.values[values.values != ""]
-    different, rows = len(set(there.tolist())), len(values.values)
-    if not wanted and different == len(there):
-        return Column(name, "dropped", f"text that is different in every row (--categories {shown(name)} keeps it)")
-    if not wanted and different > MOST_CATEGORIES and different > len(there) / 2:
-        return Column(
-            name, "dropped", f"text: {different:,} different ones (--categories {shown(name)} keeps the frequent)"
+    wanted, numeric = treatment.wanted(name), values.kind in NUMERIC
+    missing = np.isnan(values.values) if numeric else values.values == ""
+    why = _no_feature(name, values, values.values[~missing]) if not wanted or missing.all() else ""
+    if why:
+        return Column(name, "dropped", why)
+    said = []
+    if missing.any():
+        words = f" ({listed(values.gaps)})" if values.gaps else ""
+        own = (
+            ": such rows are left out"
+            if treatment.missing == "drop"
+            else ""
+            if numeric
+            else ": a category of their own"
         )
-    missing = rows - len(there)
-    return Column(name, "category", f"{missing:,} missing, a category of their own" if missing else "")
+        said.append(f"{missing.sum():,} missing{words}{own}")
+    if values.kind == "number" and not wanted:
+        x, start = values.values, values.values[0]
+        if IDENTITY.fullmatch(name):
+            said.append("its name says id: --drop it if it is one")
+        elif len(x) > 2 and start in (0, 1) and np.array_equal(x, start + np.arange(len(x))):
+            said.append("it counts the rows: --drop it if it is their number")
+    return Column(name, values.kind, "; ".join(said), values.written if numeric else "")
 
 
-def _numbers_fate(name: str, values: Values, wanted: str) -> Column:
-    x = values.values
-    missing = np.isnan(x)
-    there = x[~missing]
-    if not len(there):
-        return Column(name, "dropped", "it holds no value")
-    whole = values.kind == "number" and bool((there == np.floor(there)).all())
-    different = len(np.unique(there)) == len(there)
-    called = IDENTITY.fullmatch(name) is not None
-    if whole and different and called and not wanted:
-        return Column(name, "dropped", f"an id: different in every row (--numbers {shown(name)} keeps it)")
-    said = [f"{missing.sum():,} missing{f' ({listed(values.gaps)})' if values.gaps else ''}"] if missing.any() else []
-    if whole and not wanted and called:
-        said.append("its name says id: --drop it if it is one")
-    elif whole and not wanted and len(x) > 2 and there[0] in (0, 1) and np.array_equal(x, there[0] + np.arange(len(x))):
-        said.append("it counts the rows: --drop it if it is their number")
-    return Column(name, values.kind, "; ".join(said), values.written)
+def _no_feature(name: str, values: Values, there: np.ndarray) -> str:
+    """Why nothing can be learned from a column, if that is so."""
+    different = len(set(there.tolist()))
+    if not different:
+        return "it holds no value"
+    if values.kind == "category":
+        if different == len(there):
+            return f"text that is different in every row (--categories {shown(name)} keeps it)"
+        many = different > MOST_CATEGORIES and different > len(there) / 2
+        return f"text: {different:,} different ones (--categories {shown(name)} keeps the frequent)" if many else ""
+    whole = values.kind == "number" and different == len(there) and bool((there == np.floor(there)).all())
+    is_id = whole and IDENTITY.fullmatch(name)
+    return f"an id: different in every row (--numbers {shown(name)} keeps it)" if is_id else ""
 
 
 def _stacked(columns: Sequence[Column], read: Mapping[str, Values]) -> tuple[np.ndarray, np.ndarray]:

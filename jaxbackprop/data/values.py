@@ -7,6 +7,7 @@ Whole numbers of which one begins with 0, such as 01067, are codes: labels, whic
 """
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +114,7 @@ def _of_text(name: str, text: Any, wanted: str, how: tuple[str, str], gaps: Coll
     text = pc.utf8_trim_whitespace(text)
     text = pc.if_else(pc.is_in(text, pa.array(["", *gaps])), None, text)
     lower = pc.utf8_lower(text)
-    is_gap = pc.fill_null(pc.is_in(lower, pa.array(GAPS)), True).to_numpy(zero_copy_only=False)
+    is_gap = pc.or_(pc.is_null(text), pc.is_in(lower, pa.array(GAPS))).to_numpy(zero_copy_only=False)
     present = int((~is_gap).sum())
     used = pc.unique(pc.filter(text, pa.array(is_gap))).drop_null().to_pylist()
     codes = not wanted and _any(lower, r"^0\d+$") and not _any(pc.filter(lower, pa.array(~is_gap)), r"[^\d]")
@@ -159,6 +160,8 @@ def decimal_of(columns: Collection[Any], usual: str) -> str:
     >>> decimal_of([pa.array(["1,234"]), pa.array(["12,5"])], "."), decimal_of([pa.array(["1,234"])], ".")
     (',', '.')
     """
+    if usual == "." and not any(_any(column.slice(0, PROVEN_BY), ",") for column in columns):
+        return usual
     found = [{mark for mark in MARKS if _proves(column, mark)} for column in columns]
     shown_by = set().union(*(marks for marks in found if len(marks) == 1))
     if len(shown_by) == 1:
@@ -186,14 +189,12 @@ def _any(text: Any, pattern: str) -> bool:
 def _numbers(name, text, is_gap, how) -> tuple[np.ndarray, np.ndarray, str]:
     """Each value as a number, where it is one, and the unit that they bear."""
     pa, pc = arrow()
+    text = pc.if_else(pa.array(is_gap), None, text)
+    if how[0] == "." or not _any(text, r"[.,]"):
+        with suppress(ValueError):  # what is not as Arrow reads it
+            return _floats(text), ~is_gap, ""
     own = {mark for mark in MARKS if _proves(text, mark)}
     mark = own.pop() if len(own) == 1 else how[0]
-    text = pc.if_else(pa.array(is_gap), None, text)
-    if mark == "." or not _any(text, r"[.,]"):
-        try:
-            return _floats(text), ~is_gap, ""
-        except ValueError:  # ArrowInvalid
-            pass
     bare = pc.replace_substring(text, "−", "-")
     bare = pc.replace_substring_regex(pc.replace_substring_regex(bare, BEFORE, r"\1"), AFTER, "")
     digits = rf"(\{mark}\d+)?"
