@@ -1,4 +1,4 @@
-"""The command line: `jaxbackprop train`, `predict`, `trace`, `grade` and `check`.
+"""The command line: `jaxbackprop train`, `predict`, `evaluate`, `trace`, `grade` and `check`.
 
 Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk (compiled
 programs apart, which `entry` keeps in the user's cache folder), 3 "checked, and right where looked at", 75 another process of
@@ -18,6 +18,8 @@ from jaxbackprop._cache import keep_compiled_programs
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.commands import SAID_ANEW
 from jaxbackprop.data import BUNDLED
+from jaxbackprop.data.tables import MISSING
+from jaxbackprop.data.values import MARKS
 from jaxbackprop.devices import KINDS
 from jaxbackprop.train import GRADIENTS
 from jaxbackprop.words import unknown
@@ -35,6 +37,7 @@ TRAIN_EXAMPLES = """examples:
   jaxbackprop train                                   handwritten digits, with all defaults
   jaxbackprop train breast_cancer --hidden 32 --activation gelu
   jaxbackprop train houses.csv --target price --epochs 200 --out runs/houses
+  jaxbackprop train houses.csv --drop street --categories zone --missing drop --na unknown
   jaxbackprop train digits --device cpu               although there is a GPU: small steps are faster so
   jaxbackprop train digits --gradient jax.grad        the same trajectory, without our derivation
   jaxbackprop train --private --epsilon 3             bounds what they tell about any one example
@@ -45,6 +48,9 @@ TRAIN_EXAMPLES = """examples:
 PREDICT_EXAMPLES = """examples:
   jaxbackprop predict runs/houses-1 new_houses.csv
   jaxbackprop predict runs/houses-1 new_houses.csv --out predictions.csv
+"""
+EVALUATE_EXAMPLES = """examples:
+  jaxbackprop evaluate runs/houses-1 other_houses.csv
 """
 GRADE_EXAMPLES = """examples:
   jaxbackprop grade derivation.md
@@ -181,6 +187,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
     known = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_train(known)
     _add_predict(known)
+    _add_evaluate(known)
     _add_grade(known)
     _add_trace(known)
     _add_check(known)
@@ -203,8 +210,8 @@ def _add_train(known) -> None:
         nargs="?",
         default="digits",
         metavar="DATA",
-        help=f"{', '.join(BUNDLED)}; a .csv, .npz, .parquet file; or, read as it is needed, a folder of x.npy and y.npy, or "
-        "of .parquet files (digits)",
+        help=f"{', '.join(BUNDLED)}; a .csv, .tsv, .npz or .parquet file; or, read as it is needed, a folder of x.npy and "
+        "y.npy, or of .parquet files (digits)",
     )
     add("--target", metavar="COLUMN", help="the column to predict (the last)")
     add("--task", **_choice("task", ("classification", "regression"), "recognised"))
@@ -244,6 +251,26 @@ def _add_train(known) -> None:
     device["help"] += "; a run may be resumed on another, to the same end within rounding"
     add("--device", **device)
     add("--json", action="store_true", help="print one JSON object instead of text")
+    tables = train.add_argument_group(
+        "tables", "what is found in a table, and done with each column, is printed; these say otherwise"
+    )
+    add = tables.add_argument
+    columns: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "COLUMN"}
+    add("--drop", **columns, help="columns to leave out (ids, row numbers and free text, where they are known)")
+    add("--categories", **columns, help="columns that hold labels, though they look like numbers")
+    add("--numbers", **columns, help="columns that hold numbers, though they look like ids or codes")
+    add(
+        "--missing",
+        type=_one_of("way with missing values", MISSING),
+        metavar="NAME",
+        help="impute the training median and tell the network, or drop such rows (impute)",
+    )
+    add("--na", nargs="+", action="extend", metavar="WORD", help="stands for no value too, beside NA, ? and the like")
+    add("--separator", type=_separator, metavar="MARK", help="between the columns of a text file (found)")
+    add("--decimal", type=_one_of("decimal mark", MARKS), metavar="MARK", help="a point or a comma (found)")
+    add(
+        "--header", type=_one_of("answer", ("yes", "no")), metavar="YES", help="whether the first row has names (found)"
+    )
     keep = train.add_argument_group(
         "checkpoints",
         "Ctrl-C and SIGTERM stop, saved, after the epoch or within a long one; a kill loses what came after the last one",
@@ -289,10 +316,25 @@ def _add_predict(known) -> None:
     predict.set_defaults(command=commands.predict_command)
     predict.add_argument("run", type=Path, metavar="RUN", help="the folder that `jaxbackprop train` wrote")
     predict.add_argument(
-        "file", type=Path, metavar="FILE", help="a .csv, .npz or .parquet file with the run's features"
+        "file", type=Path, metavar="FILE", help="a .csv, .tsv, .npz or .parquet file with the run's features"
     )
     predict.add_argument("--device", **_choice("device", KINDS, "JAX's own choice"))
     predict.add_argument("--out", type=Path, metavar="FILE", help="write the CSV there instead of printing it")
+
+
+def _add_evaluate(known) -> None:
+    evaluate = known.add_parser(
+        "evaluate",
+        help="measure what a run trained on other rows",
+        description="Measure a run's network on the rows of a file or a folder that has the target too.",
+        epilog=EVALUATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.set_defaults(command=commands.evaluate_command)
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="the folder that `jaxbackprop train` wrote")
+    evaluate.add_argument("file", type=Path, metavar="FILE", help="rows with the run's features and its target")
+    evaluate.add_argument("--device", **_choice("device", KINDS, "JAX's own choice"))
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def _add_grade(known) -> None:
@@ -391,6 +433,13 @@ def _one_of(kind: str, known):
         return given
 
     return parse
+
+
+def _separator(given: str) -> str:
+    mark = {"tab": "\t", "\\t": "\t"}.get(given, given)
+    if len(mark) != 1 or mark in '\r\n"':
+        raise argparse.ArgumentTypeError(f"{given!r} is not one character, such as ; or tab")
+    return mark
 
 
 def _positive(given: str) -> int:

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from argparse import Namespace
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,9 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxbackprop import __version__, blocks, checkpoint, data, devices, network, privacy, runs, stored, train
+from jaxbackprop import __version__, checkpoint, data, devices, network, privacy, runs, train
 from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
+from jaxbackprop.data import reading
+from jaxbackprop.data.blocks import Blocks, examples_of, spilled
+from jaxbackprop.data.figures import figures_of, lines_of
+from jaxbackprop.data.stored import is_stored
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
 from jaxbackprop.grading.grade import grade
 from jaxbackprop.losses import as_loss
@@ -47,7 +52,7 @@ NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resu
 class _Training(NamedTuple):
     """What the arguments come to, once everything that can be refused has been."""
 
-    dataset: data.Dataset | stored.Stored
+    dataset: data.Dataset
     network: network.Network
     loss: str
     quoted: str
@@ -82,9 +87,11 @@ def _train(arguments: Namespace) -> int:
             f"jaxbackprop {__version__} on {len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
         )
     dataset, net = training.dataset, training.network
-    examples = f"{blocks.examples_of(dataset.train):,} training and {blocks.examples_of(dataset.test):,} test examples"
+    examples = f"{examples_of(dataset.train):,} training and {examples_of(dataset.test):,} test examples"
     say("data", f"{dataset.name}: {examples}, {net.inputs} features")
     say("", dataset.note)
+    for i, line in enumerate(dataset.table):
+        say("" if i else "columns", line)
     say("network", str(net))
     report = _check(training, jax.random.key(arguments.seed)) if first else None
     if report:
@@ -135,18 +142,22 @@ def _train(arguments: Namespace) -> int:
     runs.write_params(training.folder, state.params)
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
 
+    params = jax.tree.map(np.asarray, state.params)  # here alone: the other processes have ended
+    figures = figures_of(dataset.encoding, *train.answers(net, params, dataset.test))
     seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
     if arguments.json:
-        print(json.dumps(_result(training, report, state, history, seconds, rate)))
+        print(json.dumps(_result(training, report, state, history, seconds, rate) | figures))
         return 0
     say("test", _test_line(training, last))
+    for line in lines_of(dataset.encoding, figures):
+        say("", line)
     if training.spent:
         epsilon, delta = training.spent
         say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
-        if delta >= 1 / blocks.examples_of(dataset.train):
+        if delta >= 1 / examples_of(dataset.train):
             say(
                 "",
-                f"delta is not below 1/{blocks.examples_of(dataset.train)}: it would allow publishing an example outright",
+                f"delta is not below 1/{examples_of(dataset.train)}: it would allow publishing an example outright",
             )
     say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
     say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
@@ -168,7 +179,9 @@ def _predict(arguments: Namespace) -> int:
     if arguments.out and arguments.out.exists():
         raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
     encoding = _encoding(arguments.run, config, net)
-    yhat = predict(net, params, jnp.asarray(data.read_features(arguments.file, encoding)))
+    with _said_in_lines():
+        x = data.read_features(arguments.file, encoding)
+    yhat = predict(net, params, jnp.asarray(x))
     answers = data.decode(encoding, np.asarray(yhat))
     if encoding.classes:
         header = ("prediction", "probability")
@@ -180,6 +193,28 @@ def _predict(arguments: Namespace) -> int:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
     if arguments.out:
         print(f"{len(rows):,} predictions in {arguments.out}")
+    return 0
+
+
+def evaluate_command(arguments: Namespace) -> int:
+    """Measure a run's network on rows with their target; returns the exit status."""
+    with devices.preferred(arguments.device):
+        devices.require(arguments.device)
+        config, net, params = runs.read_run(arguments.run)
+        encoding = _encoding(arguments.run, config, net)
+        with _said_in_lines():
+            rows = data.read_examples(arguments.file, encoding)
+        found = train.evaluate(net, config["loss"], params, rows)
+        figures = figures_of(encoding, *train.answers(net, params, rows))
+    if not encoding.classes:
+        found["rmse"] *= encoding.target_scale[0]
+    if arguments.json:
+        print(json.dumps({"rows": examples_of(rows)} | found | figures))
+        return 0
+    error = f"root mean squared error {found.get('rmse', 0):.4g} in units of {encoding.target}"
+    figure = f"accuracy {found['accuracy']:.1%}" if encoding.classes else error
+    print(f"{examples_of(rows):,} rows: {figure}, loss {found['loss']:.3g}")
+    print(*lines_of(encoding, figures), sep="\n")
     return 0
 
 
@@ -332,38 +367,22 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
         raise ValueError(
             f"--checkpoint-every {arguments.checkpoint_every} would never come: there are {arguments.epochs} epochs"
         )
-    scale = data.read_bounds(arguments.bounds) if arguments.bounds else arguments.scale
-    if stored.is_stored(arguments.data):
-        if arguments.classes:
-            raise ValueError(
-                "--classes is for a file or a bundled set: a folder's are found as its rows are read through"
-            )
-        with _reading(quiet=arguments.json or jax.process_index() > 0) as advance:
-            dataset = stored.load_stored(
-                arguments.data, arguments.target, arguments.task, seed=arguments.seed, scale=scale, progress=advance
-            )
-        if arguments.scratch:
-            train_rows, test_rows = (blocks.spilled(rows, arguments.scratch) for rows in (dataset.train, dataset.test))
-            dataset = dataset._replace(train=train_rows, test=test_rows)
-    elif arguments.scratch:
-        raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
-    else:
-        how = {"scale": scale, "classes": arguments.classes, "stratify": not arguments.private}
-        dataset = data.load(arguments.data, arguments.target, arguments.task, seed=arguments.seed, **how)
+    dataset = _dataset(arguments)
     classes = dataset.encoding.classes
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
     widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
     net = build(widths, arguments.activation, bias=not arguments.no_bias)
-    examples = blocks.examples_of(dataset.train)
-    arguments.batch_size = min(arguments.batch_size, examples)
-    steps = -(-examples // arguments.batch_size)
-    if isinstance(dataset.train, blocks.Blocks):
+    examples = examples_of(dataset.train)
+    if isinstance(dataset.train, Blocks):
         if arguments.private:
             raise ValueError("--private draws each batch from all examples: it needs them in memory, in a file")
         devices = 1 if mesh is None else mesh.shape[meshes.DATA]
-        steps = blocks.steps_of(
-            blocks.shared(dataset.train, arguments.batch_size, jax.process_count(), devices), arguments.batch_size
-        )
+        arguments.batch_size = reading.filled_batch(dataset.train, arguments.batch_size, devices)
+        rows = reading.shared(dataset.train, arguments.batch_size, jax.process_count(), devices)
+        steps = reading.steps_of(rows, arguments.batch_size)
+    else:
+        arguments.batch_size = min(arguments.batch_size, examples)
+        steps = -(-examples // arguments.batch_size)
     method, noise_multiplier, spent = arguments.gradient, None, None
     if arguments.private:
         if arguments.gradient != "hand":
@@ -378,11 +397,38 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     loss = "softmax_cross_entropy" if classes else "half_squared_error"
     figure = as_loss(loss).figure
     assert figure is not None
-    unprotected = _unprotected(arguments, classes) if spent else []
+    unprotected = _unprotected(arguments, classes, dataset.encoding.columns) if spent else []
     return _Training(dataset, net, loss, figure.name, method, noise_multiplier, spent, unprotected, steps, folder)
 
 
-def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
+def _dataset(arguments: Namespace) -> data.Dataset:
+    """The data that the arguments name, read and made ready."""
+    folder = is_stored(arguments.data)
+    if folder and arguments.classes:
+        raise ValueError("--classes is for a file or a bundled set: a folder's are found as its rows are read through")
+    if arguments.scratch and not folder:
+        raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
+    how = {"seed": arguments.seed, "classes": arguments.classes, "stratify": not arguments.private}
+    how["scale"] = data.read_bounds(arguments.bounds) if arguments.bounds else arguments.scale
+    with _reading(quiet=not folder or arguments.json or jax.process_index() > 0) as advance:
+        dataset = data.load(
+            arguments.data, arguments.target, arguments.task, treatment=_treatment(arguments), progress=advance, **how
+        )
+    if not arguments.scratch:
+        return dataset
+    return replace(dataset, **{name: spilled(getattr(dataset, name), arguments.scratch) for name in ("train", "test")})
+
+
+def _treatment(arguments: Namespace) -> data.Treatment:
+    """What is said of a table's columns; a run of an earlier version says nothing of them."""
+    said = {name: getattr(arguments, name, None) for name in data.Treatment._fields}
+    said = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if value is not None
+    }
+    return data.Treatment(**said | ({"header": said["header"] == "yes"} if "header" in said else {}))
+
+
+def _unprotected(arguments: Namespace, classes: tuple[str, ...], columns: tuple[data.Column, ...]) -> list[str]:
     """What of the run's config was taken from the training rows as they are, and what would have spared it."""
     found = []
     if not arguments.bounds and arguments.scale == "rows":
@@ -390,14 +436,18 @@ def _unprotected(arguments: Namespace, classes: tuple[str, ...]) -> list[str]:
         found.append(f"mean and scale of the {whose}, taken from the training rows (--bounds FILE or --scale none)")
     if classes and not arguments.classes:
         found.append("the classes, found in the rows (--classes)")
+    if columns:
+        found.append(
+            "what kind each column is of, its median and its categories, found in the rows (numbers in a .npz)"
+        )
     return found
 
 
 def _check(training: _Training, key) -> Report:
     """The hand-derived gradient of this network, on some of this data, beside jax.grad and finite differences."""
     part = training.dataset.train
-    few = stored.sample(part, 32) if isinstance(part, blocks.Blocks) else (part[0][:32], part[1][:32])
-    sample = tuple(map(jnp.asarray, few))
+    x, y = next(reading.in_order(part, min(32, part.examples)))[:2] if isinstance(part, Blocks) else part
+    sample = tuple(jnp.asarray(a[:32]) for a in (x, y))
     hand = value_and_grad(training.network, training.loss)
     plain = plain_loss(training.network, training.loss)
     return check.check_gradient(plain, lambda *args: hand(*args)[1], network.init(training.network, key), *sample)
@@ -649,7 +699,7 @@ def _result(training, report, state, history, seconds, rate) -> dict[str, Any]:
 def _test_line(training, last) -> str:
     dataset, encoding, figure = training.dataset, training.dataset.encoding, last[f"validation_{training.quoted}"]
     if encoding.classes:
-        many = blocks.examples_of(dataset.test)
+        many = examples_of(dataset.test)
         return f"accuracy {figure:.1%} ({round(figure * many):,} of {many:,} right), loss {last['validation_loss']:.3g}"
     better = 1 - figure**2 / dataset.baseline
     than = f"{abs(better):.0%} {'better' if better >= 0 else 'WORSE'} than the training mean in squared error"

@@ -24,14 +24,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree, Shaped
 
-from jaxbackprop import blocks as reading
 from jaxbackprop.arithmetic import wide
 from jaxbackprop.backprop import per_example
-from jaxbackprop.blocks import Blocks
 from jaxbackprop.checkpoint import Checkpoints, Keeper, digest_of
+from jaxbackprop.data import reading
+from jaxbackprop.data.blocks import Blocks, Rows, examples_of
 from jaxbackprop.factors import total
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
-from jaxbackprop.losses import LossLike, as_loss, names_a_class
+from jaxbackprop.losses import LOSSES, LossLike, as_loss, names_a_class
 from jaxbackprop.model import Model, Sweep
 from jaxbackprop.network import Network, Params, count_parameters, init
 from jaxbackprop.programs.factored import losses_of
@@ -53,6 +53,8 @@ ONE_CALL_STEPS = 200_000  # nor more than so many: each takes some microseconds,
 PART_SECONDS = 1.5
 
 
+# of probabilities: of any other targets they have no least value
+CROSS_ENTROPIES = LOSSES["softmax_cross_entropy"], LOSSES["sigmoid_binary_cross_entropy"]
 WHOLE = 2**62  # a tile that holds any batch
 
 
@@ -505,7 +507,7 @@ def fit(
     data = _require_data("data", network, loss, data)
     held_out = None if validation is None else _require_data("validation", network, loss, validation)
     numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params)) if isinstance(model, Sweep) else 0
-    problem = Problem(model, optimizer, _batch_size(batch_size, data), method, mesh, numbers)
+    problem = Problem(model, optimizer, _batch_size(batch_size, data, mesh), method, mesh, numbers)
     feed, steps = _feed(problem, data)
     folder = checkpoints and Path(checkpoints.folder)
     secret = obtained(key, folder) if method.secret else None
@@ -672,12 +674,13 @@ def _made_for(problem: Problem, data, key, state) -> dict[str, str]:
         run = problem.gradient.value_and_grad(problem)
         method = f"own method {_program(run, params, x, y, jnp.ones(1, x.dtype), state.key)}"
     drawn_by = {} if problem.gradient.secret else {"key": np.asarray(jax.random.key_data(key)).tobytes().hex()}
+    read_in = f", read in {reading.ORDER}" if isinstance(data, Blocks) else ""
     return {
         "network": str(problem.network or "any model"),
         "loss": (None if isinstance(problem.model, Sweep) else problem.model.loss.name) or "own loss",
         "gradient": method,
         "batch size": str(problem.batch_size),
-        "data set": f"{reading.examples_of(data)} examples, {fingerprint_of(data)}",
+        "data set": f"{examples_of(data)} examples, {fingerprint_of(data)}{read_in}",
         **drawn_by,
         f"optimizer (its update in jax {jax.__version__})": update,
         f"activation or loss (in jax {jax.__version__})": loss,
@@ -806,17 +809,37 @@ def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Bloc
 
 
 def _figures(model, params, data) -> Row:
-    if not isinstance(data, Blocks):
-        sums = {name: float(found) for name, found in _figure_sums(model, params, *data, 1.0).items()}
-        examples = np.shape(data[0])[0]
-    else:
-        sums, examples = {}, data.examples
-        for span in reading.read_ahead(reading.spans(replace(data, lanes=1), EVALUATED_ROWS, seed=0)):
-            x, y, weight = (a.reshape(-1, *a.shape[2:]) for a in (span.x, span.y, span.weight))
-            for name, found in _figure_sums(model, params, x, y, weight).items():
-                sums[name] = sums.get(name, 0.0) + float(found)
-    means = {name: found / examples for name, found in sums.items()}
+    sums: Row = {}
+    for x, y, weight in _pieces(data):
+        for name, found in _figure_sums(model, params, x, y, weight).items():
+            sums[name] = sums.get(name, 0.0) + float(found)
+    means = {name: found / examples_of(data) for name, found in sums.items()}
     return {name: math.sqrt(mean) if name == "rmse" else mean for name, mean in means.items()}
+
+
+def _pieces(data: Data | Blocks) -> Iterator[tuple[Any, Any, Any]]:
+    """All rows in their order, x, y and weight: arrays as a whole, `Blocks` some thousand rows at a time, read ahead."""
+    if isinstance(data, Blocks):
+        return reading.read_ahead(reading.in_order(data, min(EVALUATED_ROWS, data.examples)))
+    return iter([(*data, 1.0)])
+
+
+def answers(network: Network, params: Params, data: Data | Blocks) -> tuple[np.ndarray, np.ndarray]:
+    """The target of every row, and the network's answer beside it: a class (n,), or the outputs (n, k) where y has them.
+
+    >>> from jaxbackprop.network import mlp
+    >>> net = mlp((2, 1))
+    >>> y, yhat = answers(net, {"yhat": {"x": jnp.ones((1, 2))}}, (jnp.ones((3, 2)), jnp.zeros((3, 1))))
+    >>> yhat.tolist()
+    [[2.0], [2.0], [2.0]]
+    """
+    found = []
+    for x, y, weight in _pieces(data):
+        real = np.broadcast_to(weight, len(x)) > 0
+        yhat = np.asarray(predict(network, params, jnp.asarray(x)))
+        found.append((np.asarray(y)[real], (yhat.argmax(1) if np.ndim(y) == 1 else yhat)[real]))
+    targets, guesses = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return targets, guesses
 
 
 EVALUATED_ROWS = 8192
@@ -872,7 +895,7 @@ def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
 
     dtypes = [jax.dtypes.canonicalize_dtype(a.dtype) for a in data.like]  # here: 64-bit types are on or off by thread
 
-    def read(i: int) -> reading.Rows:
+    def read(i: int) -> Rows:
         where, found = f"block {i} of {name}", zip("xy", data.read(i), dtypes, strict=True)
         x, y = (_as_dtype(f"{where}: {what}", np.asarray(a), dtype) for what, a, dtype in found)
         _require_rows(where, network, loss, x, y)
@@ -947,7 +970,16 @@ def _require_rows(name, network, loss, x, y) -> None:
             raise ValueError(
                 f"{name}: {what} holds NaN or infinity in {len(rows):,} rows, first in row {rows[0]}: correct or drop them"
             )
-    if not isinstance(network, Sweep) and names_a_class(as_loss(loss), y):
+    if isinstance(network, Sweep):
+        return
+    is_class = names_a_class(as_loss(loss), y)
+    if as_loss(loss) in CROSS_ENTROPIES and not is_class and not ((y >= 0) & (y <= 1)).all():
+        row = int(np.flatnonzero(~((y >= 0) & (y <= 1)).reshape(len(y), -1).all(axis=1))[0])
+        raise ValueError(
+            f"{name}: y holds {y.min():g} to {y.max():g}, first outside 0 to 1 in row {row}: {as_loss(loss).name} needs "
+            "probabilities; half_squared_error takes any numbers"
+        )
+    if is_class:
         low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
         if low < 0 or high >= classes:
             raise ValueError(
@@ -975,6 +1007,8 @@ def _method(gradient) -> GradientMethod:
     return GRADIENTS[gradient]
 
 
-def _batch_size(batch_size, data) -> int:
+def _batch_size(batch_size, data, mesh=None) -> int:
     require_positive("batch_size", batch_size)
-    return min(int(batch_size), reading.examples_of(data))
+    if isinstance(data, Blocks):
+        return reading.filled_batch(data, int(batch_size), 1 if mesh is None else mesh.shape[DATA])
+    return min(int(batch_size), examples_of(data))

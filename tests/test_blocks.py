@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxbackprop as jbp
-from jaxbackprop import blocks, train
+from jaxbackprop import train
+from jaxbackprop.data import reading
 
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
 X = np.random.default_rng(0).normal(size=(203, 3)).astype("float32")
@@ -39,8 +40,8 @@ def numbered(lengths, lanes=1, reads=None):
 def batches(data, batch_size, seed=0, **more):
     """Each batch's rows, in its order, padding left out."""
     found = []
-    for span in blocks.spans(data, batch_size, seed, **more):
-        part, lanes = more.get("part", blocks.Part()), data.lanes
+    for span in reading.spans(data, batch_size, seed, **more):
+        part, lanes = more.get("part", reading.Part()), data.lanes
         weight = np.split(span.weight.reshape(len(span.x), lanes, -1), part.of, axis=1)[part.share]
         weight = weight.reshape(len(span.x), -1)
         np.testing.assert_array_equal(span.y[weight > 0], 10 * span.x[weight > 0])
@@ -51,8 +52,8 @@ def batches(data, batch_size, seed=0, **more):
 
 @pytest.fixture
 def small_windows(monkeypatch):
-    monkeypatch.setattr(blocks, "WINDOW_BYTES", 200)  # of 8 bytes a row
-    monkeypatch.setattr(blocks, "SPAN_STEPS", 3)
+    monkeypatch.setattr(reading, "WINDOW_BYTES", 300)  # of 12 bytes a row, its place in the order included
+    monkeypatch.setattr(reading, "SPAN_STEPS", 3)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_every_row_is_in_one_batch_and_batches_are_full_but_for_the_last(lengths
     data = numbered(lengths, lanes)
     found = batches(data, lanes * each, seed)
     assert sorted(np.concatenate(found).tolist()) == list(range(sum(lengths)))
-    assert len(found) == blocks.steps_of(data, lanes * each)
+    assert len(found) == reading.steps_of(data, lanes * each)
     assert all(len(batch) == lanes * each for batch in found[:-2])
     assert max(map(len, found)) <= lanes * each
 
@@ -108,7 +109,7 @@ def test_parts_read_their_own_lanes_and_together_are_the_whole(of, small_windows
     reads = [[] for _ in range(of)]
     lengths = [7] * 64
     whole = batches(numbered(lengths, lanes=4), 8)
-    parts = [batches(numbered(lengths, 4, r), 8, part=blocks.Part(i, of)) for i, r in enumerate(reads)]
+    parts = [batches(numbered(lengths, 4, r), 8, part=reading.Part(i, of)) for i, r in enumerate(reads)]
     assert [[*itertools.chain(*rows)] for rows in zip(*parts, strict=True)] == whole
     for own in reads:
         assert len(set(own)) <= 64 // of + 2  # a block at a lane's border is opened from both sides
@@ -118,8 +119,8 @@ def test_parts_read_their_own_lanes_and_together_are_the_whole(of, small_windows
 def test_what_is_held_is_a_window_and_a_block(small_windows):
     for lanes in (1, 4):
         for lane in range(lanes):
-            for window in blocks._grouped(numbered([6] * 100, lanes), 0, lane):
-                assert sum(stop - start for _, start, stop in window) <= 200 / 8 / lanes + 6
+            for window in reading._grouped(numbered([6] * 100, lanes), 0, lane):
+                assert sum(stop - start for _, start, stop in window) <= 300 / 12 / lanes + 6
 
 
 def test_reading_ahead_is_bounded_in_order_and_tells_what_went_wrong():
@@ -132,14 +133,14 @@ def test_reading_ahead_is_bounded_in_order_and_tells_what_went_wrong():
                 raise ValueError("row 7 is bad")
             yield i
 
-    reader = blocks.read_ahead(items(), depth=2)
+    reader = reading.read_ahead(items(), depth=2)
     assert [next(reader) for _ in range(3)] == [0, 1, 2]
     assert len(made) <= 6
     assert all(name.startswith("reading") for name in made)
     with pytest.raises(ValueError, match="row 7 is bad"):
         list(reader)
     before = threading.active_count()
-    reader = blocks.read_ahead(iter(range(100)))
+    reader = reading.read_ahead(iter(range(100)))
     next(reader)
     reader.close()
     assert threading.active_count() <= before
@@ -193,7 +194,7 @@ def test_whole_numbers_that_do_not_fit_are_refused_and_not_cut(pair):
 
 def test_batches_that_are_handed_over_are_aligned_and_share_no_memory(pair, small_windows):
     # JAX takes aligned memory as it is: were a batch's written to again, training would see it
-    found = list(blocks.spans(pair, 16, 0))
+    found = list(reading.spans(pair, 16, 0))
     assert len(found) > 3
     assert all(a.ctypes.data % 64 == 0 for span in found for a in (span.x, span.y))
     for one, other in itertools.combinations(found, 2):
@@ -319,7 +320,7 @@ def test_a_folder_of_parquet_files_is_read_by_row_groups(tmp_path):
     rows = [data.read(i) for i in range(5)]
     np.testing.assert_array_equal(np.concatenate([x for x, _ in rows]), X[:, :2])
     np.testing.assert_array_equal(np.concatenate([y for _, y in rows]), Y[:, :1])
-    assert sorted(np.concatenate([s.x[s.weight > 0] for s in blocks.spans(data, 16, 0)])[:, 0]) == sorted(X[:, 0])
+    assert sorted(np.concatenate([s.x[s.weight > 0] for s in reading.spans(data, 16, 0)])[:, 0]) == sorted(X[:, 0])
     assert jbp.blocks.open_parquet(folder).like[0].shape == (1, 2)  # the last column is the target
 
 
@@ -368,7 +369,7 @@ def test_training_from_a_disk_takes_plain_steps_over_the_batches_that_were_drawn
     losses = []
     for _ in range(2):
         values = []
-        for span in blocks.spans(pair, 16, train._seed(key)):
+        for span in reading.spans(pair, 16, train._seed(key)):
             for x, y, weight in list(zip(span.x, span.y, span.weight, strict=True))[: span.steps]:
                 value, grads = gradient(params, x, y, weight)
                 updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -384,12 +385,12 @@ def test_training_from_a_disk_takes_plain_steps_over_the_batches_that_were_drawn
 
 @pytest.mark.parametrize("when", [(1, 3), (2, 9), (3, 12)])
 def test_training_from_a_disk_goes_on_in_mid_epoch_bit_for_bit(when, pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "SPAN_STEPS", 3)
+    monkeypatch.setattr(reading, "SPAN_STEPS", 3)
     whole, history = fit(pair, validation=(X, Y))
     folder = jbp.Checkpoints(tmp_path / "kept")
     stopped, before = fit(pair, checkpoints=folder, validation=(X, Y), monitor=lambda e, step, _: (e, step) == when)
     assert (len(before), int(stopped.step)) == (when[0] - 1, (when[0] - 1) * 13 + when[1])
-    monkeypatch.setattr(blocks, "SPAN_STEPS", 5)  # where spans end makes no difference
+    monkeypatch.setattr(reading, "SPAN_STEPS", 5)  # where spans end makes no difference
     state, again = fit(pair, checkpoints=folder, validation=(X, Y))
     assert bits(state) == bits(whole)
     assert [row["loss"] for row in again] == [row["loss"] for row in history]
@@ -434,6 +435,68 @@ def test_a_batch_size_that_the_lanes_do_not_divide_takes_fewer_lanes(pair):
     assert int(fit(pair, batch_size=10_000, epochs=1)[0].step) == 1
 
 
+def test_a_batch_larger_than_all_rows_keeps_the_lanes_and_is_one_step(pair):
+    """In as many lanes as ever, so that devices and processes still divide it; what it lacks counts for nothing."""
+    for asked, devices, filled in (
+        (10_000, 1, 208),
+        (10_000, 2, 208),
+        (1002, 3, 204),
+        (208, 1, 208),
+        (16, 1, 16),
+        (6, 4, 6),
+    ):
+        assert reading.filled_batch(pair, asked, devices) == filled
+    assert reading.shared(pair, 208, processes=4, devices=8).lanes == 8
+    optimizer = optax.sgd(0.1)
+    state, _ = fit(pair, batch_size=10_000, epochs=1, optimizer=optimizer)
+    params = train.drawn(NETWORK, jax.random.key(0))
+    gradient = jax.grad(jbp.plain_loss(NETWORK, "huber"))(params, X, Y)
+    params = optax.apply_updates(params, optimizer.update(gradient, optimizer.init(params))[0])
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_window_of_narrow_rows_holds_its_order_too(width, monkeypatch):
+    """Of the narrowest rows the order takes as much as the rows: all a lane holds stays within its share."""
+    monkeypatch.setattr(reading, "WINDOW_BYTES", 4000)
+    rows = [np.zeros((50, width), np.float32), np.zeros(50, np.int32)]
+    data = jbp.blocks.Blocks((50,) * 100, lambda _: tuple(rows), "narrow", sum(a.nbytes for a in rows), lanes=2)
+    for x, y, order in reading._windows(data, 0, 1, 0):
+        a_block = 50 * (x[:1].nbytes + y[:1].nbytes)
+        assert x.nbytes + y.nbytes + order.nbytes <= 2000 + a_block + 4 * 50
+
+
+@given(uneven, st.integers(1, 30))
+def test_rows_in_order_are_each_read_once_and_padded_at_the_end(lengths, rows):
+    reads = []
+    found = list(reading.in_order(numbered(lengths, lanes=2, reads=reads), rows))
+    assert [i for i in reads if i] == list(range(1, len(lengths)))  # of block 0 the shapes are looked at before
+    assert {len(x) for x, _, _ in found} == {rows}
+    real = np.concatenate([x[weight > 0, 0] for x, _, weight in found])
+    np.testing.assert_array_equal(real, np.arange(sum(lengths)))
+    np.testing.assert_array_equal(np.concatenate([y[weight > 0, 0] for _, y, weight in found]), 10 * real)
+
+
+def test_figures_need_no_order_drawn(pair, monkeypatch):
+    monkeypatch.setattr(reading, "spans", None)
+    monkeypatch.setattr(np.random, "default_rng", None)
+    assert jbp.evaluate(NETWORK, "huber", jbp.init(NETWORK, jax.random.key(0)), pair)["rmse"] > 0
+
+
+def test_answers_stand_beside_their_targets_from_a_disk_as_from_memory(pair, monkeypatch):
+    monkeypatch.setattr(train, "EVALUATED_ROWS", 64)
+    params = jbp.init(NETWORK, jax.random.key(0))
+    labels = jbp.blocks.mapped(pair, lambda x, y: (x, (y[:, 0] > 0).astype(np.int32)))
+    for ours, theirs in zip(
+        train.answers(NETWORK, params, pair), (Y, jbp.predict(NETWORK, params, jnp.asarray(X))), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    classes = np.asarray(jbp.predict(NETWORK, params, jnp.asarray(X))).argmax(1)
+    for ours, theirs in zip(train.answers(NETWORK, params, labels), ((Y[:, 0] > 0), classes), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_what_draws_each_batch_from_all_examples_needs_them_in_memory(pair):
     with pytest.raises(ValueError, match="draws each batch from all examples: give data in memory"):
         fit(pair, gradient=jbp.private_gradient(1.0, 1.0))
@@ -457,6 +520,14 @@ def test_a_checkpoint_of_other_data_on_a_disk_is_refused(tmp_path):
         fit(open_data(folders[0]), epochs=1, network=network, checkpoints=kept)
         with pytest.raises(ValueError, match="made for another data set"):
             fit(open_data(folders[1]), epochs=1, network=network, checkpoints=kept)
+
+
+def test_a_checkpoint_of_another_order_of_reading_is_refused(pair, tmp_path, monkeypatch):
+    kept = jbp.Checkpoints(tmp_path / "kept")
+    fit(pair, epochs=1, checkpoints=kept)
+    monkeypatch.setattr(reading, "ORDER", "another order")
+    with pytest.raises(ValueError, match=r"read in windows that count their order, and this is .* another order"):
+        fit(pair, epochs=1, checkpoints=kept)
 
 
 def test_blocks_of_another_length_than_they_say_are_refused(pair):

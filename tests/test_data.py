@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbackprop import data
-from jaxbackprop.data import Encoding, decode, from_dict, load, read_features, to_dict
+from jaxbackprop.data import Encoding, Treatment, decode, from_dict, load, read_features, saying, targets, to_dict
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -97,7 +96,7 @@ def test_a_bundled_set_holds_what_scikit_learn_has(name, task, k):
     assert dataset.note.startswith(task)
     x, y = rows_of(dataset)
     groups = np.unique(np.array(bunch.target_names)[bunch.target], return_inverse=True)[1] if k else 0 * bunch.target
-    order = np.concatenate(data._split(groups.astype(int), 0.2, 0))
+    order = np.concatenate(targets.split(groups.astype(int), 0.2, 0))
     np.testing.assert_allclose(x, bunch.data[order], rtol=1e-5, atol=1e-4)
     if task == "regression":
         np.testing.assert_allclose(y, bunch.target[order], rtol=1e-5)
@@ -115,7 +114,7 @@ def test_notes_of_the_bundled_sets():
 def test_a_bundled_name_wins_and_a_path_is_a_path():
     csv(flowers(), "digits")
     assert load("digits").name == "digits"
-    with pytest.raises(ValueError, match=r"'\./digits' ends in '', expected \.csv, \.npz or \.parquet"):
+    with pytest.raises(ValueError, match=r"'\./digits' ends in '', expected \.csv, \.tsv, \.txt, \.npz or \.parquet"):
         load("./digits")
     with pytest.raises(ValueError, match="'digits' ends in ''"):
         load(Path("digits"))
@@ -210,7 +209,7 @@ def test_the_split_follows_the_seed():
 )
 def test_every_class_is_in_both_splits(counts, fraction, seed):
     groups = np.random.default_rng(seed + 1).permutation(np.repeat(np.arange(len(counts)), counts))
-    train, test = data._split(groups, fraction, seed)
+    train, test = targets.split(groups, fraction, seed)
     np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(len(groups)))
     for k, count in enumerate(counts):
         tested = int((groups[test] == k).sum())
@@ -219,7 +218,7 @@ def test_every_class_is_in_both_splits(counts, fraction, seed):
 
 
 def test_the_split_is_shuffled():
-    train, test = data._split(np.zeros(1000, int), 0.5, 0)
+    train, test = targets.split(np.zeros(1000, int), 0.5, 0)
     assert abs(np.corrcoef(np.arange(500), train)[0, 1]) < 0.2
     assert abs(test.mean() - 500) < 50
 
@@ -261,7 +260,7 @@ def test_labels_stay_with_their_rows():
     assert d.encoding.classes == ("10", "9", "x")
     assert y == [["10", "9", "x"][round(length / 0.5) % 3] for length in x[:, 0]]
     labels = ["10", "2", "3", "1"] * 3  # sorted as numbers and as text, these differ by a cycle of three
-    d = load(parquet(a=list(range(ROWS)), b=labels))
+    d = load(parquet(a=list(range(ROWS)), b=labels), treatment=Treatment(categories=("b",)))
     x, y = rows_of(d)
     assert d.encoding.classes == ("1", "2", "3", "10")
     assert y == [labels[round(a)] for a in x[:, 0]]
@@ -376,14 +375,10 @@ def test_numbers_as_text_are_numbers():
 def test_row_numbers_that_pandas_wrote_are_left_out():
     d = load(csv({"": range(ROWS)} | flowers()))
     assert d.encoding.features == ("length", "width")
-    assert d.note.endswith("; left out a column of row numbers, which has no name")
+    assert d.table[0].split(maxsplit=1) == ["''", "dropped  it has no name"]
     d = load(parquet(**flowers(), __index_level_0__=list(range(ROWS))))
     assert d.encoding.target == "colour"
-
-
-def test_a_missing_header_is_suspected():
-    d = load(csv({"5.1": range(ROWS), "3.5": range(ROWS), "setosa": COLOURS}))
-    assert d.note.endswith("; the columns have numbers for names: is the header row missing?")
+    assert d.table[-1].split(maxsplit=1) == ["'__index_level_0__'", "dropped  row numbers that pandas wrote"]
 
 
 # ---- what is refused, and how it is said
@@ -419,12 +414,13 @@ def test_files_that_cannot_be_opened(read, monkeypatch):
     refused(read, "no/where.parquet", "no file 'no/where.parquet' in ", FileNotFoundError)
     refused(read, Path("nothing"), "no file 'nothing' in ", FileNotFoundError)
     os.mkdir("folder.csv")
-    refused(read, "folder.csv", "'folder.csv' is not a file; expected the path of a .csv, .npz or .parquet file")
+    words = "holds neither x.npy" if read is load else "is not a file; expected the path of a .csv, .tsv, .txt, .npz or"
+    refused(read, "folder.csv", words)
     os.mkfifo("pipe.csv")
     refused(read, "pipe.csv", "'pipe.csv' is not a file")
     with pytest.raises(ValueError, match=r"'aaa.*\.\.\.aaa.*csv' can't be opened \(File name too long\)"):
         read("a" * 5000 + ".csv")
-    refused(read, write("a\n1\n", "t.xlsx"), "'t.xlsx' ends in '.xlsx', expected .csv, .npz or .parquet")
+    refused(read, write("a\n1\n", "t.xlsx"), "'t.xlsx' ends in '.xlsx', expected .csv, .tsv, .txt, .npz or .parquet")
     with pytest.raises(
         ValueError, match=r"^'a\\x00\.csv' can't be opened \(embedded null byte\); check the path and its"
     ):
@@ -477,31 +473,18 @@ def test_text_that_is_not_utf8(read):
         refused(read, path, "'t.csv': the header is not UTF-8 text; save the file as UTF-8")
 
 
-@pytest.mark.parametrize("width", ["2020-01-01", "2020-01-01 10:30:00", "10:30"])
-def test_dates_and_times(read, width):
-    holds = r"'t\.csv': column 'width' holds (date32|timestamp|time32)\[\w+\], expected numbers"
-    with pytest.raises(ValueError, match=holds):
-        read(csv(flowers(width=[width] * ROWS)))
-    with pytest.raises(ValueError, match="column 'colour' holds"):
-        load(csv(flowers(colour=[width] * ROWS)))
-
-
 def test_nested_columns(read):
     path = parquet(length=[[1]] * ROWS, width=[1.0] * ROWS, colour=COLOURS)
     refused(read, path, "'t.parquet': column 'length' holds list<element: int64>")
 
 
 def test_text_among_numbers(read):
-    width = ["1"] * 4 + ["wide\u2028", "wider"] + ["2"] * 6
-    refused(read, csv(flowers(width=width)), "column 'width' holds text where numbers belong: 'wide\\u2028' in row 5")
+    width = ["1"] * 4 + ["wi\u2028de", "wider"] + ["2"] * 6
+    words = "column 'width' holds text where numbers belong: 'wi\\u2028de' in row 5 (1 more like it); correct it, or say --na "
+    refused(read, csv(flowers(width=width)), words)
 
 
-def test_missing_and_infinite_values(read):
-    for gap in ["", "NA", "nan", "null"]:
-        path = csv(flowers(width=[1, 2, gap, 4, gap, *range(7)]))
-        refused(
-            read, path, "column 'width' has 2 missing values (empty, NA or NaN); fill them in or drop those rows (first"
-        )
+def test_infinite_values(read):
     path = csv(flowers(width=[1, 2.5, "inf", 4, 1e39, *range(7)]))
     refused(read, path, "column 'width' has 1 infinite values; replace them or drop those rows (first: row 3)")
     path = csv(flowers(width=[1, 2.5, 3, -1e39, 1e300, *range(7)]))
@@ -510,15 +493,23 @@ def test_missing_and_infinite_values(read):
         path,
         "column 'width' has 2 values beyond float32's 3.4e38; use a larger unit or logarithms (first: row 4)",
     )
-    refused(read, csv(flowers(width=[""] * ROWS)), "column 'width' has 12 missing values (empty or NA)")
-    refused(read, csv(flowers(width=["true", ""] * 6)), "column 'width' has 6 missing values (empty or NA)")
     refused(read, csv(flowers(width=[1, 1e400, *range(10)])), "'width' has 1 infinite")
 
 
+def test_missing_values_that_a_run_of_an_earlier_version_knows_nothing_of():
+    encoding = Encoding("classification", ("length", "width"), (0.0, 0.0), (1.0, 1.0), "colour", ("a", "b"))
+    for gap in ["", "NA", "nan", "null", '"NA"', "?"]:
+        path = csv(flowers(width=[1, 2, gap, 4, gap, *range(7)]))
+        words = "column 'width' has 2 missing values (empty, NA or NaN); fill them in or drop those rows (first: row 3)"
+        refused(lambda path: read_features(path, encoding), path, words)
+
+
 def test_missing_targets():
-    refused(load, csv(flowers(colour=["red", "", *COLOURS[2:]])), "'colour' has 1 missing values (empty or NA)")
-    refused(load, csv(flowers(colour=[1.5, "", *range(10)])), "'colour' has 1 missing values (empty, NA or NaN); fill")
-    refused(load, parquet(**flowers(colour=["red", "", *COLOURS[2:]])), "'colour' has 1 missing values (blank text)")
+    words = "target 'colour' is missing in 1 rows (first: row 2): fill it in, or leave such rows out by --missing drop"
+    for colour in (["red", "", *COLOURS[2:]], ["red", "NA", *COLOURS[2:]], [1.5, "", *range(10)]):
+        refused(load, csv(flowers(colour=colour)), words)
+    refused(load, parquet(**flowers(colour=["red", "", *COLOURS[2:]])), words)
+    refused(load, npz(x=np.eye(6), y=["a", " ", *"abab"]), "target 'y' is missing in 1 rows (first: row 2)")
     refused(load, csv(flowers(colour=[1e39, *range(11)])), "'colour' has 1 values beyond float32's")
     refused(load, npz(x=np.eye(21), y=[np.inf, *[0, 1] * 10]), "column 'y' has 1 infinite values")
 
@@ -558,9 +549,7 @@ def test_targets_that_teach_nothing():
 
 def test_too_few_rows_or_columns():
     refused(load, write("a,b\n" + "1,x\n2,y\n" * 2), "'t.csv': has 4 rows, expected at least 5 to train and test on")
-    refused(
-        load, write("a;b\n" + "1;x\n2;y\n" * 9), "has the columns 'a;b', expected features and a target, with commas"
-    )
+    refused(load, write("a:b\n" + "1:x\n2:y\n" * 9), "has the columns 'a:b', expected features and a target")
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 20, float("nan")])
@@ -656,7 +645,6 @@ def test_npz_targets_of_the_wrong_kind(y):
 def test_npz_without_the_arrays():
     refused(load, npz(a=np.eye(6), b=np.arange(6)), "'t.npz': no array 'x' (arrays: 'a', 'b')")
     refused(load, npz(x=np.eye(6), b=np.arange(6)), "'t.npz': no array 'y' (arrays: 'x', 'b')")
-    refused(load, npz(x=[[1.0, np.nan]] * 6, y=np.arange(6)), "column 'x1' has 6 missing values")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PAR1" * 9])
@@ -688,14 +676,14 @@ def test_messages_stay_short_however_long_the_names(read):
 
 
 def test_foreign_messages_are_cut():
-    with pytest.raises(ValueError, match=r"^'t': xxx.*\.\.\..*end$") as caught, data._naming("t"):
+    with pytest.raises(ValueError, match=r"^'t': xxx.*\.\.\..*end$") as caught, saying.naming("t"):
         raise ValueError("x" * 5_000 + "\nthe end")
     assert len(str(caught.value)) < 1_000
 
 
 def test_a_nul_byte(read):
     refused(read, write("len\0gth,width\n1,2\n"), "'t.csv': the header is not UTF-8 text")
-    path = write("length,width,colour\n" + "1,2\0,red\n" * 6)
+    path = write("length,width,colour\n" + "1,2\0,red\n" + "1,2,red\n" * 6)
     refused(read, path, "column 'width' holds text where numbers belong: '2\\x00' in row 1")
     assert load(write("length,width,colour\n" + "1,2,r\0d\n3,4,blue\n" * 6)).encoding.classes == ("blue", "r\0d")
 
@@ -863,7 +851,7 @@ def test_a_foreign_dictionary_is_refused():
         ValueError, match=r"encoding has the fields 'task', expected 'task', 'features', 'mean', 'scale'"
     ):
         from_dict({"task": "regression"})
-    with pytest.raises(ValueError, match="encoding has the fields 'classes', 'extra'"):
+    with pytest.raises(ValueError, match=r"encoding has the fields 'classes', .*'extra'"):
         from_dict(d | {"extra": 1})
 
 

@@ -34,7 +34,8 @@ checking.diagnosis checking.terms checking.report checking.reference checking.co
 grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
 grading.remarks grading.report grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
-_cache devices data blocks stored checkpoint orbax_store secret runs train privacy
+data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
+data.formats data.stored data.figures data.loading data blocks _cache devices checkpoint orbax_store secret runs train privacy
 """
 FLOORS = [*GROUND, *WINGS.split()]
 

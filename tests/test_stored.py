@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxbackprop import blocks, data, stored
+from jaxbackprop import data
+from jaxbackprop.data import stored
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3, 5, size=(1003, 4)) * [1, 1e-3, 1e6, 0] + [0, 0, 0, 2.5]
@@ -40,7 +41,7 @@ def raw(part, encoding):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rows_are_split_once_and_standardised_by_the_training_rows_alone(seed, folder):
-    found = stored.load_stored(folder(), seed=seed)
+    found = data.load(folder(), seed=seed)
     train, test = (raw(part, found.encoding) for part in (found.train, found.test))
     both = np.concatenate([train, test])
     apart = (both[np.argsort(both[:, 0])] - X[np.argsort(X[:, 0])]) / found.encoding.scale
@@ -60,19 +61,19 @@ def test_rows_are_split_once_and_standardised_by_the_training_rows_alone(seed, f
 
 def test_another_seed_holds_out_other_rows(folder):
     path = folder()
-    splits = [raw((found := stored.load_stored(path, seed=seed)).test, found.encoding)[:, 0] for seed in (0, 0, 1)]
+    splits = [raw((found := data.load(path, seed=seed)).test, found.encoding)[:, 0] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(splits[0], splits[1])
     assert not np.array_equal(splits[0], splits[2])
 
 
 def test_labels_stay_with_their_rows(folder):
-    found = stored.load_stored(folder(y=(X[:, 0] > 3).astype(int)))
+    found = data.load(folder(y=(X[:, 0] > 3).astype(int)))
     x, y = rows_of(found.train)
     np.testing.assert_array_equal(x[:, 0] * found.encoding.scale[0] + found.encoding.mean[0] > 3, y == 1)
 
 
 def test_numbers_are_standardised_and_the_baseline_is_the_training_mean(folder):
-    found = stored.load_stored(folder(y=PRICE))
+    found = data.load(folder(y=PRICE))
     assert found.encoding.task == "regression"
     (_, train), (_, test) = rows_of(found.train), rows_of(found.test)
     assert train.shape == (len(train), 1)
@@ -86,7 +87,7 @@ def test_a_table_on_a_disk_is_recognised_as_one_in_memory(folder, tmp_path):
     for i, y in enumerate((LABELS, PRICE, np.arange(1003), np.arange(1003) % 21, LABELS.astype(float), LABELS > 4)):
         np.savez(tmp_path / f"{i}.npz", x=X, y=y)
         in_memory = data.load(tmp_path / f"{i}.npz")
-        found = stored.load_stored(folder(y=y, name=f"folder{i}"))
+        found = data.load(folder(y=y, name=f"folder{i}"))
         assert found.encoding.task == in_memory.encoding.task, i
         assert found.encoding.features == in_memory.encoding.features
         if i != 5:  # true and false are 0 and 1 here
@@ -95,8 +96,8 @@ def test_a_table_on_a_disk_is_recognised_as_one_in_memory(folder, tmp_path):
 
 def test_the_task_may_be_said(folder):
     path = folder(y=np.arange(1003) % 30)
-    assert len(stored.load_stored(path, task="classification").encoding.classes) == 30
-    assert stored.load_stored(folder(name="few"), task="regression").encoding.classes == ()
+    assert len(data.load(path, task="classification").encoding.classes) == 30
+    assert data.load(folder(name="few"), task="regression").encoding.classes == ()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_the_task_may_be_said(folder):
         (np.where(X[700, 2] == X, np.nan, X), LABELS, {}, "column 'x2' is NaN or infinite in row 701"),
         (X, np.where(np.arange(1003) == 9, np.inf, PRICE), {}, "column 'y' is NaN or infinite in row 10"),
         (X, np.zeros(1003, int), {}, "target 'y' is 0 in every row"),
-        (X, PRICE, {"task": "classification"}, "not whole, so no labels"),
+        (X, PRICE, {"task": "classification"}, "not all whole, so no labels"),
         (X, np.ones((1003, 2)), {}, "has 2 columns: expected one value a row"),
         (X[:1], LABELS[:1], {}, "has 1 rows: expected at least 5"),
         (X, LABELS, {"target": "z"}, "its target is 'y', not 'z'"),
@@ -114,13 +115,13 @@ def test_the_task_may_be_said(folder):
 )
 def test_what_cannot_be_used_is_refused_in_one_line(x, y, options, message, folder):
     with pytest.raises(ValueError, match=message) as error:
-        stored.load_stored(folder(x, y), **options)
+        data.load(folder(x, y), **options)
     assert "\n" not in str(error.value)
 
 
 def test_large_whole_numbers_are_standardised_by_their_differences(folder):
     time = 1_700_000_000 + np.arange(1003)
-    found = stored.load_stored(folder(np.stack([time, X[:, 0]], axis=1), 3_000_000_000 + time))
+    found = data.load(folder(np.stack([time, X[:, 0]], axis=1), 3_000_000_000 + time))
     x, y = rows_of(found.train)
     assert len(np.unique(x[:, 0])) == len(np.unique(y)) == len(x)
     assert found.encoding.target_mean[0] == pytest.approx(3_000_000_000 + time.mean(), abs=30)
@@ -129,9 +130,7 @@ def test_large_whole_numbers_are_standardised_by_their_differences(folder):
 def test_other_rows_have_another_fingerprint(folder):
     other = X.copy()
     other[517, 2] += 1
-    found = [
-        stored.load_stored(path).train.fingerprint for path in (folder(), folder(other, name="b"), folder(name="c"))
-    ]
+    found = [data.load(path).train.fingerprint for path in (folder(), folder(other, name="b"), folder(name="c"))]
     assert found[0] == found[2] != found[1]
 
 
@@ -144,15 +143,8 @@ def test_a_bundled_name_is_no_folder(tmp_path, monkeypatch):
 
 def test_progress_is_told(folder):
     seen = []
-    stored.load_stored(folder(), progress=lambda done, of: seen.append((done, of)))
+    data.load(folder(), progress=lambda done, of: seen.append((done, of)))
     assert seen == [(i, 67) for i in range(1, 68)]
-
-
-def test_a_sample_is_of_the_first_rows():
-    counted = blocks.Blocks((2, 3, 4), lambda i: (np.full((i + 2, 1), i), np.full(i + 2, i)), "counted", 1)
-    for rows in (1, 2, 4, 9, 20):
-        x, y = stored.sample(counted, rows)
-        assert y.tolist() == x[:, 0].tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2][:rows]
 
 
 def command(folder, *words):

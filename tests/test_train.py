@@ -516,3 +516,28 @@ def test_figures_of_data_that_does_not_fit_are_refused(given, as_users_call):
     network = jbp.mlp((1, 2, 1))
     with pytest.raises(ValueError, match=r"data|x has shape"):
         jbp.evaluate(network, "huber", jbp.init(network, jax.random.key(0)), given)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "found"),
+    [
+        ("sigmoid_binary_cross_entropy", [[0.0, 1.0], [0.5, 1.5]], "y holds 0 to 1.5, first outside 0 to 1 in row 1"),
+        ("sigmoid_binary_cross_entropy", [[0, 1], [2, 1]], "y holds 0 to 2, first outside 0 to 1 in row 1"),
+        ("softmax_cross_entropy", [[-0.5, 1.5], [0.5, 0.5]], "y holds -0.5 to 1.5, first outside 0 to 1 in row 0"),
+    ],
+)
+def test_cross_entropy_of_targets_that_are_no_probabilities_is_refused(loss, y, found):
+    """It has no least value there: training would run to a loss of minus infinity."""
+    net, x, y = jbp.mlp((3, 2)), np.ones((2, 3), np.float32), np.asarray(y)
+    fit = {"epochs": 1, "batch_size": 2, "key": jax.random.key(0)}
+    params = jbp.init(net, jax.random.key(0))
+    blocks = jbp.blocks.Blocks((2,), lambda _: (x, y), "two", 40)
+    for call in (
+        lambda: jbp.fit(net, loss, optax.adam(0.1), (x, y), **fit),
+        lambda: jbp.fit(net, loss, optax.adam(0.1), blocks, **fit),
+        lambda: jbp.evaluate(net, loss, params, (x, y)),
+    ):
+        with pytest.raises(ValueError, match=f"{found}: {loss} needs probabilities"):
+            call()
+    jbp.fit(net, "half_squared_error", optax.adam(0.1), (x, y), **fit)
+    jbp.fit(net, loss, optax.adam(0.1), (x, np.clip(y, 0, 1) * 1.0), **fit)
