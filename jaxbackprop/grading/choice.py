@@ -97,13 +97,13 @@ def layouts(reading: Reading) -> list[Layout]:
     free = {u for v in own for u in names(reading.definitions[v][1])} - {*reading.definitions}
     capitals = any(v[0].isupper() for v in free) and any(v[0].islower() for v in [*free, *own])
     if reading.given or not (strong or capitals):
-        return [Layout(), Layout(vectors=True)] if not reading.given else [Layout()]
+        return [Layout()] if reading.given or _sound(reading, [Layout()]) else [Layout(vectors=True)]
     rows = _rows(reading)
     several = any(
         (n.op == "reduce" and n.args[0] in ("npsum", "mean", "sum") and (n.args[1] is not None or n.args[2].op == "derivative"))
         or (n.op == "name" and n.args[0] in ("m", "N", "B", "batch"))
         for e in formulae for n in nodes(e)
-    )  # fmt: skip
+    ) or "X" in reading.free  # fmt: skip
     one, many = Layout(True, rows), Layout(True, rows, True)
     found = [many, one] if several else [one, many]
     found += [Layout(True, not rows, several)]

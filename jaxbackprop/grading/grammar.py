@@ -18,7 +18,8 @@ MAX_PIECE = 1_000  # characters in one side of an equation
 MAX_DEPTH = 40  # levels in one formula
 MAX_NODES = 150  # symbols and operations in one formula
 
-WORD = r"[A-Za-zͰ-Ͽϕℓ][A-Za-z0-9Ͱ-Ͽ_]*"
+LETTER = "A-Za-zͰ-\u03a2\u03a4-Ͽℓℯ"  # Σ is a sum
+WORD = rf"[{LETTER}][{LETTER}0-9_]*"
 NAME = rf"{WORD}(?:⟨[a-z]+⟩)?"
 
 GRAMMAR = rf"""
@@ -43,6 +44,7 @@ GRAMMAR = rf"""
       | product big                                       -> multiply
       | product "@" signed                                -> matmul
       | product "/" signed                                -> divide
+      | product "/" big                                   -> divide
 big: BIG term                                             -> big
 ?signed: power
       | "-" signed                                        -> negative
@@ -62,7 +64,7 @@ big: BIG term                                             -> big
       | "∂" "(" expression ")" "/" BOTTOM                 -> partial
       | BY "(" expression ")"                             -> partial_by
       | BY "[" expression "]"                             -> partial_by
-      | FUNCTION "(" arguments ")"                        -> call
+      | CALL "(" arguments ")"                            -> call
       | FUNCTION "^" NUMBER "(" arguments ")"             -> call_raised
       | FUNCTION power                                    -> call_bare
       | FUNCTION big                                      -> call_bare
@@ -99,7 +101,8 @@ BY.5: /∂\s*\/\s*∂\s*(?:{NAME})/
 BOTTOM.5: /∂\s*(?:{NAME})/
 DELTA.5: /δ⟨[a-z]{{2}}⟩/
 BIG.5: /Σ(?:⟨[a-z]+(?::[A-Za-z0-9_]+)?⟩)?/
-FUNCTION.5: /⨍{WORD}'*/
+CALL.6: /⨍{WORD}'*(?=\s*\()/
+FUNCTION.5: /⨍{WORD}'*(?!\s*\()/
 NAME.1: /{NAME}/
 %ignore /\s+/
 """
@@ -275,7 +278,7 @@ class _Build:
         return Expr("/", (a, b))
 
     def raised(self, a, b):
-        return Expr("call", ("exp", 0, b)) if a == name("e") else Expr("^", (a, b))
+        return Expr("call", ("exp", 0, b)) if a == name("ℯ") else Expr("^", (a, b))
 
     def negative(self, a):
         return Expr("negative", (a,))

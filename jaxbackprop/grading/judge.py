@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.grading.choice import choose, holds
+from jaxbackprop.grading.choice import choose, holds, marked
 from jaxbackprop.grading.comparison import compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.diagnosis import diagnose, example, said
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, has, name, names, nodes, show_variable
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, has, has_local, names, nodes, show, show_variable
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
@@ -31,7 +31,7 @@ class Court(NamedTuple):
         written: with the forward slip left in; None where there is none.
         point: at the numbers that the text gives; None where it gives none.
         evidence: name -> the backward claims that its forward equation contradicts.
-        mixed: the text derives a quantity both with numbers and with matrices: what has no mark is a number.
+        mixed: a text that derives a quantity first with numbers and then with matrices does so from this line on.
     """
 
     world: World
@@ -39,7 +39,7 @@ class Court(NamedTuple):
     written: World | None
     point: World | None
     evidence: dict[str, list[Claim]]
-    mixed: bool
+    mixed: int
 
 
 class Judged(NamedTuple):
@@ -116,16 +116,18 @@ def _quietly(make):
         return None
 
 
-def _mixed(reading: Reading) -> bool:
-    from jaxbackprop.grading.choice import marked
-
-    read_ = [(c.left, c.right) for c in reading.claims if c.read]
-    with_marks = {left for left, r in read_ if marked(r) and left.op == "derivative"}
-    return any(left in with_marks and not marked(r) and not has(r, "partial") and _product_of_two(r) for left, r in read_)
-
-
-def _product_of_two(expr: Expr) -> bool:
-    return not any(n.op == "derivative" and n.args[0][0] for n in nodes(expr))
+def _mixed(reading: Reading) -> int:
+    """The line on which a quantity is derived again, now with matrices; 0 where none is."""
+    if any(marked(e) for _, e in reading.definitions.values()):
+        return 0
+    plain: set[Expr] = set()
+    for c in reading.claims:
+        if c.read and c.left.op == "derivative" and not has_local(c.right):  # type: ignore[union-attr, arg-type]
+            if not marked(c.right):  # type: ignore[arg-type]
+                plain.add(c.left)  # type: ignore[arg-type]
+            elif c.left in plain:
+                return c.row
+    return 0
 
 
 # --- one claim -------------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
         world = _with_dummy(world, left)
         court = court._replace(world=world, numbers=court.numbers and _with_dummy(court.numbers, left))
     try:
-        found = _equal(court, left, right)
+        found = _equal(court, left, right, claim.row)
     except UnknownError as error:
         return Judged(UNJUDGED, str(error))
     if found is not None and found.empty:
@@ -266,14 +268,12 @@ def _with_dummy(world: World, left: Expr) -> World:
     return world._replace(values=world.values | {v: Node(z) for v in new}, zero=zero)
 
 
-def _equal(court: Court, left: Expr, right: Expr):
+def _equal(court: Court, left: Expr, right: Expr, row: int):
     """The outcome where the sides are equal or say nothing; None where they differ."""
-    from jaxbackprop.grading.choice import marked
-
     unknown: UnknownError | None = None
     trials = [court.world]
-    local = any(n.op == "partial" or (n.op == "derivative" and n.args[0][0]) for e in (left, right) for n in nodes(e))
-    if court.numbers is not None and not marked(right) and (local or court.mixed):
+    local = has_local(left) or has_local(right)
+    if court.numbers is not None and not marked(right) and (local or row < court.mixed):
         trials.append(court.numbers)
     fits = False
     for world in trials:
@@ -449,16 +449,12 @@ def _comes_back(i: int, claims, judged, quantities) -> int | None:
 
 
 def _quantity(claim: Claim, verdict: Judged, loss: str) -> str:
-    from jaxbackprop.grading.expression import show
-
     if claim.bare and verdict.status in (UNREAD, UNJUDGED):
         return ""
     return show(claim.left, loss) if isinstance(claim.left, Expr) else short(claim.text, 40)
 
 
 def _formula(claim: Claim, verdict: Judged, loss: str) -> str:
-    from jaxbackprop.grading.expression import show
-
     if isinstance(claim.left, Unread) or isinstance(claim.right, Unread):
         return ""
     if claim.bare:

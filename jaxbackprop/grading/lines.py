@@ -398,15 +398,31 @@ def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True) -
 
 def _without_brackets(text: str, known: Vocabulary) -> str | Unread:
     """Drop remarks in brackets: words, without any operation."""
-    for pattern in (r"(?<![\w⨍'])\(([^()]*)\)", r"(?<![\w⨍])\[([^\[\]]*)\]", r"(?<![\w⨍])\{([^{}]*)\}", r'"([^"]*)"', r"“([^”]*)”"):
-        for match in list(re.finditer(pattern, text)):
-            words = _foreign(match[1], known)
-            if not words:
-                continue
-            if re.search(r"[*+^@⊙∂\\Σ⨍=<>]", match[1]) and not _PLAIN_WORDS.search(match[1]):
-                return Unread(f"cannot read {words[0][0]!r} in {match[0][:40]!r}")
-            text = text.replace(match[0], " ", 1)
+    for start, end in reversed(_brackets(text)):
+        inside = text[start + 1 : end]
+        words = _foreign(inside, known)
+        if not words or re.search(r"[\w⨍']$", text[:start].rstrip(" ") if text[start] == "(" and start and text[start - 1] != " " else ""):
+            continue
+        if re.search(r"[*+^@⊙∂\\Σ⨍=<>]", inside) and not _PLAIN_WORDS.search(inside):
+            return Unread(f"cannot read {words[0][0]!r} in {text[start : end + 1][:40]!r}")
+        text = f"{text[:start]} {text[end + 1 :]}"
     return text
+
+
+def _brackets(text: str) -> list[tuple[int, int]]:
+    """Where brackets and quotation marks that stand in no other open and close."""
+    closing = {"(": ")", "[": "]", "{": "}", "“": "”"}
+    found, stack, start = [], [], 0
+    for i, c in enumerate(text):
+        if c in closing:
+            start = i if not stack else start
+            stack.append(closing[c])
+        elif stack and c == stack[-1]:
+            stack.pop()
+            if not stack:
+                found.append((start, i))
+    quotes = [i for i, c in enumerate(text) if c == '"']
+    return sorted(found + list(zip(quotes[::2], quotes[1::2], strict=False)))
 
 
 def _without_prose(text: str, known: Vocabulary, first: bool, last: bool) -> str | Unread:

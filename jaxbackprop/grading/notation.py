@@ -10,7 +10,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from jaxbackprop.grading.grammar import MAX_DEPTH, NAME
+from jaxbackprop.grading.grammar import LETTER, MAX_DEPTH, NAME, WORD
 
 INDEX = "ijklmnpqrsc"  # letters that index
 ELEMENTWISE = frozenset(
@@ -57,8 +57,8 @@ class Vocabulary(NamedTuple):
 
 _LEFT = re.compile(r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)")
 _QUOTIENT = re.compile(rf"[d∂]\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
-_IDENTIFIER = re.compile(r"[A-Za-zͰ-Ͽℓ][A-Za-z0-9Ͱ-Ͽ_]*")
-_SINGLE = re.compile(r"[A-Za-zͰ-Ͽℓ]\d*(?:_[A-Za-z0-9]+)*")
+_IDENTIFIER = re.compile(WORD)
+_SINGLE = re.compile(rf"[{LETTER}]\d*(?:_[A-Za-z0-9]+)*")
 
 
 def vocabulary(text: str) -> Vocabulary:
@@ -72,7 +72,7 @@ def vocabulary(text: str) -> Vocabulary:
     left = {m[1] for m in _LEFT.finditer(flat)}
     quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(flat)]
     tops = {w for pair in quotients for w in pair}
-    words = {w for w in left | tops if _is_word(w)} - {"axis", "dim", "keepdims", "dtype"}
+    words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
     layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", flat))
@@ -282,6 +282,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return phrase
     if word in known.words:
         return word
+    if word == "e" and re.match(r"\s*\^", rest):
+        return "ℯ"
     if word in ELEMENTWISE or word.lower() in ("relu",):
         bare = re.match(r"\s*[A-Za-zͰ-ϿΣ⨍(]", rest)
         return f"⨍{word}" if function or bare or primed else word

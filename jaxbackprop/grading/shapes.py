@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxbackprop.grading.expression import Expr, ShapeError, show
+from jaxbackprop.grading.expression import Expr, ShapeError, nodes, show
 
 ONE = 0
 INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
@@ -81,10 +81,11 @@ class Sizes:
 
 
 class Sized(NamedTuple):
-    """The size of every name, and how many examples there are."""
+    """The size of every name, how many examples there are, and the letters that stand for one entry: the c of -log p_c."""
 
     names: dict[str, Slots]
     examples: int
+    fixed: frozenset[str] = frozenset()
 
 
 def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout) -> Sized:
@@ -101,6 +102,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     for text, letters in sorted(used):
         if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text):
             sizes.known.setdefault(text, _input(sizes))
+    fixed: set[str] = set()
+    running = {x for _, e in definitions.values() for n in nodes(e) if n.op == "sum" for x in n.args[0]}
     for v, (letters, expr) in definitions.items():
         bound: dict[str, int] = {}
         shape = _infer(expr, sizes, bound, None, False) or _infer(expr, sizes, bound, None, True)
@@ -110,18 +113,17 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         if shape is None:
             raise ShapeError(f"the sizes in {v} = {show(expr)} are not known")
         by = dict(shape.letters)
-        if set(by) - set(letters):
-            raise ShapeError(f"in {v} = {show(expr)} the index {min(set(by) - set(letters))} stands on one side only")
+        fixed |= set(by) - set(letters)
         sizes.known[v] = (tuple(by.get(x, bound.get(x, ONE)) for x in letters), shape.rows, shape.columns)
+    if fixed & running:
+        raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
     count = {ONE: 1} | {root: 2 + i % 8 for i, root in enumerate(r for r in roots if r != ONE)}
     found = {v: (tuple(count[sizes.find(i)] for i in s[0]), count[sizes.find(s[1])], count[sizes.find(s[2])]) for v, s in sizes.known.items()}
-    return Sized(found, count.get(sizes.find(sizes.examples), 1))
+    return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
 
 
 def _named(expr: Expr):
-    from jaxbackprop.grading.expression import nodes
-
     return (n for n in nodes(expr) if n.op == "name")
 
 
@@ -144,8 +146,6 @@ def _anchor(expr: Expr, sizes: Sizes) -> None:
 
 
 def _products(expr: Expr):
-    from jaxbackprop.grading.expression import nodes
-
     return (n for n in nodes(expr) if n.op in ("product", "matmul"))
 
 
@@ -335,6 +335,8 @@ def _reduced(how: str, axis: int | None, s: Shape | None, sizes: Sizes) -> Shape
             n = s.columns if sizes.one(s.rows) else s.rows
             return Shape(s.letters, n, n)
         return Shape(s.letters, s.rows, ONE)
+    if how == "tr":
+        sizes.same(s.rows, s.columns, Expr("name", ("tr", ())))
     if how == "vec":
         return Shape(s.letters, sizes.new(), ONE)
     if axis is None:

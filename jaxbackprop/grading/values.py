@@ -219,6 +219,19 @@ def reduced(a: Node, axes: tuple[int, ...]) -> Node:
     return Node(array.squeeze(gone) if gone else array, letters, ((a, share),))
 
 
+def at_first(a: Node, fixed: frozenset[str]) -> Node:
+    """The first entry along each letter that stands for one entry."""
+    for letter in sorted(fixed & {*a.letters}):
+        axis = 1 + a.letters.index(letter)
+        n, letters = a.array.shape[axis], tuple(x for x in a.letters if x != letter)
+
+        def share(d, n=n, axis=axis):
+            return np.concatenate([np.expand_dims(d, axis)] + [np.zeros_like(np.expand_dims(d, axis))] * (n - 1), axis)
+
+        a = Node(a.array.take(0, axis), letters, ((a, share),))
+    return a
+
+
 def over_letters(a: Node, letters: tuple[str, ...], sizes: dict[str, int]) -> Node:
     """Σ over letters; one that the formula does not have counts how far it runs."""
     axes = tuple(1 + a.letters.index(x) for x in letters if x in a.letters)
@@ -254,6 +267,7 @@ class Scope(NamedTuple):
     leaf: Callable[[Expr], Node]
     sizes: dict[str, int]
     rules: Rules = Rules()
+    fixed: frozenset[str] = frozenset()
 
 
 def evaluate(expr: Expr, scope: Scope) -> Node:
@@ -275,7 +289,7 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
         case "delta", (j, k):
             n = scope.sizes.get(j) or scope.sizes.get(k) or 1
             eye = np.eye(n).reshape(1, n, n, 1, 1)
-            return Node(eye, tuple(sorted((j, k)))) if j != k else Node(np.ones((1, 1, 1)))
+            return at_first(Node(eye, tuple(sorted((j, k)))), scope.fixed) if j != k else Node(np.ones((1, 1, 1)))
         case "+", (first, *rest):
             total = value(first)
             for term in rest:

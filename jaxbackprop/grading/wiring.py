@@ -31,15 +31,16 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     own = [v for v in reading.definitions if v != reading.loss]
     known = {*reading.definitions, *reading.free, *reading.notes, *reading.functions}
     asked = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v} - {*reading.notes}
-    missing = {_exercise_name(v, asked) for v in asked - known} & {*exercise(), "w0", "w1", "w2", "w3"}
+    apart = _apart(reading)
+    missing = {_exercise_name(v, apart) for v in asked - known} & {*exercise(), "w0", "w1", "w2", "w3"}
     theirs = {*exercise(), "x", "w0", "w1", "w2", "w3"}
-    only = all({_exercise_name(u, asked) for u in ({v} | names(reading.definitions[v][1]))} & theirs for v in own)
+    only = all({_exercise_name(u, apart) for u in ({v} | names(reading.definitions[v][1]))} & theirs for v in own)
     if reading.unread or (reading.definitions and not (missing - {"yhat", "h2"} and only)):
         return reading, _rows(reading)
     spelling: dict[str, str] = {}
-    for v in sorted(asked, key=lambda v: (v != _exercise_name(v, asked), v)):
-        spelling.setdefault(_exercise_name(v, asked), v)
-    reading = with_names(reading, lambda v: spelling.get(_exercise_name(v, asked), v))
+    for v in sorted(asked, key=lambda v: (v != _exercise_name(v, apart), v)):
+        spelling.setdefault(_exercise_name(v, apart), v)
+    reading = with_names(reading, lambda v: spelling.get(_exercise_name(v, apart), v))
     reading = read(list(reading.claims))._replace(loss=reading.loss)
     theirs = {spelling.get(v, v): (k, _renamed(e, spelling)) for v, (k, e) in exercise().items()}
     # h2 is a name for z2 only where the text uses it
@@ -55,16 +56,18 @@ def _renamed(e: Expr, spelling: dict[str, str]) -> Expr:
     return renamed(e, lambda v: spelling.get(v, v))
 
 
-def _exercise_name(v: str, asked: set[str]) -> str:
+def _exercise_name(v: str, apart: frozenset[str]) -> str:
     """A_1 is the exercise's h1, W_0 its w0, X its x; unless the text has both."""
     low = v.lower()
-    if re.fullmatch(r"a\d+", low) and not (f"h{low[1:]}" in asked and _apart(asked)):
+    if re.fullmatch(r"a\d+", low) and v not in apart:
         low = f"h{low[1:]}"
     return low if low in {*exercise(), "x", "w0", "w1", "w2", "w3"} else v
 
 
-def _apart(asked: set[str]) -> bool:
-    return any(v.startswith("a") and f"h{v[1:]}" in asked for v in asked if re.fullmatch(r"a\d+", v))
+def _apart(reading: Reading) -> frozenset[str]:
+    """Names a1 that the text keeps apart from h1, because it computes one from the other."""
+    inside = {v: names(e) | {v} for v, (_, e) in reading.definitions.items()}
+    return frozenset(a for us in inside.values() for a in us if re.fullmatch(r"[aA]\d+", a) and f"h{a[1:]}" in us)
 
 
 def _rows(reading: Reading) -> str:

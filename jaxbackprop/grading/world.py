@@ -14,7 +14,7 @@ from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, Varia
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
 from jaxbackprop.grading.reading import Reading, is_generic, ordered
 from jaxbackprop.grading.shapes import INPUT, RATE, Layout, Sized, infer
-from jaxbackprop.grading.values import Node, Rules, Scope, apply, evaluate, pull
+from jaxbackprop.grading.values import Node, Rules, Scope, apply, at_first, evaluate, pull
 
 DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
 MOST = 64  # entries of a quantity whose every derivative is taken
@@ -74,6 +74,7 @@ class World(NamedTuple):
     zero: np.ndarray = np.zeros(0, bool)
     counts: Mapping[str, int] = MappingProxyType({})
     kinks: tuple[tuple[str, np.ndarray], ...] = ()
+    cache: dict = {}  # noqa: RUF012  (derivatives found, by what they were found for; a fresh one for each build)
 
     @property
     def points(self) -> int:
@@ -101,7 +102,7 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
     counts = _counts(reading, sized, layout)
     draws = _draw(reading, sized, counts, layout, rng, DRAWN if plain else POINTS)
     rules = Rules(rows=layout.rows)
-    empty = World(reading, layout, loss, sized, {}, {}, "", {}, generic, rules, zero=np.zeros(DRAWN if plain else POINTS, bool), counts=counts)
+    empty = World(reading, layout, loss, sized, {}, {}, "", {}, generic, rules, zero=np.zeros(DRAWN if plain else POINTS, bool), counts=counts, cache={})
     if plain:
         draws = _patterns(empty, draws)
         zero = np.zeros(len(next(iter(draws.values()))) if draws else 1, bool)
@@ -328,7 +329,7 @@ def _scope(world: World, formulae: list[Expr]) -> Scope:
         for n in nodes(e):
             if n.op == "name" and n.args[0] in world.deltas:
                 sizes = letter_sizes(world.sized, [name(world.deltas[n.args[0]], n.args[1])]) | sizes
-    return Scope(lambda e: leaf(world, e, formulae), sizes, world.rules)
+    return Scope(lambda e: leaf(world, e, formulae), sizes, world.rules, world.sized.fixed)
 
 
 def value_of(world: World, expr: Expr, beside: tuple[Expr, ...] = ()) -> Node:
@@ -358,7 +359,7 @@ def _name(world: World, variable: Variable, formulae: list[Expr]) -> Node:
     text, letters = variable
     note = world.reading.notes.get(text + "".join(letters))
     if text in world.values:
-        return with_letters(world.values[text], letters, world.layout.rows)
+        return at_first(with_letters(world.values[text], letters, world.layout.rows), world.sized.fixed)
     if note is not None and note != name(*variable):
         return evaluate(note, _scope(world, [note, *formulae]))
     if text in world.deltas:
@@ -381,7 +382,7 @@ def _adjoint(world: World, bottom: Variable) -> Node:
     text, letters = bottom
     if text not in world.adjoints:
         raise UnknownError(_unknown(world, show_variable(bottom)))
-    node = with_letters(_stored(world.adjoints[text]), letters, world.layout.rows)
+    node = at_first(with_letters(_stored(world.adjoints[text]), letters, world.layout.rows), world.sized.fixed)
     vector = 1 in node.shape
     if world.turned_adjoints == "all" or (world.turned_adjoints == "vectors" and vector):
         node = Node(np.swapaxes(node.array, -1, -2), node.letters)
@@ -522,7 +523,10 @@ def _local(world: World, top: Variable, bottom: Variable) -> Node:
         head = definitions[head][1].args[0]
     direct = definitions.get(head) if t != b and world.total != "total" else None
     direct = direct if direct is not None and b in names(direct[1]) else None
-    jacobian = _jacobian(world, t, b, direct)
+    key = (id(world.values), t, b, direct is None, world.rules)
+    if key not in world.cache:
+        world.cache[key] = (_jacobian(world, t, b, direct), world.values)  # kept, so that no other has its id
+    jacobian = world.cache[key][0]
     return _laid_out(world, jacobian, len(world.values[t].letters), upper, len(world.values[b].letters), lower)
 
 
@@ -599,7 +603,7 @@ def _laid_out(world: World, jacobian: np.ndarray, tops: int, upper, bottoms: int
         matrix = _entries(a.reshape(*lead, tr * tc, br * bc), True).reshape(*lead, tr, tc)
     else:
         raise UnknownError("a derivative of a matrix by a matrix")
-    return Node(matrix, tuple(letters[i] for i in order))
+    return at_first(Node(matrix, tuple(letters[i] for i in order)), world.sized.fixed)
 
 
 def _as_used(letters, slots, matrix, rows: bool):
