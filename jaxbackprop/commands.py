@@ -28,6 +28,7 @@ from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
 from jaxbackprop.grading.grade import grade
+from jaxbackprop.grading.report import WRONG
 from jaxbackprop.losses import as_loss
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
@@ -184,7 +185,7 @@ def _predict(arguments: Namespace) -> int:
 
 
 def grade_command(arguments: Namespace) -> int:
-    """Mark a written derivation; returns the exit status, 1 if anything is wrong."""
+    """Mark a written derivation; returns the exit status: 1 if anything is wrong, 3 if too little was judged."""
     try:
         text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -193,7 +194,9 @@ def grade_command(arguments: Namespace) -> int:
         ) from None
     verdict = grade(text)
     print(json.dumps(verdict.to_dict(), ensure_ascii=False) if arguments.json else verdict)
-    return 0 if verdict.ok else 1
+    if verdict.count(WRONG):
+        return 1
+    return 0 if verdict.enough or (arguments.allow_unread and verdict.ok) else 3
 
 
 def trace_command(arguments: Namespace) -> int:

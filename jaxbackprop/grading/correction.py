@@ -22,7 +22,7 @@ Share = tuple[Expr, Expr]  # an occurrence of a name, and its share of the adjoi
 
 def right_line(world: World, left: Expr) -> Expr | None:
     """What `left` is, as a formula; None where there is none to give."""
-    for formula in _proposed(world, left):
+    for formula in _with_counts(world, left):
         if formula is None or formula == left or has(formula, "partial"):
             continue
         try:
@@ -32,6 +32,26 @@ def right_line(world: World, left: Expr) -> Expr | None:
         if outcome.equal:
             return formula
     return None
+
+
+def _with_counts(world: World, left: Expr):
+    """What is proposed; and over a batch the same divided by the number of examples."""
+    found = [f for f in _proposed(world, left) if f is not None]
+    yield from found
+    m = next((v for v in world.counts if any(isinstance(e, Expr) and v in names(e) for c in world.reading.claims for e in (c.left, c.right))), None)
+    if world.layout.batch and m is not None:
+        yield from (Expr("product", (Expr("/", (ONE, name(m))), f)) for f in found)
+
+
+def _beside_target(world: World, bottom):
+    """p - y, what a loss and its output often come to."""
+    loss = world.reading.definitions.get("") or world.reading.definitions.get(world.reading.loss)
+    inside = names(loss[1]) if loss else set()
+    for p in [v for v in world.reading.definitions if v in inside]:
+        for y in sorted(inside - {*world.reading.definitions}):
+            letters = bottom[1] if world.values[p].letters else ()
+            if len(world.values[p].letters) == len(world.values[y].letters) == len(letters):
+                yield Expr("+", (name(p, letters), Expr("negative", (name(y, letters),))))
 
 
 def _proposed(world: World, left: Expr):
@@ -44,7 +64,13 @@ def _proposed(world: World, left: Expr):
             yield _quiet(lambda: chained(world, bottom))
             if formula is not None:
                 yield spelled(world, formula)
+            yield from _beside_target(world, bottom)
+        case (("reduce" | "transpose"), (*how, inner)):
+            yield from (Expr(left.op, (*how, f)) for f in _proposed(world, inner) if f is not None)
         case "derivative", (top, bottom):
+            if len(top[1]) == len(bottom[1]) == 1:  # of a softmax
+                i, k = name(*top), name(top[0], bottom[1])
+                yield Expr("product", (i, Expr("+", (Expr("delta", (top[1][0], bottom[1][0])), Expr("negative", (k,))))))
             if top == bottom:
                 yield ONE
             elif top[0] in reading.definitions:

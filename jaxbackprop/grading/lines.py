@@ -384,7 +384,9 @@ def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True) -
     if isinstance(text, Unread):
         return text
     if last:
-        text = re.sub(r"(?<=[\w)\]}])\s+\(\d{1,2}[a-z]?\)$", "", text)
+        label = re.search(r"(?<=[\w)\]}])\s+\(\d{1,2}[a-z]?\)$", text)
+        if label and not re.search(r"⨍\w+'*$", text[: label.start()]):
+            text = text[: label.start()]
     if first:
         text = re.split(r":\s", text)[-1]
     text = _without_prose(text, known, first, last)

@@ -47,12 +47,14 @@ class Vocabulary(NamedTuple):
         letters: names of one letter, with their digits and without.
         functions: letters that are functions.
         layered: names whose superscripts count layers: z^1, a^2.
+        bare: names that stand on the left of an equation.
     """
 
     words: frozenset[str] = frozenset()
     letters: frozenset[str] = frozenset()
     functions: frozenset[str] = frozenset()
     layered: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
 
 
 _LEFT = re.compile(r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)")
@@ -82,7 +84,7 @@ def vocabulary(text: str) -> Vocabulary:
     functions = primed | (taken - bare) - {w for w in bare}
     functions |= {f for f in re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat)}
     letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
-    return Vocabulary(frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered))
+    return Vocabulary(frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare))
 
 
 def _base(token: str) -> str:
@@ -183,6 +185,7 @@ def _flat(raw: str) -> str:
     text = re.sub(r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent, text).translate(_CHARACTERS)
     text = re.sub(r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}", text)
     text = _norms(_latex(text))
+    text = re.sub(r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫", text)  # not read
     text = re.sub(r"\*\*", "^", text)
     text = re.sub(r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker, text)
     text = re.sub(r"(?<![\w⟨])(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)", lambda m: GREEK[m[1]], text)
@@ -291,7 +294,7 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return word
     if word in known.functions and function:
         return f"⨍{word}"
-    if GENERIC.fullmatch(word) and function and (primed or not _is_defined(word, known)):
+    if GENERIC.fullmatch(word) and function and (primed or word not in known.bare):
         return f"⨍{word}"
     if _SINGLE.fullmatch(word) or _is_name(word):
         return word
@@ -305,10 +308,6 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         last = _word(pieces[-1], rest, False, known)
         return " ".join([*pieces[:-1], last])
     return word
-
-
-def _is_defined(word: str, known: Vocabulary) -> bool:
-    return word in ("f", "σ", "s", "h") and word not in known.functions and word in known.words
 
 
 def _is_name(word: str) -> bool:

@@ -292,6 +292,9 @@ def _times(a: Shape, b: Shape, sizes: Sizes, e: Expr) -> Shape:
     if sizes.scalar(a) or sizes.scalar(b):
         s = b if sizes.scalar(a) else a
         return Shape(letters, s.rows, s.columns)
+    alike = [sizes.find(i) for i in (a.rows, a.columns)] == [sizes.find(i) for i in (b.rows, b.columns)]
+    if e.op == "product" and alike and sizes.find(a.columns) != sizes.find(b.rows):
+        return Shape(letters, a.rows, a.columns)
     if sizes.one(a.columns) == sizes.one(b.rows) and e.op != "hadamard":
         sizes.same(a.columns, b.rows, e)
         return Shape(letters, a.rows, b.columns)
@@ -309,7 +312,8 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
         turned, core = turned ^ (core.op == "transpose"), core.args[0]
     if core.op == "name" and RATE.fullmatch(core.args[0]) and e.op == "product":
         return Shape((), ONE, ONE)
-    if core.op == "name" and TARGET.fullmatch(core.args[0]) and not turned and (right or left):
+    logs = any(f.op in ("call", "reduce") and "log" in f.args[0] for f in factors)
+    if core.op == "name" and TARGET.fullmatch(core.args[0]) and not turned and logs and (right or left):
         return right or left  # y log p: entry by entry
     if right is not None:
         if found[i + 1] is None:
@@ -318,7 +322,8 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
         rows = left.columns if left else ONE if vector else want.rows if want else sizes.new() if force else None
         return None if rows is None else Shape((), rows, right.rows)
     if left is not None:
-        columns = want.columns if want and not sizes.scalar(want) else sizes.new() if force else None
+        vector = core.op == "name" and core.args[0][:1].islower() and not turned and not sizes.layout.rows
+        columns = ONE if vector else want.columns if want and not sizes.scalar(want) else sizes.new() if force else None
         return None if columns is None else Shape((), left.columns, columns)
     if all(s is not None for j, s in enumerate(found) if j != i):
         return want or (Shape((), ONE, ONE) if force else None)  # beside numbers

@@ -72,7 +72,7 @@ def _alternatives(world: World) -> Iterator[tuple[str, Expr]]:
     values = ["x", *(v for v in reading.definitions if v not in ("", reading.loss))]
     for v in mine:
         letters, e = reading.definitions[v]
-        if letters or e.op in ("call", "name"):
+        if letters or e.op in ("call", "name", "cases"):
             continue
         for old in sorted(names(e)):
             kind = values if old in values else sorted(names(e) - set(values))

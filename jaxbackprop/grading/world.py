@@ -154,8 +154,8 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
 def _targets(reading: Reading) -> set[str]:
     """Free names of a loss that is a cross-entropy of a softmax."""
     formulae = [e for _, e in reading.definitions.values()]
-    soft = any(n.op == "reduce" and n.args[0] in ("softmax", "log_softmax", "logsumexp") for e in formulae for n in nodes(e))
-    soft |= any(n.op == "sum" and any(m.op == "call" and m.args[0] == "exp" for m in nodes(n)) for e in formulae for n in nodes(e))
+    used = {n.args[0] for e in formulae for n in nodes(e) if n.op in ("call", "reduce")}
+    soft = used & {"softmax", "log_softmax", "logsumexp"} or {"exp", "log"} <= used
     if not soft:
         return set()
     loss = reading.definitions.get("") or reading.definitions.get(reading.loss)
