@@ -342,12 +342,15 @@ def _add_grade(known) -> None:
         "grade",
         help="mark a written derivation line by line",
         description="Mark each equation of a derivation, in plain text, Unicode, LaTeX or Markdown: right, wrong and why, "
-        "or not read. The network is what its forward equations say, or the exercise's. Exit status 1: something is wrong.",
+        "not judged or not read. The network is what its forward equations say, or the exercise's; the first line says which. "
+        "Exit status 0: nothing is wrong; 1: something is; 3: nothing wrong was found, and more than a fifth of the equations "
+        "was not judged or not read.",
         epilog=GRADE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(command=commands.grade_command)
     command.add_argument("file", metavar="FILE", help="the derivation; - reads standard input")
+    command.add_argument("--allow-unread", action="store_true", help="exit status 0 however little was judged, if it is right")
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 

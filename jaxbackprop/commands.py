@@ -33,6 +33,7 @@ from jaxbackprop.data.figures import figures_of, lines_of
 from jaxbackprop.data.stored import is_stored
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
 from jaxbackprop.grading.grade import grade
+from jaxbackprop.grading.report import WRONG
 from jaxbackprop.losses import as_loss
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
@@ -219,7 +220,7 @@ def evaluate_command(arguments: Namespace) -> int:
 
 
 def grade_command(arguments: Namespace) -> int:
-    """Mark a written derivation; returns the exit status, 1 if anything is wrong."""
+    """Mark a written derivation; returns the exit status: 1 if anything is wrong, 3 if too little was judged."""
     try:
         text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -228,7 +229,9 @@ def grade_command(arguments: Namespace) -> int:
         ) from None
     verdict = grade(text)
     print(json.dumps(verdict.to_dict(), ensure_ascii=False) if arguments.json else verdict)
-    return 0 if verdict.ok else 1
+    if verdict.count(WRONG):
+        return 1
+    return 0 if verdict.enough or (arguments.allow_unread and verdict.ok) else 3
 
 
 def trace_command(arguments: Namespace) -> int:

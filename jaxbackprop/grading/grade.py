@@ -49,4 +49,4 @@ def grade(text: str, network: Any = None) -> Verdict:
     if not isinstance(text, str):
         raise TypeError(f"text is a {type(text).__name__}: give the derivation as a string")
     extra("lark", "the parser lark", "grade", "grade")
-    return Verdict(tuple(judge(text, network)))
+    return judge(text, network)

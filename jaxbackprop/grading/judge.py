@@ -1,248 +1,427 @@
-"""The verdict on each claim of a text: is it so, does it only inherit an error, and what is wrong with it."""
+"""The verdict on each equation of a text: is it so, does it only inherit an error, and what is wrong with it."""
 
-import re
-from collections.abc import Iterable
-from itertools import product
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.grading.court import Claim, Court, claims_of, convene, has_local, holds, marked, same_names, size
-from jaxbackprop.grading.formula import Expr, ShapeError, UnknownError, adjoint, has, name, names, show
-from jaxbackprop.grading.notation import Unread
-from jaxbackprop.grading.remarks import correction, example, why
-from jaxbackprop.grading.report import INHERITED, RIGHT, UNREAD, WRONG, Line, short
-from jaxbackprop.grading.statements import chains
-from jaxbackprop.grading.wiring import gates, numbers_only
-from jaxbackprop.grading.worlds import World, differs, value_of, with_adjoints
+from jaxbackprop.grading.choice import choose, holds, marked
+from jaxbackprop.grading.comparison import compare, differs, sides
+from jaxbackprop.grading.correction import right_line
+from jaxbackprop.grading.diagnosis import diagnose, example, said
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, has, has_local, names, nodes, show, show_variable
+from jaxbackprop.grading.grammar import Unread
+from jaxbackprop.grading.lines import chains
+from jaxbackprop.grading.numbers import number_verdict
+from jaxbackprop.grading.reading import Claim, Reading, claims_of, is_number, read
+from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Line, Verdict, short
+from jaxbackprop.grading.shapes import Layout
+from jaxbackprop.grading.slips import repaired
+from jaxbackprop.grading.values import Node
+from jaxbackprop.grading.wiring import completed, from_network
+from jaxbackprop.grading.world import Loss, World, at_numbers, build, value_of, with_adjoints
 
-DIAGNOSED = 800  # symbols in the wrong lines whose cause is looked for; beyond, only the right line is given
 
+class Court(NamedTuple):
+    """What claims are judged by.
 
-@np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
-def judge(text: str, network: Any = None) -> Iterable[Line]:
-    """Judge each equation of the text; see `jaxbackprop.grade`."""
-    claims = claims_of(same_names(chains(text)))
-    if not claims:
-        raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
-    court = convene(claims, network)
-    judged = [_judge(court, claim) for claim in claims]
-    return _with_slips(claims, judged)
+    Attributes:
+        world: the text's values and derivatives, a forward slip mended.
+        numbers: the same as plain numbers, for derivatives of one matrix by another; None where it is that already.
+        written: with the forward slip left in; None where there is none.
+        point: at the numbers that the text gives; None where it gives none.
+        evidence: name -> the backward claims that its forward equation contradicts.
+        mixed: a text that derives a quantity first with numbers and then with matrices does so from this line on.
+    """
+
+    world: World
+    numbers: World | None
+    written: World | None
+    point: World | None
+    evidence: dict[str, list[Claim]]
+    mixed: int
 
 
 class Judged(NamedTuple):
-    """Status, reason and the right line of one claim."""
+    """Status, reason and the right line of one claim; `left` where an arrow points at something other than its chain's first term."""
 
     status: str
     reason: str = ""
     correction: str = ""
-    left: Expr | None = None  # where an arrow points at something else than the chain's first term
+    left: Expr | None = None
+    label: bool = False
 
 
-def _judge(court: Court, claim: Claim) -> Judged:
-    verdict = _judged(court, claim)
-    court.status.append((claim, verdict.status))
-    left, right = claim.left, claim.right
-    if verdict.status == WRONG and isinstance(left, Expr) and isinstance(right, Expr) and claim.relation != "→":
-        relabelled = verdict.reason.startswith("this is dL/d")  # only the left side is wrong: nothing hangs on it
-        if left.op == "derivative" and left.args[0] == "L" and not relabelled:
-            court.own[court.wiring.of(left.args[1])] = right
-    return verdict
+@np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
+def judge(text: str, network: Any = None) -> Verdict:
+    """Judge each equation of the text; see `jaxbackprop.grade`."""
+    claims = claims_of(chains(text))
+    if not claims:
+        raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
+    reading = read(claims)
+    stated = reading
+    if network is None:
+        reading, words = completed(reading)
+    else:
+        reading, words = from_network(network, reading), "the network that was given"
+    court = convene(reading, stated if network is not None else None)
+    if court is None:
+        lines = [_unfit(c) for c in reading.claims]
+        return Verdict(tuple(_with_slips(list(reading.claims), lines, "L")), f"network: {words}")
+    own: dict[str, np.ndarray] = {}
+    earlier: list[tuple[Claim, str]] = []
+    spent, lines_known = [0], {}
+    judged = []
+    for claim in court.world.reading.claims:
+        verdict = _judged(court, claim, own, earlier, spent, lines_known)
+        earlier.append((claim, verdict.status))
+        if verdict.status == WRONG and not verdict.label:
+            own |= _own(court.world, claim)
+        judged.append(verdict)
+    lines = _with_slips(list(court.world.reading.claims), judged, court.world.reading.loss or "L")
+    return Verdict(tuple(lines), _basis(court, words))
 
 
-def _judged(court: Court, claim: Claim) -> Judged:
-    left, right = claim.left, claim.right
-    if isinstance(left, Unread):
-        return Judged(UNREAD, left.reason)
-    if isinstance(right, Unread):
-        return Judged(UNREAD, right.reason)
-    given = left == adjoint("yhat") and court.wiring.of("yhat") == court.wiring.output
-    if (left.op == "name" or given) and numbers_only(right) and left != name("L"):
-        return Judged(UNREAD, "a number: it holds for one choice of the inputs only, and is not judged")
+def _unfit(claim: Claim) -> Judged:
+    side = claim.left if isinstance(claim.left, Unread) else claim.right
+    if isinstance(side, Unread):
+        return Judged(UNREAD, side.reason)
+    return Judged(UNJUDGED, "the forward equations do not fit together")
+
+
+def convene(reading: Reading, stated: Reading | None = None) -> Court | None:
+    """Find what the claims are about, and work out its values and derivatives."""
+    world = choose(reading)
+    if world is None:
+        return None
+    mended, evidence, written = world, {}, None
+    if stated is None:
+        mended, evidence = repaired(world)
+        written = world if evidence else None
+    elif set(stated.definitions) - {reading.loss}:
+        same = {v: d for v, d in stated.definitions.items() if v in reading.definitions and v in reading.rows}
+        if any(reading.definitions[v] != d for v, d in same.items()):
+            written = _quietly(lambda: build(reading._replace(definitions=reading.definitions | same), world.layout, world.loss, world.generic))
+    numbers = None
+    if mended.layout.vectors:
+        numbers = _quietly(lambda: build(mended.reading, Layout(), Loss(mended.loss.formula, mended.loss.words), mended.generic))
+        numbers = numbers and numbers._replace(deltas=mended.deltas)
+    return Court(mended, numbers, written, at_numbers(mended), evidence, _mixed(reading))
+
+
+def _quietly(make):
+    try:
+        return make()
+    except (ShapeError, UnknownError):
+        return None
+
+
+def _mixed(reading: Reading) -> int:
+    """The line on which a quantity is derived again, now with matrices; 0 where none is."""
+    if any(marked(e) for _, e in reading.definitions.values()):
+        return 0
+    plain: set[Expr] = set()
+    for c in reading.claims:
+        if c.read and c.left.op == "derivative" and not has_local(c.right):  # type: ignore[union-attr, arg-type]
+            if not marked(c.right):  # type: ignore[arg-type]
+                plain.add(c.left)  # type: ignore[arg-type]
+            elif c.left in plain:
+                return c.row
+    return 0
+
+
+# --- one claim -------------------------------------------------------------------------------------------------------
+
+
+def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
+    left, right, world = claim.left, claim.right, court.world
+    for side in (left, right):
+        if isinstance(side, Unread):
+            return Judged(UNREAD, side.reason)
+    assert isinstance(left, Expr)
+    assert isinstance(right, Expr)
+    unjudged = _not_a_claim(court, claim, left, right)
+    if unjudged is not None:
+        return unjudged
     if claim.relation == "→":
         left = _pointed_at(court, claim, left)
-    world = _world_for(court, left, right)
+    if left.op == "call":
+        world = _with_dummy(world, left)
+        court = court._replace(world=world, numbers=court.numbers and _with_dummy(court.numbers, left))
     try:
-        remark = _right(court, world, left, right)
-        if remark is None and world is court.matrix and not marked(right):
-            world_remark = _right(court, court.scalar, left, right) if court.scalars_only else None
-            if world_remark is not None:
-                return Judged(RIGHT, world_remark)
+        found = _equal(court, left, right, claim.row)
     except UnknownError as error:
-        return Judged(UNREAD, str(error))
-    except ShapeError:
-        remark = None
-    if remark is not None:
+        return Judged(UNJUDGED, str(error))
+    if found is not None and found.empty:
+        words = {"0 on both sides": "both sides are 0 wherever one looks: it says nothing"}
+        return Judged(UNJUDGED, words.get(found.empty, f"{world.called(right)} has no finite value at the points tried"))
+    if found is not None:
+        remark = found.remark
         if claim.bare:
-            remark = f"read as going on from the line above: {show(left)} = {show(right)}"
-        return Judged(RIGHT, remark, left=left)
+            remark = f"read as going on from the line above: {world.called(left)} = {world.called(right)}"
+        return Judged(RIGHT, remark or _assumed(world, claim), left=left)
     if claim.bare:
-        return Judged(UNREAD, f"a formula without =, which is not {show(left)} of the line above")
-    inherited = _inherited(court, claim, world, left, right)
-    if inherited:
-        return Judged(INHERITED, inherited)
-    return _wrong(court, world, left, right)._replace(left=left)
+        return Judged(UNREAD, f"a formula without =, which is not {world.called(left)} of the line above")
+    if world.reading.loss in world.reading.unread and _mentions_loss(left, right):
+        return Judged(UNJUDGED, _unread_words(world.reading, world.reading.loss))
+    inherited = _inherited(court, claim, left, right, own, earlier)
+    return Judged(INHERITED, inherited) if inherited else _wrong(court, left, right, spent, lines)._replace(left=left)
+
+
+def _assumed(world: World, claim: Claim) -> str:
+    """Lines that hold because of a loss that the text does not give say so."""
+    if world.loss.formula is None or not claim.read:
+        return ""
+    free = {v for v in names(world.loss.formula) if v not in world.reading.definitions}
+    return f"for L = {world.loss.words}".replace(" (assumed)", "") if names(claim.right) & free and claim.left.op in ("derivative", "name") else ""  # type: ignore[union-attr]
+
+
+def _mentions_loss(*formulae: Expr) -> bool:
+    return any(n.op == "derivative" and not n.args[0][0] for e in formulae for n in nodes(e))
+
+
+def _unread_words(reading: Reading, v: str) -> str:
+    return f"{v}'s definition in line {reading.unread[v][0]} was not read"
+
+
+def _not_a_claim(court: Court, claim: Claim, left: Expr, right: Expr) -> Judged | None:
+    """What says nothing that could be judged: a step, a number, a word, what hangs on a line that was not read."""
+    world, reading = court.world, court.world.reading
+    if _is_step(left, right):
+        return Judged(UNJUDGED, "a step of the training, not a derivative")
+    given = world.output != "" and left == adjoint(world.output)
+    if is_number(right):
+        if court.point is not None and left.op in ("name", "derivative"):
+            return number_verdict(court.point, left, right, Judged)
+        if left.op == "name" or given:
+            return Judged(UNJUDGED, "a number: it holds for one choice of the inputs only, and is not judged")
+    if given and right.op != "derivative" and not has(right, "derivative"):
+        return Judged(UNJUDGED, f"{world.called(left)} is the adjoint that is given: the text has no loss from which it could follow") if not holds(world, claim) else None
+    hanging = _hangs_on(world, left, right)
+    if hanging:
+        return Judged(UNJUDGED, _unread_words(reading, hanging))
+    if left.op == "name" and left.args[0] in court.evidence and not claim.bare:
+        return None
+    if left.op == "name" and _is_only_a_word(reading, left.args[0]):
+        return Judged(UNJUDGED, f"it defines {left.args[0]}, which nothing else in the text is about")
+    return None
+
+
+def _is_step(left: Expr, right: Expr) -> bool:
+    """w = w - 0.1 dL/dw."""
+    return left.op == "name" and right.op == "+" and any(n.op == "derivative" for n in nodes(right)) and any(
+        t.op == "name" and (t == left or t.args[0].partition("_")[0] == left.args[0].partition("_")[0]) for t in right.args
+    )
+
+
+def _is_only_a_word(reading: Reading, v: str) -> bool:
+    from jaxbackprop.grading.expression import symbols
+
+    alias = v in reading.definitions and reading.definitions[v][1].op == "name" and v != "yhat"
+    if not alias and (not (v.isalpha() and v.isascii() and len(v) > 2) or v == "yhat" or v == reading.loss):
+        return False
+    about = [c for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) and v in symbols(e)]
+    return len(about) == 1 if not alias else len(reading.claims) == 1
+
+
+def _hangs_on(world: World, left: Expr, right: Expr) -> str:
+    """The name whose definition was not read and on which a derivative in this line depends; "" for none."""
+    reading = world.reading
+    for p, (_, inside) in reading.unread.items():
+        if p == reading.loss or p in reading.definitions:
+            continue
+        above = _above(reading, inside & {*reading.definitions, *reading.free, *world.values})
+        for e in (left, right):
+            for n in nodes(e):
+                bottom = n.args[1][0] if n.op == "derivative" else world.deltas.get(n.args[0], "") if n.op == "name" else ""
+                if bottom and (bottom in above or bottom not in world.values):
+                    return p
+    return ""
+
+
+def _above(reading: Reading, found: set[str]) -> set[str]:
+    """These names and all that they are computed from."""
+    above, new = set(found), set(found)
+    while new:
+        new = {u for v in new if v in reading.definitions for u in names(reading.definitions[v][1])} - above
+        above |= new
+    return above
 
 
 def _pointed_at(court: Court, claim: Claim, left: Expr) -> Expr:
     """A = B (C) -> D: the arrow says what C is, unless D is A."""
     factors = claim.before.args if claim.before is not None and claim.before.op == "product" else ()
-    if factors and not holds(court.scalar, claim._replace(left=left)):
+    if factors and not holds(court.world, claim._replace(left=left)):
         return factors[-1]
     return left
 
 
-def _world_for(court: Court, left: Expr, right: Expr) -> World:
-    if (
-        court.matrix is None
-        or (has_local(right) and not marked(right))
-        or (left.op == "derivative" and left.args[0] != "L")
-    ):
-        return court.scalar
-    if marked(right):
-        return court.matrix
-    return court.scalar if court.scalars_only or left.op != "derivative" else court.matrix
-
-
-def _right(court: Court, world: World, left: Expr, right: Expr) -> str | None:
-    """The remark with which the equation is right ("" for none), or None where it is wrong."""
-    if left.op == "call" and left.args[2].op == "name" and left.args[2].args[0] not in world.values:
-        world = _with_dummy(world, left.args[2].args[0])
-    if _equal(world, left, right) is not None:
-        return _equal(world, left, right)
-    if world.shapes is None and has_local(Expr("+", (left, right))):
-        for reading in ("literal", "total") if left.op == "derivative" and left.args[0] != "L" else ("literal",):
-            if _equal(world._replace(reading=reading, cache={}), left, right) is not None:
-                return ""
-    if not has(right, "cases", "call") or _differ_away_from_kinks(world, left, right):
-        return None
-    units = gates(court.wiring)
-    every = product((0, -1, 1), repeat=len(units)) if len(units) <= 3 else [(s,) * len(units) for s in (-1, 1)]
-    for sides in every:
-        other = {z: side for z, side in zip(units, sides, strict=True) if side}
-        if other and _equal(_other_slopes(court, world, other), left, right) is not None:
-            where = ", ".join(f"{z} = 0" for z in other if z in _units_of(court, right))
-            return (
-                f"it differs from the convention only at {where or 'the kink'}, where any slope between the "
-                "one-sided ones may be chosen: the stated branch takes the other"
-            )
-    return None
-
-
-def _differ_away_from_kinks(world: World, left: Expr, right: Expr) -> bool:
-    """Whether the two sides differ at a point where no unit is at 0: then no choice of slopes can help."""
-    smooth = np.full(world.points, True)
-    for z in gates(world.wiring):
-        smooth &= (world.values[z] != 0).all(axis=(1, 2))
-    truth, value = value_of(world, left), value_of(world, right)
-    return truth.shape != value.shape or bool((differs(truth, value) & smooth).any())
-
-
-def _units_of(court: Court, expr: Expr) -> set[str]:
-    return {court.wiring.of(v) for v in names(expr)}
-
-
-def _other_slopes(court: Court, world: World, sides: dict[str, int]) -> World:
-    key = (world.shapes is None, tuple(sorted(sides.items())))
-    if key not in court.cache:
-        court.cache[key] = with_adjoints(world._replace(kinks=sides, cache={}))
-    return court.cache[key]
-
-
-def _with_dummy(world: World, variable: str) -> World:
+def _with_dummy(world: World, left: Expr) -> World:
     """For g(z) = ...: values for a z that no equation of the network has."""
+    new = [v for n in nodes(left) if n.op == "name" for v in (n.args[0],) if v not in world.values]
+    if not new:
+        return world
     z = np.linspace(-2, 2, world.points)[:, None, None].copy()
-    z[0] = 0
-    return world._replace(values=world.values | {variable: z}, cache={})
+    zero = np.zeros(world.points, bool)
+    if world.points > 1:
+        z[-1], zero[-1] = 0, True
+    return world._replace(values=world.values | {v: Node(z) for v in new}, zero=zero)
 
 
-def _equal(world: World, left: Expr, right: Expr) -> str | None:
-    truth, value = value_of(world, left), value_of(world, right)
-    if truth.shape != value.shape:
-        return None
-    bad = differs(truth, value)
-    if not np.isfinite(truth).any() or not np.isfinite(value).any():
-        raise UnknownError(f"{show(right)} has no finite value at the points tried")
-    if not bad.any():
-        return ""
-    silent = np.isnan(value).any(axis=(1, 2))
-    if has(right, "cases") and not (bad & ~silent).any():
-        zero = np.zeros_like(bad)
-        for z in gates(world.wiring):
-            zero |= (world.values[z] == 0).any(axis=(1, 2))
-        for v in names(right) & world.values.keys():
-            zero |= (world.values[v] == 0).any(axis=(1, 2))
-        if not (bad & ~zero).any():
-            return "it leaves open what holds at the kink itself"
+def _equal(court: Court, left: Expr, right: Expr, row: int):
+    """The outcome where the sides are equal or say nothing; None where they differ."""
+    unknown: UnknownError | None = None
+    trials = [court.world]
+    local = has_local(left) or has_local(right)
+    if court.numbers is not None and not marked(right) and (local or row < court.mixed):
+        trials.append(court.numbers)
+    fits = False
+    for world in trials:
+        try:
+            outcome = compare(world, left, right)
+        except UnknownError as error:
+            unknown = unknown or error
+            continue
+        except ShapeError:
+            fits = True
+            continue
+        fits = True
+        if outcome.equal or outcome.empty:
+            return outcome
+    if unknown is not None and not fits:
+        raise unknown
     return None
 
 
-def _inherited(court: Court, claim: Claim, world: World, left: Expr, right: Expr) -> str:
+# --- what follows from an error --------------------------------------------------------------------------------------
+
+
+def _own(world: World, claim: Claim) -> dict[str, np.ndarray]:
+    """The adjoint that a wrong line claims, to be taken for granted below it."""
+    left, right = claim.left, claim.right
+    if not (isinstance(left, Expr) and isinstance(right, Expr)):
+        return {}
+    if left.op == "derivative" and not left.args[0][0]:
+        v, letters = left.args[1]
+    elif left.op == "name" and left.args[0] in world.deltas:
+        v, letters = world.deltas[left.args[0]], left.args[1]
+    else:
+        return {}
+    try:
+        value = sides(world, left, right).right
+    except (ShapeError, UnknownError):
+        return {}
+    if letters != tuple(sorted(letters)) or v not in world.values or value.size != world.values[v].array.size:
+        return {}
+    return {v: value.reshape(world.values[v].array.shape)}
+
+
+def _inherited(court: Court, claim: Claim, left: Expr, right: Expr, own, earlier) -> str:
     """Why the line is right if an earlier wrong one is taken for granted; "" where it is not."""
-    earlier = next(
-        (status for c, status in reversed(court.status) if c.terms is claim.terms and c.right == claim.before), RIGHT
-    )
-    if earlier in (WRONG, INHERITED) and claim.before is not None:
+    world = court.world
+    before = next((s for c, s in reversed(earlier) if c.row == claim.row and c.terms == claim.terms and c.right == claim.before), RIGHT)
+    if before in (WRONG, INHERITED) and claim.before is not None:
         try:
-            if not differs(value_of(world, claim.before), value_of(world, right)).any():
+            a, b = sides(world, claim.before, right)
+            if not differs(a, b).any():
                 return "it follows from the term before it, which is wrong"
-        except ValueError:
+        except (ShapeError, UnknownError):
             pass
-    if left.op != "derivative" or left.args[0] != "L":
+    mine = left.args[1][0] if left.op == "derivative" and not left.args[0][0] else world.deltas.get(left.args[0], "") if left.op == "name" else ""
+    if not mine:
         return ""
-    own = {v: e for v, e in court.own.items() if v != court.wiring.of(left.args[1])}
-    trials = (
-        [(with_adjoints(world, own), "with " + ", ".join(f"dL/d{v}" for v in own) + " as written above")] if own else []
-    )
-    if court.as_written is not None and world.shapes is None:
-        trials.append((court.as_written, "with the forward equations as written"))
+    trials = []
+    others = {v: a for v, a in own.items() if v != mine}
+    if others:
+        called = ", ".join(world.called(adjoint(v)) for v in others)
+        trials.append((with_adjoints(world, others), f"with {called} as written above"))
+    if court.written is not None:
+        trials.append((court.written, "with the forward equations as written"))
     for trial, words in trials:
         try:
-            v = trial.wiring.of(left.args[1])
-            truth, value = trial.canonical[v], value_of(trial, right)
-        except (ValueError, KeyError):
+            if compare(trial, left, right).equal:
+                formula = right_line(world, left)
+                shown = f"; with the right ones it is {world.called(left)} = {world.called(formula)}" if formula else ""
+                return f"it is right {words}{shown}"
+        except (ShapeError, UnknownError):
             continue
-        if truth.shape == value.shape and not differs(truth, value).any():
-            return f"it is right {words}; with the right ones it is {correction(world, left)}"
     return ""
 
 
-def _wrong(court: Court, world: World, left: Expr, right: Expr) -> Judged:
-    if left.op == "call" and left.args[2].op == "name" and left.args[2].args[0] not in world.values:
-        world = _with_dummy(world, left.args[2].args[0])
-    truth = value_of(world, left)
-    right_line = correction(world, left)
-    if left.op == "name" and court.wiring.of(left.args[0]) in court.evidence:
-        against = court.evidence[court.wiring.of(left.args[0])]
-        lines = ", ".join(dict.fromkeys(f"{show(c.left)} (line {c.row})" for c in against if isinstance(c.left, Expr)))
-        words = f"it contradicts the backward lines: {lines} hold for {right_line}"
-        return Judged(WRONG, words, right_line)
-    words = "the two sides differ"
-    if sum(court.spent) < DIAGNOSED:
-        court.spent.append(size(right))
-        words = why(world, left, right, truth)
-    label = re.fullmatch(r"this is (dL/d\w+), not dL/d\w+", words)
-    if label:
-        relabelled = f"{label[1]} = {show(right)}"
-        parts = [
-            words,
-            example(world, left, right, truth),
-            f"right: {relabelled}" + f", and {right_line}" * bool(right_line),
-        ]
-        return Judged(WRONG, "; ".join(p for p in parts if p), relabelled)
-    if left == adjoint("yhat") and not right_line:
-        words = "dL/dyhat is the adjoint that is given: the text has no loss from which it could follow"
-    parts = [words, example(world, left, right, truth), f"right: {right_line}" if right_line else ""]
-    return Judged(WRONG, "; ".join(p for p in parts if p), right_line)
+# --- what is wrong ---------------------------------------------------------------------------------------------------
+
+
+def _wrong(court: Court, left: Expr, right: Expr, spent: list[int], lines: dict[Expr, Expr | None]) -> Judged:
+    world = court.world
+    if left.op == "name" and left.args[0] in court.evidence:
+        formula = world.reading.definitions[left.args[0]][1]
+        line = f"{world.called(left)} = {world.called(formula)}"
+        against = dict.fromkeys(f"{world.called(c.left)} (line {c.row})" for c in court.evidence[left.args[0]])
+        return Judged(WRONG, f"it contradicts the backward lines: {', '.join(against)} hold for {line}", line)
+    try:
+        value_of(world, left, (right,))
+    except UnknownError:
+        world = court.numbers or world
+    words, shape, healed, label = "the two sides differ", "", None, None
+    try:
+        sides(world, left, right)
+    except ShapeError as error:
+        shape = str(error)
+    found = _quietly(lambda: diagnose(world, left, right, spent))
+    if found is not None:
+        words, healed = said(world, found), found.healed
+        label = found.parts[0] if found.kind == "another" else None
+    if shape:
+        words = f"{shape}: {words}" if healed is not None else shape
+    if left not in lines:
+        lines[left] = right_line(world, left)
+    formula = lines[left] if lines[left] is not None else healed
+    line = f"{world.called(left)} = {world.called(formula)}" if formula is not None else ""
+    if isinstance(label, Expr):
+        relabelled = f"{world.called(label)} = {world.called(right)}"
+        parts = [words, example(world, left, right), f"right: {relabelled}" + f", and {line}" * bool(line)]
+        return Judged(WRONG, "; ".join(p for p in parts if p), relabelled, label=True)
+    parts = [words, example(world, left, right), f"right: {line}" if line else ""]
+    return Judged(WRONG, "; ".join(p for p in parts if p), line)
 
 
 # --- the lines -------------------------------------------------------------------------------------------------------
 
 
-def _with_slips(claims: list[Claim], judged: list[Judged]) -> Iterable[Line]:
+def _basis(court: Court, words: str) -> str:
+    """What the text was judged as."""
+    world = court.world
+    reading, sized = world.reading, world.sized
+    if reading.loss in reading.definitions:
+        loss = f"{reading.loss} of line {reading.rows.get(reading.loss, '?')}"
+    elif world.loss.words:
+        loss = world.loss.words
+    elif world.output:
+        loss = f"none, dL/d{show_variable((world.output, ()))} is given"
+    else:
+        loss = "none"
+    parts = [f"network: {words if words.startswith(('the ', 'no ')) else f'from {words}'}", f"loss: {loss}"]
+    if world.layout.vectors:
+        what = "a batch of examples as " + ("rows" if world.layout.rows else "columns") if world.layout.batch else "one example as a " + ("row" if world.layout.rows else "column")
+        shapes = [f"{v} ({'x'.join(str(n) for n in (*s[0], s[1], s[2]))})" for v, s in list(sized.names.items())[:8] if v]
+        parts.append(f"vectors and matrices, {what}: {', '.join(shapes)}")
+        if world.loss.each:
+            parts.append("derivatives of an example's quantities are those of its own loss")
+    elif any(s[0] for s in sized.names.values()):
+        parts.append("numbers with indices")
+    else:
+        parts.append("numbers")
+    if world.turned_adjoints:
+        parts.append("gradients are laid out as rows")
+    if court.point is not None:
+        parts.append("at the numbers given")
+    return "; ".join(parts)
+
+
+def _with_slips(claims: list[Claim], judged: list[Judged], loss: str) -> Iterator[Line]:
     """Number the slips: wrong lines in a row about one quantity are one slip, said twice or taken back."""
     slip, current = 0, None
-    quantities = [_quantity(c, j) for c, j in zip(claims, judged, strict=True)]
+    quantities = [_quantity(c, j, loss) for c, j in zip(claims, judged, strict=True)]
     for i, (claim, verdict) in enumerate(zip(claims, judged, strict=True)):
         reason, number = verdict.reason, None
         if current is not None and quantities[i] != current[0]:
@@ -251,45 +430,33 @@ def _with_slips(claims: list[Claim], judged: list[Judged]) -> Iterable[Line]:
             if current is None:
                 slip += 1
                 current = (quantities[i], claim.row)
-                again = next(
-                    (
-                        c.row
-                        for c, j, q in zip(claims[i + 1 :], judged[i + 1 :], quantities[i + 1 :], strict=True)
-                        if q == quantities[i] and c.row != claim.row and _adjacent(quantities, claims, i, c)
-                    ),
-                    None,
-                )
-                if again is not None:
-                    reason += f"; line {again} comes back to it"
+                again = _comes_back(i, claims, judged, quantities)
+                reason += f"; line {again} comes back to it" if again is not None else ""
             else:
                 reason += f"; the same slip as line {current[1]}" if claim.row != current[1] else ""
             number = slip
-        yield Line(
-            claim.text,
-            quantities[i],
-            verdict.status,
-            reason,
-            claim.row,
-            _formula(claim, verdict),
-            verdict.correction,
-            number,
-        )
+        yield Line(claim.text, quantities[i], verdict.status, reason, claim.row, _formula(claim, verdict, loss), verdict.correction, number)
 
 
-def _adjacent(quantities: list[str], claims: list[Claim], i: int, later: Claim) -> bool:
-    j = next(k for k in range(i, len(claims)) if claims[k] is later)
-    return all(q == quantities[i] for q in quantities[i : j + 1])
+def _comes_back(i: int, claims, judged, quantities) -> int | None:
+    """The line on which the same mistake is made again, with nothing else in between."""
+    for j in range(i + 1, len(claims)):
+        if quantities[j] != quantities[i]:
+            return None
+        if judged[j].status == WRONG and claims[j].row != claims[i].row:
+            return claims[j].row
+    return None
 
 
-def _quantity(claim: Claim, verdict: Judged) -> str:
-    if claim.bare and verdict.status == UNREAD:
+def _quantity(claim: Claim, verdict: Judged, loss: str) -> str:
+    if claim.bare and verdict.status in (UNREAD, UNJUDGED):
         return ""
-    return show(claim.left) if isinstance(claim.left, Expr) else short(claim.text, 40)
+    return show(claim.left, loss) if isinstance(claim.left, Expr) else short(claim.text, 40)
 
 
-def _formula(claim: Claim, verdict: Judged) -> str:
+def _formula(claim: Claim, verdict: Judged, loss: str) -> str:
     if isinstance(claim.left, Unread) or isinstance(claim.right, Unread):
         return ""
     if claim.bare:
-        return show(claim.right)
-    return f"{show(verdict.left or claim.left)} {'->' if claim.relation == '→' else '='} {show(claim.right)}"
+        return show(claim.right, loss)
+    return f"{show(verdict.left or claim.left, loss)} {'->' if claim.relation == '→' else '='} {show(claim.right, loss)}"

@@ -1,307 +1,112 @@
-"""One side of an equation, as people write it: plain text, Unicode or LaTeX, into an `Expr`.
+"""LaTeX, Unicode, NumPy and plain text into one notation, and which letters of a text are names.
 
-    raw text --plain()--> one notation --parse()--> Expr
+    text --vocabulary()--> Vocabulary          raw formula --plain()--> the notation of `grammar`
 
-`plain` turns LaTeX and Unicode into the one notation that the grammar below describes; `parse` reads that. Nothing is
-executed, every step is bounded, and what cannot be read becomes an `Unread` that says why.
+What a run of letters is, w x or a name `wx`, only the whole text can say: `Vocabulary` collects the words that stand on
+the left of an equation or in a derivative, the letters that are functions, and those whose superscripts count layers.
 """
 
 import re
-from collections.abc import Callable
-from functools import cache
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple
+import unicodedata
+from typing import NamedTuple
 
-from jaxbackprop.grading.formula import ONE, OTHERWISE, ZERO, Expr, depth, name, nodes, number
+from jaxbackprop.grading.grammar import LETTER, MAX_DEPTH, NAME, WORD
 
-if TYPE_CHECKING:
-    from lark import Lark
-
-MAX_PIECE = 1_000  # characters in one side of an equation
-MAX_DEPTH = 40  # levels in one formula
-MAX_NODES = 150  # symbols and operations in one formula
-
-# --- the grammar -----------------------------------------------------------------------------------------------------
-
-GREEK = "theta|alpha|beta|gamma|lambda|mu|eta|epsilon|delta|rho|omega"
-NAME = rf"(?:y_?hat|y_?pred|loss|{GREEK}|mask|bias|[A-Za-z])(?:\d+|(?![A-Za-z]))(?:_[A-Za-z0-9]+)*"
-ELEMENTWISE = (
-    "leaky_relu|leakyrelu|relu|tanh|sigmoid|sigma|logistic|expit|softplus|silu|swish|gelu_tanh|gelu|elu|exp|log|ln|sin|cos"
-    "|sqrt|abs|sign|step|heaviside|identity|linear|id|diag"
+INDEX = "ijklmnpqrsc"  # letters that index
+ELEMENTWISE = frozenset(
+    "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sqrt"
+    " abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
+    " where max min maximum minimum sum npsum mean std var square transpose multiply".split()
 )
-OTHERS = "maximum|minimum|max|min|where|outer|transpose|sum"
-GENERIC = r"(?:varphi|phi|psi|act|[gf])(?:_?\d+)?"
-
-GRAMMAR = rf"""
-?start: expression
-      | branch ("," branch)*                              -> cases
-
-?expression: hadamards
-      | hadamards IF condition OTHERWISE expression       -> choice
-?hadamards: sum
-      | hadamards "⊙" sum                                 -> hadamard_sum
-?sum: term
-      | sum "+" term                                      -> add
-      | sum "-" term                                      -> subtract
-?term: product
-      | term "⊙" product                                  -> hadamard
-      | term "⊗" product                                  -> outer
-?product: signed
-      | product "*" signed                                -> multiply
-      | product power                                     -> multiply
-      | product "@" signed                                -> matmul
-      | product "/" signed                                -> divide
-?signed: power
-      | "-" signed                                        -> negative
-      | "+" signed
-?power: factor
-      | factor "^" signed                                 -> raised
-?factor: atom
-      | factor TRANSPOSE                                  -> transpose
-?atom: NUMBER                                             -> number
-      | NAME                                              -> variable
-      | DERIVATIVE                                        -> derivative
-      | "∂" "(" expression ")" "/" BOTTOM                 -> partial
-      | FUNCTION "(" arguments ")"                        -> call
-      | FUNCTION "^" NUMBER "(" arguments ")"             -> call_raised
-      | FUNCTION NAME                                     -> call_bare
-      | "(" expression ")"
-      | "[" expression "]"
-      | "(" condition ")"                                 -> indicator
-      | "[" condition "]"                                 -> indicator
-      | "{{" condition "}}"                               -> indicator
-      | "{{" expression "}}"
-      | "{{" branch ((";" | ",") branch)* (";" | ",")? "}}" -> cases
-
-arguments: argument ("," argument)*
-?argument: expression | condition -> indicator
-
-branch: hadamards guard
-?guard: "," condition
-      | IF condition                                      -> second
-      | OTHERWISE
-?condition: comparison
-      | condition "and" comparison                        -> both
-comparison: hadamards SIGN hadamards
-      | hadamards SIGN hadamards SIGN hadamards
-
-SIGN: ">=" | "<=" | "==" | "!=" | ">" | "<"
-IF.6: /(?:if|for|when)\b/
-OTHERWISE.6: /(?:otherwise|else|elsewhere)\b/
-NUMBER: /\d+(\.\d+)?([eE][+-]?\d+)?|\.\d+/
-TRANSPOSE.4: /\^\s*T(?![A-Za-z0-9])|\.T(?![A-Za-z0-9])/
-DERIVATIVE.5: /[d∂]\s*(?:{NAME})\s*\/\s*[d∂]\s*(?:{NAME})/
-BOTTOM.5: /[d∂]\s*(?:{NAME})/
-FUNCTION.3: /(?:{ELEMENTWISE}|{OTHERS}|{GENERIC})(?![A-Za-z0-9_])'*(?=\s*[(^]|\s+[A-Za-z])/
-NAME.1: /d?(?:{NAME})/
-%ignore /\s+/
-"""
-
-SYNONYMS = {
-    "leakyrelu": "leaky_relu",
-    "sigma": "sigmoid",
-    "logistic": "sigmoid",
-    "expit": "sigmoid",
-    "swish": "silu",
-    "ln": "log",
-    "heaviside": "step",
-    "linear": "identity",
-    "id": "identity",
-}
-LOSSES = ("L", "J", "E", "C", "l", "loss")
+GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")
+WORDS = frozenset(
+    "yhat target targets pred preds prediction loss cost bias mask logits logit net out inp input output total error err"
+    " score scores prob probs hidden label labels grad eps lr probabilities dot act pre post sum".split()
+) - {"dot", "sum"}  # fmt: skip
+STOP = frozenset(
+    "on in is of to at by as an we so if it be do no or us my up the and are not for you its was has can see then this that with from"
+    " also here rule chain due per du de la le et un im da zu es das der die den ist mit von les des une par car est pas".split()
+)  # words, however their letters are used
+KEYWORDS = frozenset("if for when and otherwise else elsewhere T".split())
+GREEK = dict(
+    zip(
+        "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi psi omega"
+        " Gamma Delta Theta Lambda Phi Psi Omega".split(),
+        "αβγδεεζηθκλμνξρστφφψωΓΔΘΛΦΨΩ",
+        strict=True,
+    )
+)
+LOSSES = ("L", "J", "E", "C", "ℓ", "l", "loss", "cost", "Loss", "Cost", "E_total", "error", "Error")
 
 
-class Unread(NamedTuple):
-    """A piece that could not be read, and why."""
+class Vocabulary(NamedTuple):
+    """What a text's letters are.
 
-    reason: str
-
-
-@cache
-def _parser() -> "Lark":
-    from lark import Lark  # an extra
-
-    build = _Build()
-    rules = {rule: _of_parts(getattr(build, rule)) for rule in vars(_Build) if not rule.startswith("_")}
-    options = {"parser": "lalr", "lexer": "contextual", "maybe_placeholders": False}
-    return Lark(GRAMMAR, transformer=SimpleNamespace(**rules), **options)
-
-
-def _of_parts(rule: Callable) -> Callable:
-    return lambda parts: rule(*parts)  # lark gives a list
-
-
-def canonical(text: str) -> str:
-    """One spelling for a variable: Z_1 is z1, h_o is h0, y_hat is yhat, w_{yhat, h0} is w_yhat_h0.
-
-    >>> [canonical(t) for t in ("Z_1", "h_o", "y_hat", "w_yhat_h_0", "L")]
-    ['z1', 'h0', 'yhat', 'w_yhat_h0', 'L']
+    Attributes:
+        words: names of several letters.
+        letters: names of one letter, with their digits and without.
+        functions: letters that are functions.
+        layered: names whose superscripts count layers: z^1, a^2.
+        bare: names that stand on the left of an equation.
     """
-    if text in ("L", "J", "loss"):
-        return "L"
-    text = re.sub(r"^([zhawbg])_?o(?![a-z])", r"\g<1>0", text.lower())
-    text = re.sub(r"^y_?(hat|pred)", "yhat", text)
-    return re.sub(r"(?<=[a-z])_(?=\d)", "", text)
+
+    words: frozenset[str] = frozenset()
+    letters: frozenset[str] = frozenset()
+    functions: frozenset[str] = frozenset()
+    layered: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
 
 
-class _Build:
-    """From the grammar's rules to `Expr`, while parsing."""
-
-    def number(self, token):
-        return number(float(token))
-
-    def variable(self, token):
-        # dz1 is short for dL/dz1; "dL_dz1" is how a program spells it
-        spelled = re.sub(r"^dL_?(?=d[A-Za-z])", "", str(token))
-        if len(spelled) > 1 and spelled[0] == "d" and spelled[1].isalpha() and not spelled.startswith("delta"):
-            return Expr("derivative", ("L", canonical(spelled[1:])))
-        return name(canonical(spelled))
-
-    def derivative(self, token):
-        top, bottom = (re.sub(r"^\s*[d∂]\s*", "", part).strip() for part in token.split("/"))
-        return Expr("derivative", ("L" if top in LOSSES else canonical(top), canonical(bottom)))
-
-    def partial(self, body, bottom):
-        return Expr("partial", (body, canonical(re.sub(r"^[d∂]\s*", "", bottom))))
-
-    def arguments(self, *given):
-        return given
-
-    def call(self, token, given):
-        function = token.rstrip("'")
-        primes = len(token) - len(function)
-        function = SYNONYMS.get(function.lower(), canonical(function))
-        match function, given:
-            case ("where", (Expr(op="cases", args=(guard, *_)), yes, no)):
-                return Expr("cases", (guard, yes, OTHERWISE, no))
-            case (("max" | "maximum"), (a, b)) if not primes:
-                if ZERO in (a, b):
-                    return Expr("call", ("relu", 0, b if a == ZERO else a))
-                return Expr("cases", (Expr("compare", (">=", a, b)), a, OTHERWISE, b))
-            case (("min" | "minimum"), (a, b)) if not primes:
-                return Expr("cases", (Expr("compare", ("<=", a, b)), a, OTHERWISE, b))
-            case ("step", (a, at_zero)):
-                zero = Expr("compare", ("==", a, ZERO))
-                return Expr("cases", (zero, at_zero, Expr("compare", (">", a, ZERO)), ONE, OTHERWISE, ZERO))
-            case ("outer", (a, b)):
-                return Expr("outer", (a, b))
-            case ("transpose", (a,)):
-                return Expr("transpose", (a,))
-            case (_, (a,)) if function not in ("where", "max", "maximum", "min", "minimum", "outer"):
-                return Expr("call", (function, primes, a))
-        raise ValueError(f"{token} does not take {len(given)} arguments")
-
-    def call_raised(self, token, power, given):
-        return Expr("^", (self.call(token, given), number(float(power))))
-
-    def call_bare(self, token, argument):
-        return self.call(token, (self.variable(argument),))
-
-    def indicator(self, guard):
-        return Expr("cases", (guard, ONE, OTHERWISE, ZERO))
-
-    def cases(self, *branches):
-        return Expr("cases", tuple(x for value, guard in branches for x in (guard, value)))
-
-    def second(self, _, guard):
-        return guard
-
-    def choice(self, yes, _if, guard, _else, no):
-        return Expr("cases", (guard, yes, OTHERWISE, no))
-
-    def branch(self, value, guard):
-        return value, guard if isinstance(guard, Expr) else OTHERWISE
-
-    def comparison(self, a, sign, b, *more):
-        first = Expr("compare", (str(sign), a, b))
-        return Expr("and", (first, Expr("compare", (str(more[0]), b, more[1])))) if more else first
-
-    def both(self, a, b):
-        return Expr("and", (a, b))
-
-    def add(self, a, b):
-        return Expr("+", (*(a.args if a.op == "+" else (a,)), b))
-
-    def subtract(self, a, b):
-        return self.add(a, Expr("negative", (b,)))
-
-    def multiply(self, a, b):
-        if b.op == "cases" and a == ONE:  # 1{z >= 0}
-            return b
-        if b.op == "cases" and a.op == "product" and a.args[-1] == ONE:
-            return Expr("product", (*a.args[:-1], b))
-        return Expr("product", (*(a.args if a.op == "product" else (a,)), b))
-
-    def hadamard_sum(self, a, b):
-        return Expr("hadamard", (a, b))
-
-    def hadamard(self, a, b):
-        return Expr("hadamard", (a, b))
-
-    def outer(self, a, b):
-        return Expr("outer", (a, b))
-
-    def matmul(self, a, b):
-        return Expr("matmul", (a, b))
-
-    def divide(self, a, b):
-        return Expr("/", (a, b))
-
-    def raised(self, a, b):
-        if a == name("e"):
-            return Expr("call", ("exp", 0, b))
-        return Expr("^", (a, b))
-
-    def negative(self, a):
-        return Expr("negative", (a,))
-
-    def transpose(self, a, _):
-        return Expr("transpose", (a,))
+_LEFT = re.compile(r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)")
+_QUOTIENT = re.compile(rf"[d∂]\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
+_IDENTIFIER = re.compile(WORD)
+_SINGLE = re.compile(rf"[{LETTER}]\d*(?:_[A-Za-z0-9]+)*")
 
 
-def parse(text: str) -> Expr | Unread:
-    """Read one side of an equation that is already in the grammar's notation."""
-    if len(text) > MAX_PIECE:
-        return Unread(f"one side of the equation has {len(text)} characters; at most {MAX_PIECE} are read")
-    if not text.strip():
-        return Unread("nothing stands on one side of the equation")
-    from lark.exceptions import LarkError, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+def vocabulary(text: str) -> Vocabulary:
+    """Collect what the letters of a text are.
 
-    try:
-        expr = _parser().parse(text)
-    except UnexpectedCharacters as error:
-        return Unread(f"cannot read {_excerpt(text, error.pos_in_stream or 0)!r}")
-    except UnexpectedToken as error:
-        if error.token.type == "$END":
-            return Unread(f"{_excerpt(text, 0)!r} breaks off")
-        return Unread(f"cannot read {_excerpt(text, error.token.start_pos or 0)!r}")
-    except (LarkError, UnexpectedInput, ValueError) as error:
-        return Unread(f"cannot read {_excerpt(text, 0)!r}: {_first_line(error)}")
-    if not isinstance(expr, Expr):
-        return Unread(f"cannot read {_excerpt(text, 0)!r}")
-    if depth(expr) > MAX_DEPTH:
-        return Unread(f"the formula is nested more than {MAX_DEPTH} levels deep")
-    if sum(1 for _ in nodes(expr)) > MAX_NODES:
-        return Unread(f"the formula has more than {MAX_NODES} symbols and operations")
-    return expr
+    >>> known = vocabulary("net_h1 = w1 * i1; pred = σ(net_h1); z^1 = w^1 x")
+    >>> sorted(known.words), sorted(known.layered)
+    (['net_h1', 'pred'], ['w', 'z'])
+    """
+    flat = "\n".join(_flat(line) for line in text.split("\n"))
+    left = {m[1] for m in _LEFT.finditer(flat)}
+    quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(flat)]
+    tops = {w for pair in quotients for w in pair}
+    words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
+    layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
+    layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
+    layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", flat))
+    primed = set(re.findall(r"(?<![A-Za-zͰ-Ͽ_])([A-Za-zͰ-Ͽ]_?\d*)'+_?\d*\s*\(", flat))
+    taken = set(re.findall(r"(?:=|[+\-*⊙(])\s*([hs])\s*\(\s*[A-Za-z]\d*(?:⟨[a-z]+⟩)?\s*\)", flat))
+    bare = {w for w in left if len(w.rstrip("0123456789")) == 1} - primed
+    functions = primed | (taken - bare) - {w for w in bare}
+    functions |= {f for f in re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat)}
+    letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
+    return Vocabulary(frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare))
 
 
-def _excerpt(text: str, start: int) -> str:
-    return text[start : start + 30].strip()
+def _base(token: str) -> str:
+    return token.partition("⟨")[0]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+def _is_word(word: str) -> bool:
+    """Whether it can only be a name of several letters."""
+    stem = re.sub(r"\d+$", "", word)
+    shorthand = stem[0] in "d∂" and len(stem) > 1 and (len(stem) < 4 or stem[1:].split("_")[0] in WORDS or stem[1:4] == "net")
+    known = word.lower() in ELEMENTWISE or word in KEYWORDS or GENERIC.fullmatch(word)
+    return len(stem) > 1 and not _SINGLE.fullmatch(word) and not known and not shorthand
 
 
 # --- one notation ----------------------------------------------------------------------------------------------------
 
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ᵢⱼₖₗₘₙₚₒᵣₛₜ", "0123456789ijklmnpors" + "t", strict=True))
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾⁻ᵀᵢˡⁱʲᵏᴸ", "0123456789()-TilijkL", strict=True))
 _CHARACTERS = str.maketrans(
     {
-        **{chr(0x2080 + d): f"_{d}" for d in range(10)},
-        **{c: f"^{d}" for d, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
         **dict.fromkeys("·∙⋅×∗•", "*"),
-        **dict.fromkeys("∘◦∗⨀", "⊙"),
+        **dict.fromkeys("∘◦⨀", "⊙"),
         **dict.fromkeys("−–—‒", "-"),
         **dict.fromkeys("∕⁄÷", "/"),
         **dict.fromkeys("≥⩾≧", ">="),
@@ -309,19 +114,8 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("′’ʹ‘`´", "'"),
         **dict.fromkeys("𝜕𝛛𝝏", "∂"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2003\u2002\u200b\ufeff\t\r\x00", " "),
-        **{"≠": "!=", "ᵀ": "^T", "⊤": "^T", "ŷ": " yhat ", "½": "(1/2)", "¼": "(1/4)", "″": "''", "ᵒ": "0", "ₒ": "_0"},
-        **{
-            "σ": " sigmoid ",
-            "φ": " phi ",
-            "ϕ": " phi ",
-            "ψ": " psi ",
-            "θ": " theta ",
-            "δ": " delta",
-            "Θ": "step",
-            "𝟙": "1",
-        },
-        **{"α": " alpha ", "β": " beta ", "γ": " gamma ", "λ": " lambda ", "μ": " mu ", "η": " eta ", "ε": " epsilon "},
-        **dict.fromkeys("ℓℒ", "L"),
+        **dict.fromkeys("∑", "Σ"),
+        **{"≠": "!=", "⊤": "^T", "½": "(1/2)", "¼": "(1/4)", "″": "''", "𝟙": "1 ", "√": " sqrt", "ℒ": "L", "‖": "∥", "ϕ": "φ", "ε": "ε"},
     }
 )
 _COMMANDS = {
@@ -333,56 +127,43 @@ _COMMANDS = {
     **dict.fromkeys(("leq", "le", "leqslant"), "<="),
     **{"gt": ">", "lt": "<", "neq": "!=", "ne": "!=", "land": " and ", "wedge": " and "},
     **dict.fromkeys(("top", "intercal", "transpose"), "T"),
-    **{"prime": "'", "ell": "L", "varphi": " phi ", "sigma": " sigmoid ", "Theta": " step", "nabla": "∇"},
-    **{f: f" {f}" for f in ("tanh", "exp", "ln", "log", "sin", "cos", "max", "min", "sqrt")},
-    **{g: f" {g}" for g in f"{GREEK}|phi|psi".split("|")},
-    **dict.fromkeys(
-        ("left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr", "bigg", "Bigg", "displaystyle"), ""
-    ),
-    **dict.fromkeys(
-        ("limits", "nonumber", "notag", "downarrow", "uparrow", "swarrow", "searrow", "hookrightarrow"), ""
-    ),
-    "sum": " sum ",
-    **{"quad": " , ", "qquad": " , ", "boxed": "", "fbox": "", "colon": ":"},
-    **dict.fromkeys(("mathrm", "mathbf", "mathit", "mathsf", "mathcal", "boldsymbol", "bm", "vec", "operatorname"), ""),
+    **{"prime": "'", "ell": "ℓ", "nabla": "∇", "sum": " Σ"},
+    **{f: f" {f} " for f in "tanh exp ln log sin cos max min sqrt".split()},
+    **{word: letter for word, letter in GREEK.items()},
+    **dict.fromkeys("left right big Big bigl bigr Bigl Bigr bigg Bigg displaystyle textstyle limits nonumber notag".split(), ""),
+    **dict.fromkeys("downarrow uparrow swarrow searrow hookrightarrow mathrm mathit mathsf mathcal mathbf".split(), ""),
+    **dict.fromkeys("boldsymbol bm vec operatorname mathbb mathscr nolimits hspace".split(), ""),
+    **{"quad": " , ", "qquad": " , ", "boxed": "", "fbox": "", "colon": ":", "ldots": "…", "cdots": "…"},
 }
-_WORDS = re.compile(rf"(?:{ELEMENTWISE}|{GENERIC}|if|for|when|and|otherwise|else|elsewhere|T|{NAME})\b")
-_DERIVATIVE_TOP = re.compile(rf"\s*[d∂]\s*({NAME})\s*")
-_DERIVATIVE_BOTTOM = re.compile(rf"\s*[d∂]\s*({NAME})\s*")
+_HATS = {"hat": "hat", "widehat": "hat", "bar": "bar", "overline": "bar", "tilde": "tilde", "widetilde": "tilde", "dot": "dot"}
+_COMBINING = {"\u0302": "hat", "\u0304": "bar", "\u0303": "tilde"}
+_PHRASES = {"falls": "if", "wenn": "if", "für": "for", "pour": "for", "si": "if", "sonst": "otherwise", "sinon": "otherwise",
+            "andernfalls": "otherwise", "ansonsten": "otherwise", "und": "and"}  # fmt: skip
 
 
-def plain(raw: str) -> str:
+def plain(raw: str, known: Vocabulary = Vocabulary()) -> str:
     r"""Turn LaTeX and Unicode into the notation of the grammar.
 
     >>> plain(r"\frac{\partial L}{\partial \hat{y}} \cdot w_2")
-    '∂L/∂yhat * w_2'
-    >>> plain("∂L/∂h₁ · [z₁ ≥ 0]")
-    '∂L/∂h_1 * [z_1 >= 0]'
+    '∂L/∂yhat * w2'
+    >>> plain(r"\sum_i w_{ji} x_i + \sigma'(z^{[1]})")
+    "Σ⟨i⟩ w⟨ji⟩ x⟨i⟩ + ⨍σ'(z1)"
     """
-    text = re.sub("y\u0302", " yhat ", raw)
-    text = re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", text).translate(_CHARACTERS)  # circled numbers only label
-    text = re.sub(
-        r"(?:\\\||\|\||‖|\\lVert|\\rVert)([^|‖]*?)(?:\\\||\|\||‖|\\rVert)(?:_2|_\{2\})?\s*\^\{?2\}?",
-        r" sum((\1)^2)",
-        text,
-    )
-    text = _latex(text)
-    text = re.sub(r"\*\*", "^", text)
-    text = re.sub(r"\b(?:np|jnp|numpy|torch|math|nn|F|jax)\.(?=[a-zA-Z])", "", text)
-    text = re.sub(r"\.(?:astype\(\w+\)|float\(\))", "", text)
-    text = re.sub(r"(?<![A-Za-z0-9_])I\s*(?=[\[({])|(?<![A-Za-z0-9_.])1_(?=[\[({])", "1 ", text)  # the indicator
-    text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\()", "step", text)
-    text = re.sub(r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu)\b", lambda m: m[1].lower(), text)
-    text = re.sub(
-        r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b",
-        _primed,
-        text,
-    )
+    text = _layers(_flat(raw), known.layered)
+    text = re.sub(r"\b(?:np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special)\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])", "ⓝ", text)
+    text = re.sub(r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum", text).replace("ⓝ", "")
+    text = re.sub(r"\.(?:astype\(\w+\)|float\(\)|copy\(\))", "", text)
+    text = re.sub(r",\s*(?:keepdims?|dtype)\s*=\s*\w+", "", text)
+    text = re.sub(r"\b(?:axis|dim)\s*=\s*(-?\d)", r"axis:\1", text)
+    text = re.sub(r"\.(sum|mean|max)\(\s*(-?\d)\s*\)", r".\1(axis:\2)", text)
+    text = re.sub(r"(?<![A-Za-z0-9_])(?:I|1_?)\s*(?=[\[{])|(?<![A-Za-z0-9_.])1_\s*(?=\()|(?<![A-Za-z0-9_])I\s*(?=\([^()]*[<>])", "1 ", text)
+    text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
+    text = re.sub(r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu|softmax)\b", lambda m: m[1].lower(), text)
+    text = re.sub(r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b", _primed, text)
     text = re.sub(r"\s+(?='+\s*\()", "", text)
-    text = re.sub(r"('+)_?(\d+)(?=\s*\()", r"_\2\1", text)  # g'_1 is g_1'
-    text = re.sub(rf"([d∂])\s*({GENERIC}|{ELEMENTWISE})(?:\s*\(\s*({NAME})\s*\))?\s*/\s*[d∂]\s*({NAME})", _slope, text)
-    text = re.sub(r"(?<![A-Za-z0-9_])d\s*(?=\()", "∂", text)
-    text = re.sub(rf"∇_?\(?({NAME})\)?\s*L\b", r"∂L/∂\1", text)
+    text = re.sub(r"('+)_?(\d+)(?=\s*\()", r"\2\1", text)  # g'_1 is g1'
+    text = _derivatives(text, known)
+    text = _words(text, known)
     text = re.sub(r"\band\s+(?=[\w.]+\s+(?:otherwise|else|if|for|when)\b)", ", ", text)
     text = re.sub(r",(?:\s*,)+", ",", text)
     text = re.sub(r",\s*(?=(?:if|for|when|else|otherwise|elsewhere)\b)", " ", text)
@@ -392,14 +173,162 @@ def plain(raw: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" ,;.:")
 
 
+def _step(known: Vocabulary):
+    return lambda m: m[0] if m[0] in known.letters and m[0] in known.functions else "step"
+
+
+def _flat(raw: str) -> str:
+    """Characters and LaTeX resolved: sub- and superscripts of names are digits, ⟨letters⟩ or words after _."""
+    text = re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", raw)  # circled numbers only label
+    text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
+    text = re.sub(f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
+    text = re.sub(r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent, text).translate(_CHARACTERS)
+    text = re.sub(r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}", text)
+    text = _norms(_latex(text))
+    text = re.sub(r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫", text)  # not read
+    text = re.sub(r"\*\*", "^", text)
+    text = re.sub(r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker, text)
+    text = re.sub(r"(?<![\w⟨])(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)", lambda m: GREEK[m[1]], text)
+    text = re.sub(r"(?<=[A-Za-zͰ-Ͽ0-9⟩])_\(?([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", lambda m: m[0] if "(" in m[0] else _tag(m[1].split("_")), text)
+    text = re.sub(rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩", text)
+    text = re.sub(r"(⟨[a-z]+⟩)_?(\d+)(?![\d.])", r"\2\1", text)
+    text = re.sub(r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩", text)
+    text = re.sub(r"(?<=[A-Za-zͰ-Ͽ])_(?=\d)", "", text)
+    return re.sub(r"\by_?hat\b|\bhat_?y\b", "yhat", text)
+
+
+def _accent(match: re.Match) -> str:
+    letter = unicodedata.normalize("NFD", match[0])
+    mark = _COMBINING.get(letter[1:2])
+    return f" {letter[0]}{mark}" if mark else match[0]
+
+
+def _kronecker(match: re.Match) -> str:
+    return f"δ⟨{match[1] or match[3]}{match[2] or match[4]}⟩"
+
+
+def _tag(parts: list[str]) -> str:
+    """A subscript: digits belong to the name, letters index it, a word goes on the name."""
+    digits, letters, words = "", "", []
+    for part in parts:
+        if part.isdigit():
+            digits += ("_" if digits or words else "") + part
+        elif part == "o":
+            digits += "0"  # as a scan reads 0
+        elif len(part) <= 2 and set(part) <= set(INDEX):
+            letters += part
+        elif len(part) == 2 and part[0].isdigit() and part[1] in INDEX:
+            digits, letters = digits + part[0], letters + part[1]
+        else:
+            words.append(digits.join(["", ""]) + part)
+    if words:
+        return "_" + "_".join(p for p in parts)
+    return (f"_{digits}" if digits else "") + (f"⟨{letters}⟩" if letters else "")
+
+
+def _norms(text: str) -> str:
+    bar = r"(?:\|\||∥)"
+    text = re.sub(rf"{bar}((?:(?!{bar}).)*){bar}(?:_?\(?[2F]\)?)?\s*\^\(?2\)?", r" sum((\1)^2)", text)
+    return re.sub(rf"{bar}((?:(?!{bar}).)*){bar}(?:_?[2F])?", r" norm(\1)", text)
+
+
+def _layers(text: str, layered: frozenset[str]) -> str:
+    """z^1 as z1, where a text's superscripts count layers."""
+    return re.sub(r"(?<![A-Za-z0-9_])((?:[d∂]\s?)?)([A-Za-zδ])\s*\^\s*(?:\((\d)\)|(\d))(?![\d.])",
+                  lambda m: f"{m[1]}{m[2]}{m[3] or m[4]}" if m[2] in layered else m[0], text)  # fmt: skip
+
+
 def _primed(match: re.Match) -> str:
     return f"{(match[1] or match[2]).lower()}'"
+
+
+def _derivatives(text: str, known: Vocabulary) -> str:
+    """dL/dz, d/dw (…), ∇_w L, dg(z)/dz."""
+    named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
+    text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})(?![A-Za-z0-9])", r" ∂\2/∂\1 ", text)
+    text = re.sub(rf"∇_?\(?\s*({NAME})\)?", r" ∂\1 ", text)
+    text = re.sub(rf"([d∂])\s*({GENERIC.pattern}|{'|'.join(ELEMENTWISE)})\s*\(\s*({NAME})\s*\)\s*/\s*[d∂]\s*({NAME})", _slope, text)
+    text = re.sub(rf"\bd({'|'.join(LOSSES)})_?_?d_?(?=[A-Za-zͰ-Ͽ])", r"∂\1/∂", text)
+    text = re.sub(rf"(?<![A-Za-z0-9_Ͱ-Ͽ])[d∂]\s*{named}\s*/\s*(?:\(\s*[d∂]\s*({NAME})\s*\)|[d∂]\s*({NAME}))",
+                  lambda m: f" ∂{m[1] or m[2]}/∂{m[3] or m[4]} ", text)
+    text = re.sub(rf"(?<![A-Za-z0-9_])[d∂]\s*/\s*[d∂]\s*({NAME})", r" ∂/∂\1 ", text)
+    text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])d\s*(?=\([^()]*(?:\([^()]*\)[^()]*)*\)\s*/\s*[d∂])", "∂", text)
+    return re.sub(rf"(\)\s*)/\s*d(?={NAME})", r"\1/∂", text)
 
 
 def _slope(match: re.Match) -> str:
     """dg(z1)/dz1 is g'(z1)."""
     _, function, inside, variable = match.groups()
-    return f" {function}'({variable}) " if inside in (None, variable) else match[0]
+    return f" {function}'({variable}) " if inside == variable else match[0]
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _words(text: str, known: Vocabulary) -> str:
+    """Each run of letters as what it is: a function, a name, a derivative, or letters side by side."""
+
+    def resolved(match: re.Match) -> str:
+        before, word, rest = text[: match.start()], match[0], text[match.end() :]
+        if before.endswith(("⟨", "⟨:", ".", "⨍")) or re.search(r"⟨[a-z]*:$|axis$", before) or rest.startswith(":-") or word == "axis":
+            return word
+        return _word(word, rest, before.rstrip().endswith("∂"), known)
+
+    return re.sub(rf"⟨[a-z]+(?::\w+)?⟩|{_IDENTIFIER.pattern}", lambda m: m[0] if m[0][0] == "⟨" else resolved(m), text)
+
+
+def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
+    function = re.match(r"'*\s*\(", rest) or re.match(r"'*\s*\^\s*\d\s*\(", rest)
+    primed = rest.startswith("'")
+    phrase = _PHRASES.get(word)
+    if phrase:
+        return phrase
+    if word in known.words:
+        return word
+    if word == "e" and re.match(r"\s*\^", rest):
+        return "ℯ"
+    if word in ELEMENTWISE or word.lower() in ("relu",):
+        bare = re.match(r"\s*[A-Za-zͰ-ϿΣ⨍(]", rest)
+        return f"⨍{word}" if function or bare or primed else word
+    if word in KEYWORDS or after_d:
+        return word
+    if word in known.functions and function:
+        return f"⨍{word}"
+    if GENERIC.fullmatch(word) and function and (primed or word not in known.bare):
+        return f"⨍{word}"
+    if _SINGLE.fullmatch(word) or _is_name(word):
+        return word
+    short = re.fullmatch(r"(?:d|grad_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+)_grad|(\w+)\.grad", word)
+    inner = short and next(g for g in short.groups() if g)
+    if short and (inner in known.words or _SINGLE.fullmatch(inner) or _is_name(inner)):
+        return f"∂{inner}"
+    pieces = re.findall(r"[A-Za-zͰ-Ͽ]\d*", word)
+    stems = {p[0] for p in known.letters} | {"d"} - {"d"}
+    if word not in STOP and "".join(pieces) == word and len(pieces) <= 4 and all(p in known.letters or p[0] in stems and len(p) == 1 for p in pieces):
+        last = _word(pieces[-1], rest, False, known)
+        return " ".join([*pieces[:-1], last])
+    return word
+
+
+def _is_name(word: str) -> bool:
+    """yhat, target_o1, hbar2: words that mathematics knows."""
+    stem = re.sub(r"\d+$", "", word.split("_")[0])
+    return stem in WORDS or re.fullmatch(r"[A-Za-zͰ-Ͽ](?:hat|bar|tilde|dot)", stem) is not None
+
+
+def is_formula(word: str, known: Vocabulary) -> bool:
+    """Whether a word of the resolved notation belongs to a formula and not to prose."""
+    return bool(
+        _SINGLE.fullmatch(word)
+        or word in known.words
+        or word in KEYWORDS
+        or word.lower() in ELEMENTWISE
+        or _is_name(word)
+        or word == "axis"
+    )
+
+
+# --- LaTeX -----------------------------------------------------------------------------------------------------------
 
 
 def _latex(text: str) -> str:
@@ -409,39 +338,59 @@ def _latex(text: str) -> str:
     if "⟦" in text:
         text = re.sub(r"⟦[^⟦⟧]*⟧", lambda m: m[0].replace("&", ",").replace("\\\\", ";"), text)
     text = text.replace("\\{", "⟦").replace("\\}", "⟧")
+    text = re.sub(r"\\(?:\|)|\\[lr]Vert(?![A-Za-z])|\\Vert(?![A-Za-z])", "∥", text)
+    text = re.sub(r"\\[lr]vert(?![A-Za-z])", "|", text)
     text = re.sub(r"\\[,;:!> ]|~|&", " ", text)
-    text = re.sub(r"\\(?:textcircled|tag|label|ref)\*?\s*(?:\{[^{}]*\}|\d)", " ", text)
-    text = re.sub(r"\\(?:text|textrm|textbf|textit|mbox|mathrm|operatorname)\*?\s*\{([^{}]*)\}", _known_words, text)
-    text = re.sub(r"\\mathb[bf]m?\s*\{\s*([1I])\s*\}", "1", text)
-    text = re.sub(r"\\(?:wide)?hat\s*(?:\{\s*y\s*\}|\s*y(?![A-Za-z]))", " yhat ", text)
-    text = re.sub(r"\\([dt]?frac)\s*(\d)\s*(\d)", r"(\2/\3)", text)
-    text = re.sub(r"\\[dt]?frac(?![A-Za-z])", "⁄", text)
+    text = re.sub(r"\\(?:textcircled|tag|label|ref|eqref)\*?\s*(?:\{[^{}]*\}|\d)", " ", text)
+    text = re.sub(r"\\(?:text|textrm|textbf|textit|mbox|mathrm|operatorname)\*?\s*\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"\\mathb[bf]m?\s*\{\s*([1I])\s*\}|\\mathbbm\s*\{?1\}?", "1 ", text)
+    text = re.sub(r"\\(?:mathbf|boldsymbol|bm|mathcal|mathit|mathsf|mathscr|vec)\s*\{\s*(\\?[A-Za-z]+)\s*\}", r" \1", text)
+    text = re.sub(r"\\(hat|widehat|bar|overline|tilde|widetilde|dot)\s*(?:\{\s*(\\?[A-Za-z]+)\s*\}|\s(\\?[A-Za-z])|(\\[a-z]+))", _hat, text)
+    text = re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"(\2/\3)", text)
+    text = re.sub(r"\\[dtc]?frac(?![A-Za-z])", "⁄", text)
+    text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r" sqrt(\1)", text)
     text = re.sub(r"\\([A-Za-z]+)", lambda m: _COMMANDS.get(m[1], m[0]), text)
     for _ in range(MAX_DEPTH):  # each pass resolves the innermost braces
         before = text
+        text = re.sub(r"(?:\\underbrace|\\overbrace)\s*\{([^{}]*)\}\s*[_^]\s*\{[^{}]*\}", r"(\1)", text)
+        text = re.sub(r"Σ\s*_\s*(?:\{([^{}]*)\}|([a-z]))\s*(?:\^\s*(?:\{([^{}]*)\}|(\w)))?", _sum, text)
         text = re.sub(r"_\s*\{([^{}]*)\}", _subscript, text)
         text = re.sub(r"\^\s*\{([^{}]*)\}", _superscript, text)
         text = re.sub(r"⁄\s*\{([^{}]*)\}\s*\{([^{}]*)\}", _fraction, text)
         # a brace that an operator awaits is left to the next pass; any other groups, or is a case distinction
-        text = re.sub(r"(?<![_^⁄}])(?<![_^⁄}]\s)\{([^{}]*)\}(?!\s*\{)", _group, text)
+        text = re.sub(r"(?<![_^⁄}])(?<![_^⁄}]\s)(?<!brace)\{([^{}]*)\}(?!\s*\{)", _group, text)
         if text == before:
             break
-    text = re.sub(r"\^\s*(?:\*|')", lambda m: "'" if "'" in m[0] else "", text)
+    text = re.sub(r"\^\s*(?:\*(?!\*)|')", lambda m: "'" if "'" in m[0] else "", text) if "**" not in text else text
     return text.replace("⟦", "{").replace("⟧", "}")
 
 
-def _known_words(match: re.Match) -> str:
-    r"""Of the words inside a \\text, those that mathematics knows."""
-    words = re.findall(r"[^\s]+", match[1])
-    cleaned = [w.strip(".,:;") for w in words]
-    return " " + " ".join(w for w in cleaned if _WORDS.fullmatch(w) or w.lower() == "relu" or w in "<>=") + " "
+def _hat(match: re.Match) -> str:
+    command, inside = match[1], (match[2] or match[3] or match[4] or "").lstrip("\\")
+    if command not in _HATS or not (len(inside) == 1 or inside in GREEK):
+        return match[0]
+    return f" {GREEK.get(inside, inside)}{_HATS[command]}"
+
+
+def _sum(match: re.Match) -> str:
+    r"""\sum_{k=1}^{K}, \sum_{i,j}."""
+    below = re.sub(r"\s|\\neq?|\(|\)", "", match[1] or match[2])
+    letters, _, _ = below.partition("=")
+    letters = letters.replace(",", "").replace("∈", "")
+    above = re.sub(r"\W", "", match[3] or match[4] or "")
+    if not letters or not re.fullmatch(r"[a-z]{1,3}", letters):
+        return f"Σ⟪{below}⟫"  # not read
+    bound = f":{above}" if re.fullmatch(r"[A-Za-z]\w*", above) else ""
+    return f" Σ⟨{letters}{bound}⟩ "
 
 
 def _subscript(match: re.Match) -> str:
     inside = match[1].strip()
     if re.search(r"[<>=]", inside):
         return f"⟦{inside}⟧"  # 1_{z1 >= 0}
-    return "_" + re.sub(r"[\s,()\[\]]+", "_", inside).strip("_") + " "
+    if re.search(r"[+\-*/]", inside):
+        return f"_⟪{inside}⟫"  # an index that is computed: not read
+    return _tag([p for p in re.split(r"[\s,()\[\]_⟨⟩]+", inside) if p])
 
 
 def _superscript(match: re.Match) -> str:
@@ -449,6 +398,9 @@ def _superscript(match: re.Match) -> str:
     layer = re.fullmatch(r"[\[(]\s*(\d+)\s*[\])]\s*(T?)", inside)  # a^{[1]}, W^{(2)T}
     if layer:
         return f"_{layer[1]} " + ("^T " if layer[2] else "")
+    example = re.fullmatch(r"[(\[]\s*([ijn])\s*[)\]]\s*(T?)", inside)  # x^{(i)}: of example i
+    if example:
+        return f"⟨{example[1]}⟩ " + ("^T " if example[2] else "")
     if inside in ("", "*"):
         return ""
     if set(inside) <= {"'"}:
@@ -458,17 +410,24 @@ def _superscript(match: re.Match) -> str:
 
 def _fraction(match: re.Match) -> str:
     top, bottom = match[1], match[2]
-    below = _DERIVATIVE_BOTTOM.fullmatch(bottom)
-    above = _DERIVATIVE_TOP.fullmatch(top)
+    below = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", bottom)
+    above = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", top)
     if above and below:
         return f" ∂{above[1]}/∂{below[1]} "
+    if below and re.fullmatch(r"\s*[d∂]\s*", top):
+        return f" ∂/∂{below[1]} "
     whole = re.fullmatch(r"\s*[d∂]\s*(\S.*)", top)
     if whole and below:
-        call = re.fullmatch(rf"({GENERIC}|{ELEMENTWISE})\s*\(\s*{re.escape(below[1])}\s*\)\s*", whole[1])
-        return f" {call[1]}'({below[1]}) " if call else f" ∂({whole[1]})/∂{below[1]} "
+        call = re.fullmatch(rf"({NAME})\s*\(\s*{re.escape(below[1])}\s*\)\s*", whole[1])
+        bare = re.fullmatch(rf"({NAME})\s*\([^()]*\)\s*", whole[1])
+        if call and (GENERIC.fullmatch(call[1]) or call[1] in ELEMENTWISE):
+            return f" {call[1]}'({below[1]}) "
+        if bare and bare[1] in LOSSES:
+            return f" ∂{bare[1]}/∂{below[1]} "
+        return f" ∂({whole[1]})/∂{below[1]} "
     return f"(({top})/({bottom}))"
 
 
 def _group(match: re.Match) -> str:
     inside = match[1]
-    return f"⟦{inside}⟧" if re.search(r"[<>]|otherwise|else", inside) else f"({inside})"
+    return f"⟦{inside}⟧" if re.search(r"[<>]|otherwise|else|sonst|sinon", inside) else f"({inside})"

@@ -3,8 +3,9 @@
 import textwrap
 from typing import NamedTuple
 
-RIGHT, WRONG, INHERITED, UNREAD = "right", "wrong", "right given the line above", "not read"
-MARKS = {RIGHT: "✓", WRONG: "✗", INHERITED: "↳", UNREAD: "?"}
+RIGHT, WRONG, INHERITED, UNJUDGED, UNREAD = "right", "wrong", "right given the line above", "not judged", "not read"
+MARKS = {RIGHT: "✓", WRONG: "✗", INHERITED: "↳", UNJUDGED: "·", UNREAD: "?"}
+ENOUGH = 0.8  # of the equations must be judged, or the verdict is not one on the text
 
 
 class Line(NamedTuple):
@@ -13,7 +14,7 @@ class Line(NamedTuple):
     Attributes:
         text: the equation as written.
         quantity: what it is about, "dL/dz1"; a later link of a chain is about the chain's first term.
-        status: "right", "wrong", "right given the line above" or "not read".
+        status: "right", "wrong", "right given the line above", "not judged" or "not read".
         reason: in words why, with a counterexample and the right line where it is wrong; "" where there is nothing to say.
         row: the line of the text on which it stands, from 1.
         formula: how it was read, in plain notation; "" where it was not.
@@ -32,24 +33,34 @@ class Line(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The verdict on a text: `lines`, and their sum."""
+    """The verdict on a text: `lines`, their sum, and `basis`: what the text was judged as."""
 
     lines: tuple[Line, ...]
+    basis: str = ""
 
     def count(self, status: str) -> int:
         """How many lines have this status."""
         return sum(line.status == status for line in self.lines)
 
     @property
+    def judged(self) -> int:
+        """How many lines were read and judged."""
+        return len(self.lines) - self.count(UNREAD) - self.count(UNJUDGED)
+
+    @property
     def ok(self) -> bool:
-        """Nothing is wrong, and something was read."""
-        return not self.count(WRONG) and self.count(UNREAD) < len(self.lines)
+        """Nothing is wrong, and something was judged."""
+        return not self.count(WRONG) and self.judged > 0
+
+    @property
+    def enough(self) -> bool:
+        """At least four fifths of the lines were judged."""
+        return self.judged >= ENOUGH * len(self.lines)
 
     @property
     def score(self) -> float:
-        """The share of the lines read that are right; a line that only inherits an error counts as right."""
-        judged = len(self.lines) - self.count(UNREAD)
-        return (self.count(RIGHT) + self.count(INHERITED)) / judged if judged else 0.0
+        """The share of all lines that are right; a line that only inherits an error counts as right."""
+        return (self.count(RIGHT) + self.count(INHERITED)) / len(self.lines) if self.lines else 0.0
 
     @property
     def slips(self) -> int:
@@ -59,16 +70,15 @@ class Verdict(NamedTuple):
     @property
     def summary(self) -> str:
         """One line: how many are right, wrong and not read."""
-        judged, wrong, slips = len(self.lines) - self.count(UNREAD), self.count(WRONG), self.slips
+        wrong, slips = self.count(WRONG), self.slips
         parts = [
             f"{self.count(RIGHT)} right",
             f"{wrong} wrong ({slips} slip{'s' * (slips != 1)})" if wrong else "none wrong",
         ]
-        if self.count(INHERITED):
-            parts.append(f"{self.count(INHERITED)} right given the line above")
+        parts += [f"{self.count(s)} {s}" for s in (INHERITED, UNJUDGED) if self.count(s)]
         parts.append(f"{self.count(UNREAD)} not read")
         equations = f"{len(self.lines)} equation{'s' * (len(self.lines) != 1)}"
-        return f"{equations}: {', '.join(parts)}; score {100 * self.score:.0f}% of the {judged} read"
+        return f"{equations}: {', '.join(parts)}; score {100 * self.score:.0f}%"
 
     def to_dict(self) -> dict:
         """Everything, as JSON can hold it."""
@@ -76,6 +86,7 @@ class Verdict(NamedTuple):
             "ok": self.ok,
             "score": self.score,
             "slips": self.slips,
+            "basis": self.basis,
             "counts": {status: self.count(status) for status in MARKS},
             "summary": self.summary,
             "lines": [line._asdict() for line in self.lines],
@@ -85,7 +96,7 @@ class Verdict(NamedTuple):
         shown = [line.formula or short(line.text, 90) for line in self.lines]
         number = max((len(str(line.row)) for line in self.lines), default=1)
         status = max((len(line.status) for line in self.lines), default=1)
-        rows = []
+        rows = textwrap.wrap(self.basis, 118, subsequent_indent="  ")
         for line, text in zip(self.lines, shown, strict=True):
             rows.append(f"{MARKS[line.status]} {line.row:>{number}}  {line.status:<{status}}  {text}")
             indent = " " * (number + status + 8)

@@ -1,0 +1,287 @@
+"""What a text is taken for: numbers or vectors, rows or columns, one example or a batch, and which loss.
+
+Marks such as ᵀ, @, ‖·‖ and capitals say what may be meant; where that leaves a choice, the reading under which the forward
+equations fit and the most lines hold. Nothing is decided silently: `basis` says it all in one line.
+"""
+
+import re
+from collections.abc import Iterator
+
+from jaxbackprop.grading.comparison import compare
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, name, names, nodes, number, show_variable
+from jaxbackprop.grading.reading import Claim, Reading, is_number, with_names
+from jaxbackprop.grading.shapes import INPUT, TARGET, Layout
+from jaxbackprop.grading.world import Loss, World, build, cost, output_of
+
+TRIALS = 60_000  # symbols evaluated in the choice of a reading
+_MARKS = ("transpose", "matmul", "outer", "kron", "hadamard")
+
+
+def worlds(reading: Reading) -> Iterator[World]:
+    """Every way to take the text, the plainest first."""
+    for typed in (False, True) if _letters_differ(reading) else (False,):
+        text = _typed(reading) if typed else reading
+        for layout in layouts(text):
+            for loss in losses(text, layout):
+                for generic in _generics(text):
+                    try:
+                        world = build(text, layout, loss, generic)
+                    except (ShapeError, UnknownError):
+                        continue
+                    yield with_deltas(world)
+
+
+def choose(reading: Reading) -> World | None:
+    """The world under which the most lines hold."""
+    best, most = None, -1.0
+    trials = max(2, TRIALS // (1 + cost(reading)))
+    claims = [c for c in reading.claims if c.read and c.left.op == "derivative" or (c.read and c.left.op == "name")]
+    for world in _limited(worlds(reading), trials):
+        for variant in (world, world._replace(turned_adjoints="all"), world._replace(turned_adjoints="vectors")):
+            if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(claims)):
+                break
+            held = sum(holds(variant, c) for c in variant.reading.claims if c in claims or c.read)
+            if held > most + bool(variant.turned_adjoints):
+                best, most = variant, held
+        if most == sum(c.read for c in reading.claims):
+            break
+    return best
+
+
+def _limited(found: Iterator[World], most: int) -> Iterator[World]:
+    for i, world in enumerate(found):
+        if i >= most:
+            return
+        yield world
+
+
+def holds(world: World, claim: Claim) -> bool:
+    """Whether the two sides of a claim are equal at every point, and say something."""
+    if not claim.read:
+        return False
+    try:
+        outcome = compare(world, claim.left, claim.right)  # type: ignore[arg-type]
+    except (ShapeError, UnknownError):
+        return False
+    return outcome.equal and not outcome.empty
+
+
+# --- numbers, vectors, batches ---------------------------------------------------------------------------------------
+
+
+def _formulae(reading: Reading) -> list[Expr]:
+    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    return [*(e for _, e in reading.definitions.values()), *sides]
+
+
+def marked(expr: Expr) -> bool:
+    """Whether a formula is written for vectors or matrices."""
+    wide = ("softmax", "log_softmax", "norm", "tr", "diag", "vec", "logsumexp", "npsum", "mean", "std", "var", "max", "min")
+    for n in nodes(expr):
+        if n.op in _MARKS:
+            return True
+        if n.op == "reduce" and (n.args[1] is not None or n.args[0] in wide or n.args[0] == "sum") and not _lettered(n):
+            return True
+    return False
+
+
+def _lettered(expr: Expr) -> bool:
+    return any(n.op == "name" and n.args[1] for n in nodes(expr))
+
+
+def layouts(reading: Reading) -> list[Layout]:
+    """What the names may be, the likeliest first."""
+    formulae = _formulae(reading)
+    strong = any(marked(e) for e in formulae)
+    own = [v for v in reading.definitions if v in reading.rows]
+    free = {u for v in own for u in names(reading.definitions[v][1])} - {*reading.definitions}
+    capitals = any(v[0].isupper() for v in free) and any(v[0].islower() for v in [*free, *own])
+    if reading.given or not (strong or capitals):
+        return [Layout()] if reading.given or _sound(reading, [Layout()]) else [Layout(vectors=True)]
+    rows = _rows(reading)
+    several = any(
+        (n.op == "reduce" and n.args[0] in ("npsum", "mean", "sum") and (n.args[1] is not None or n.args[2].op == "derivative"))
+        or (n.op == "name" and n.args[0] in ("m", "N", "B", "batch"))
+        for e in formulae for n in nodes(e)
+    ) or "X" in reading.free  # fmt: skip
+    one, many = Layout(True, rows), Layout(True, rows, True)
+    found = [many, one] if several else [one, many]
+    found += [Layout(True, not rows, several)]
+    return [*found, Layout()] if not strong or not reading.definitions else found if _sound(reading, found) else [*found, Layout()]
+
+
+def _sound(reading: Reading, found: list[Layout]) -> bool:
+    """Whether the forward equations fit together under one of these layouts."""
+    for layout in found:
+        try:
+            build(reading, layout, Loss())
+        except (ShapeError, UnknownError):
+            continue
+        return True
+    return False
+
+
+def _rows(reading: Reading) -> bool:
+    """Whether the inputs stand on the left of their weights."""
+    left = right = 0
+    values = set(reading.definitions)
+    for _, e in reading.definitions.values():
+        for n in nodes(e):
+            if n.op in ("product", "matmul"):
+                plain = [f.args[0] for f in n.args if f.op == "name"]
+                if len(plain) > 1:
+                    left += bool(INPUT.fullmatch(plain[0]) or plain[0] in values) and not INPUT.fullmatch(plain[-1])
+                    right += bool(INPUT.fullmatch(plain[-1]) or plain[-1] in values) and not INPUT.fullmatch(plain[0])
+    return left > right
+
+
+def _letters_differ(reading: Reading) -> bool:
+    """Whether one name of two indices has other letters elsewhere: w_ji and w_kj."""
+    seen: dict[str, set] = {}
+    for e in _formulae(reading):
+        for n in nodes(e):
+            if n.op == "name" and len(n.args[1]) == 2:
+                seen.setdefault(n.args[0], set()).add(n.args[1])
+    return any(len(s) > 1 for s in seen.values())
+
+
+def _typed(reading: Reading) -> Reading:
+    """w_ji and w_kj as two names: letters say which layer."""
+
+    def side(e):
+        from jaxbackprop.grading.expression import replace
+
+        def one(v):
+            return (f"{v[0]}⟨{''.join(v[1])}⟩", v[1]) if v[1] else v
+
+        def change(n: Expr) -> Expr | None:
+            if n.op == "name" and n.args[1]:
+                return Expr("name", one(n.args))
+            if n.op == "derivative":
+                return Expr("derivative", tuple(one(v) for v in n.args))
+            return None
+
+        return replace(e, change) if isinstance(e, Expr) else e
+
+    from jaxbackprop.grading.reading import read
+
+    claims = [
+        c._replace(left=side(c.left), right=side(c.right), before=side(c.before), terms=tuple(map(side, c.terms)))
+        for c in reading.claims
+    ]
+    return read(claims)._replace(loss=reading.loss)
+
+
+def _generics(reading: Reading) -> tuple[str, ...]:
+    from jaxbackprop.grading.functions import FUNCTIONS
+
+    generic = any(n.op == "call" and n.args[0] not in FUNCTIONS for e in _formulae(reading) for n in nodes(e))
+    given = any(v not in reading.rows and e.op == "call" for v, (_, e) in reading.definitions.items())
+    called_g = any(n.op == "call" and n.args[0].startswith("g") for e in _formulae(reading) for n in nodes(e))
+    masks = any(n.op == "compare" for e in _formulae(reading) for n in nodes(e))
+    if given:  # the exercise's g
+        return ("relu",)
+    return (("relu", "any") if masks or called_g else ("any", "relu")) if generic else ("any",)
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+
+def losses(reading: Reading, layout: Layout) -> list[Loss]:
+    """The text's own loss; without one, the adjoint that is given, or a loss that the lines may mean."""
+    own = reading.loss in reading.definitions
+    base = [Loss()]
+    target = None if own or reading.loss in reading.unread else target_of(reading)
+    if target:
+        base = [loss for loss in _assumed(reading, target) if loss] + base
+    if not layout.batch:
+        return base
+    mean = any(n.op == "reduce" and n.args[0] == "mean" or (n.op == "name" and n.args[0] in "mNnB") for n in nodes(reading.definitions[reading.loss][1])) if own else True
+    ways = [(False, False), (True, True), (True, False)] if not own or not mean else [(False, False), (False, True)]
+    return [loss._replace(mean=m, each=e) for loss in base for m, e in ways]
+
+
+def target_of(reading: Reading) -> str | None:
+    """A name like y that only lines with derivatives have."""
+    known = {*reading.definitions, *reading.free, *reading.notes}
+    for c in reading.claims:
+        if c.read and c.left.op in ("derivative", "name"):
+            for v in sorted(names(c.right)):
+                if v not in known and TARGET.fullmatch(v):
+                    return v
+    return None
+
+
+def _assumed(reading: Reading, target: str) -> Iterator[Loss | None]:
+    output = output_of(reading)
+    if not output:
+        return
+    letters, e = reading.definitions[output]
+    while e.op == "name" and e.args[0] in reading.definitions:
+        letters, e = reading.definitions[e.args[0]]
+    out, y = name(output, reading.definitions[output][0]), name(target, reading.definitions[output][0])
+
+    def total(body: Expr) -> Expr:
+        return Expr("sum", (out.args[1], body, "")) if out.args[1] else Expr("reduce", ("sum", None, body))
+
+    def log(a: Expr) -> Expr:
+        return Expr("call", ("log", 0, a))
+
+    def minus(a: Expr, b: Expr) -> Expr:
+        return Expr("+", (a, Expr("negative", (b,))))
+
+    shown = f"{show_variable(out.args)} − {show_variable(y.args)}"
+    half = Expr("product", (number(0.5), total(Expr("^", (minus(out, y), number(2))))))
+    yield Loss(half, f"½({shown})² (assumed)")
+    soft = (e.op == "reduce" and e.args[0] == "softmax") or (e.op == "/" and has(e, "sum"))
+    if soft:
+        yield Loss(Expr("negative", (total(Expr("hadamard", (y, log(out)))),)), "the cross-entropy (assumed)")
+    elif (e.op == "call" and (e.args[0] == "sigmoid" or e.args[0].startswith("σ"))) or e.op == "/":
+        one = number(1)
+        both = Expr("+", (Expr("hadamard", (y, log(out))), Expr("hadamard", (minus(one, y), log(minus(one, out))))))
+        yield Loss(Expr("negative", (total(both),)), "the cross-entropy (assumed)")
+
+
+# --- δ ---------------------------------------------------------------------------------------------------------------
+
+
+def with_deltas(world: World) -> World:
+    """Say which adjoint each δ is: of the pre-activation with its index, unless its uses say otherwise."""
+    used = {n.args for c in world.reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e) if n.op == "name"}
+    texts = sorted({v[0] for v in used if v[0].startswith("δ") and v[0] not in world.values and v[0] not in world.reading.notes})
+    for _ in range(2 if len(texts) > 1 else 1):
+        for text in texts[:12]:
+            candidates = _candidates(world, text)
+            uses = [c for c in world.reading.claims if c.read and text in names(c.right)][:12]
+            scored = [(sum(holds(_standing(world, text, v), c) for c in uses), -i, v) for i, v in enumerate(candidates)]
+            if scored:
+                world = _standing(world, text, max(scored)[2])
+    return world
+
+
+def _standing(world: World, text: str, v: str) -> World:
+    return world._replace(deltas=world.deltas | {text: v})
+
+
+def _candidates(world: World, text: str) -> list[str]:
+    """Names that δ may belong to: pre-activations first, those with its index alone where there are any."""
+    definitions = {v: e for v, (_, e) in world.reading.definitions.items() if v not in ("", world.reading.loss)}
+    active = {n.args[2].args[0] for e in definitions.values() for n in nodes(e) if n.op == "call" and n.args[2].op == "name"}
+    active |= {n.args[2].args[0] for e in definitions.values() for n in nodes(e) if n.op == "reduce" and n.args[2].op == "name"}
+
+    def acted(v: str) -> bool:
+        e = definitions[v]
+        return e.op in ("call", "cases") or (e.op == "reduce" and e.args[0] == "softmax") or (e.op == "name" and e.args[0] in definitions)
+
+    order = sorted(definitions, key=lambda v: (v not in active, acted(v), -list(definitions).index(v)))
+    tag = text[1:].lstrip("_")
+    same = [v for v in order if tag and re.sub(r"^[A-Za-zͰ-Ͽ]+?(?=[\d_⟨]|$)", "", v).lstrip("_") == tag]
+    return same or ([v for v in order if not acted(v)] if not tag else order)
+
+
+def numbers_only(claim: Claim) -> bool:
+    """Whether the right side is a plain number."""
+    return isinstance(claim.right, Expr) and is_number(claim.right)
+
+
+__all__ = ["choose", "holds", "layouts", "marked", "with_names", "worlds"]

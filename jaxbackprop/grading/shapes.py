@@ -1,0 +1,349 @@
+"""How many rows and columns every name has, from the equations that use it.
+
+Sizes are unknowns that equations make equal: W x needs as many columns of W as x has rows. What stays free gets a size
+of its own, so that a missing transpose does not fit. One is no unknown: a vector is a column of one column.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxbackprop.grading.expression import Expr, ShapeError, nodes, show
+
+ONE = 0
+INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
+BIAS = re.compile(r"(?:b|c|β|bias|B)(?:\d|_|$)")
+TARGET = re.compile(r"(?:y|Y|t|T|target|targets|label|labels|ytrue|y_true)(?:_?\w{0,3}|⟨\w+⟩)?")
+RATE = re.compile(r"[αληγτεκρ]\d*|lr|eps|m|n|N|B|d|D|K|H|batch|d_k|dk")
+
+
+class Shape(NamedTuple):
+    """The letters that a value depends on with their sizes, its rows and its columns."""
+
+    letters: tuple[tuple[str, int], ...]
+    rows: int
+    columns: int
+
+
+class Layout(NamedTuple):
+    """What a text's values are taken for.
+
+    Attributes:
+        vectors: names are vectors and matrices; else numbers.
+        rows: an example is a row, and weights stand on the right.
+        batch: there are several examples.
+        inputs: the names of inputs where the text's are not called x.
+    """
+
+    vectors: bool = False
+    rows: bool = False
+    batch: bool = False
+
+
+Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its rows, its columns
+
+
+class Sizes:
+    """The unknown sizes, and what has been made equal."""
+
+    def __init__(self, layout: Layout):
+        self.layout, self.parent = layout, [ONE]
+        self.known: dict[str, Slots] = {}
+        self.examples = self.new() if layout.batch else ONE
+
+    def new(self) -> int:
+        """A size of which nothing is known."""
+        self.parent.append(len(self.parent))
+        return len(self.parent) - 1
+
+    def find(self, i: int) -> int:
+        """The representative of a size."""
+        while self.parent[i] != i:
+            i = self.parent[i]
+        return i
+
+    def same(self, i: int, j: int, expr: Expr) -> int:
+        """Make two sizes equal."""
+        i, j = self.find(i), self.find(j)
+        if i != j:
+            if ONE in (i, j):
+                raise ShapeError(f"the sizes in {show(expr)} do not fit")
+            self.parent[max(i, j)] = min(i, j)
+        return min(i, j)
+
+    def one(self, i: int) -> bool:
+        """Whether a size is 1."""
+        return self.find(i) == ONE
+
+    def scalar(self, s: Shape) -> bool:
+        """Whether a value has one row and one column."""
+        return self.one(s.rows) and self.one(s.columns)
+
+
+class Sized(NamedTuple):
+    """The size of every name, how many examples there are, and the letters that stand for one entry: the c of -log p_c."""
+
+    names: dict[str, Slots]
+    examples: int
+    fixed: frozenset[str] = frozenset()
+
+
+def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout) -> Sized:
+    """The size of every name in the definitions, numbered 2, 3, ...; 1 is one.
+
+    >>> from jaxbackprop.grading.grammar import parse
+    >>> z = parse("W x + b")
+    >>> infer({"z": ((), z)}, Layout(vectors=True)).names
+    {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
+    """
+    sizes = Sizes(layout)
+    defined = set(definitions)
+    used = {n.args for _, e in definitions.values() for n in _named(e)}
+    for text, letters in sorted(used):
+        if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text):
+            sizes.known.setdefault(text, _input(sizes))
+    fixed: set[str] = set()
+    running = {x for _, e in definitions.values() for n in nodes(e) if n.op == "sum" for x in n.args[0]}
+    for v, (letters, expr) in definitions.items():
+        bound: dict[str, int] = {}
+        shape = _infer(expr, sizes, bound, None, False) or _infer(expr, sizes, bound, None, True)
+        if shape is None:
+            _anchor(expr, sizes)
+            shape = _infer(expr, sizes, bound, None, True)
+        if shape is None:
+            raise ShapeError(f"the sizes in {v} = {show(expr)} are not known")
+        by = dict(shape.letters)
+        fixed |= set(by) - set(letters)
+        sizes.known[v] = (tuple(by.get(x, bound.get(x, ONE)) for x in letters), shape.rows, shape.columns)
+    if fixed & running:
+        raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
+    roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
+    count = {ONE: 1} | {root: 2 + i % 8 for i, root in enumerate(r for r in roots if r != ONE)}
+    found = {v: (tuple(count[sizes.find(i)] for i in s[0]), count[sizes.find(s[1])], count[sizes.find(s[2])]) for v, s in sizes.known.items()}
+    return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
+
+
+def _named(expr: Expr):
+    return (n for n in nodes(expr) if n.op == "name")
+
+
+def _input(sizes: Sizes) -> Slots:
+    return ((), sizes.examples, sizes.new()) if sizes.layout.rows else ((), sizes.new(), sizes.examples)
+
+
+def _anchor(expr: Expr, sizes: Sizes) -> None:
+    """Where no size is known yet, the factor next to the examples is the input."""
+    for n in _products(expr):
+        factors = [f.args[0] if f.op == "transpose" else f for f in n.args]
+        candidates = [f for f in (factors if sizes.layout.rows else factors[::-1]) if f.op == "name" and f.args[0] not in sizes.known]
+        if candidates:
+            sizes.known[candidates[0].args[0]] = _input(sizes)
+            return
+    for n in _named(expr):
+        if n.args[0] not in sizes.known:
+            sizes.known[n.args[0]] = _input(sizes)
+            return
+
+
+def _products(expr: Expr):
+    return (n for n in nodes(expr) if n.op in ("product", "matmul"))
+
+
+def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, force: bool) -> Shape | None:
+    """The shape of a formula; sizes that it needs are made equal. None where a name's is not known yet."""
+
+    def inner(a: Expr, wanted: Shape | None = None) -> Shape | None:
+        return _infer(a, sizes, bound, wanted, force)
+
+    match e.op, e.args:
+        case "name", _:
+            return _name(e, sizes, bound, want)
+        case "number", _:
+            return Shape((), ONE, ONE)
+        case "delta", (j, k):
+            both = sizes.same(bound.setdefault(j, bound.get(k, sizes.new())), bound.setdefault(k, bound[j]), e)
+            return Shape(tuple(sorted({(j, both), (k, both)})), ONE, ONE)
+        case ("+" | "hadamard" | "compare" | "and"), args:
+            return _together([a for a in args if isinstance(a, Expr)], e, sizes, bound, want, force)
+        case "negative", (a,):
+            return inner(a, want)
+        case "transpose", (a,):
+            s = inner(a, Shape(want.letters, want.columns, want.rows) if want else None)
+            return s and Shape(s.letters, s.columns, s.rows)
+        case (("product" | "matmul"), factors):
+            return _chain(list(factors), e, sizes, bound, want, force)
+        case (("outer" | "kron"), (a, b)):
+            s, t = inner(a), inner(b)
+            return s and t and Shape(_letters(s, t), s.columns if sizes.one(s.rows) else s.rows, t.columns if sizes.one(t.rows) else t.rows)
+        case "/", (a, b):
+            top, bottom = inner(a, want), inner(b)
+            if bottom is None:
+                bottom = inner(b, Shape((), ONE, ONE))
+            if top is None and bottom:
+                top = inner(a, bottom)
+            return top and bottom and _joined(top, bottom, sizes, e)
+        case "^", (a, b):
+            inner(b, Shape((), ONE, ONE))
+            return inner(a, want)
+        case "sum", (letters, a, bounded):
+            s = inner(a)
+            if bounded and s:
+                sizes.known.setdefault(bounded, ((), ONE, ONE))
+            return s and Shape(tuple(p for p in s.letters if p[0] not in letters), s.rows, s.columns)
+        case "reduce", (how, axis, a):
+            return _reduced(how, axis, inner(a), sizes)
+        case "call", (_, _, *arguments):
+            return inner(arguments[0], want)
+        case "cases", branches:
+            for guard in branches[::2]:
+                if guard.op != "otherwise":
+                    inner(guard)
+            return _together(list(branches[1::2]), e, sizes, bound, want, force)
+    raise ShapeError(f"the shape of {show(e)} is not known")
+
+
+def _letters(*shapes: Shape) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(dict(p for s in shapes for p in s.letters).items()))
+
+
+def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> Shape | None:
+    text, letters = e.args
+    if text not in sizes.known:
+        if letters:
+            slots = tuple(bound.setdefault(x, sizes.new()) for x in letters)
+            vector = want is not None and sizes.layout.vectors
+            sizes.known[text] = (slots, *((want.rows, want.columns) if vector else (ONE, ONE)))
+        elif not sizes.layout.vectors or RATE.fullmatch(text):
+            sizes.known[text] = ((), ONE, ONE)
+        elif want is not None:
+            rows, columns = want.rows, want.columns
+            if BIAS.match(text) and sizes.layout.batch:  # the same for every example
+                rows, columns = (ONE, columns) if sizes.layout.rows else (rows, ONE)
+            sizes.known[text] = ((), rows, columns)
+        else:
+            return None
+    slots, rows, columns = sizes.known[text]
+    if letters and len(letters) != len(slots):  # w_ji of a matrix W, x_i of a vector
+        if slots:
+            raise ShapeError(f"{show(e)} has {len(letters)} indices, and {len(slots)} elsewhere")
+        inside = [i for i in (rows, columns) if not sizes.one(i)]
+        slots = tuple(inside) if len(inside) == len(letters) else (rows, columns) if len(letters) == 2 else (inside + [ONE])[:1]
+        rows = columns = ONE
+    elif slots and not letters:  # W of w_ji, x of x_i
+        if len(slots) > 2:
+            raise ShapeError(f"{show(e)} has no indices")
+        rows, columns = (*slots, ONE)[:2]
+        if sizes.layout.rows and len(slots) == 1:
+            rows, columns = columns, rows
+        slots = ()
+    pairs = tuple((x, sizes.same(bound.setdefault(x, i), i, e)) for x, i in zip(letters, slots, strict=True))
+    return Shape(tuple(sorted(dict(pairs).items())), rows, columns)
+
+
+def _joined(a: Shape, b: Shape, sizes: Sizes, e: Expr) -> Shape:
+    """Entry by entry, with what has one row or column repeated."""
+
+    def axis(i: int, j: int) -> int:
+        return j if sizes.one(i) else i if sizes.one(j) else sizes.same(i, j, e)
+
+    return Shape(_letters(a, b), axis(a.rows, b.rows), axis(a.columns, b.columns))
+
+
+def _together(terms, e: Expr, sizes: Sizes, bound, want: Shape | None, force: bool) -> Shape | None:
+    """Terms of a sum, factors entry by entry: what is known says how large the others are."""
+    found = [_infer(t, sizes, bound, None, False) for t in terms]
+    known = [s for s in found if s is not None]
+    if not known and force:
+        found[0] = _infer(terms[0], sizes, bound, want, True)
+        known = [s for s in found if s is not None]
+    total = want if not known else known[0]
+    for s in known[1:]:
+        total = _joined(total, s, sizes, e)
+    if total is None:
+        return None
+    if want is not None and known:
+        total = _joined(total, Shape((), want.rows, want.columns), sizes, e) if not sizes.scalar(want) else total
+    for t, s in zip(terms, found, strict=True):
+        if s is None:
+            s = _infer(t, sizes, bound, total, force)
+            if s is None:
+                return None
+            total = _joined(total, s, sizes, e)
+    return total
+
+
+def _chain(factors, e: Expr, sizes: Sizes, bound, want: Shape | None, force: bool) -> Shape | None:
+    """A product from left to right; one unknown factor is what fits between the others."""
+    found = [_infer(f, sizes, bound, None, force and f.op != "name") for f in factors]
+    for i, s in enumerate(found):
+        if s is None:
+            fitting = _between(i, factors, found, e, sizes, want, force)
+            found[i] = fitting and _infer(factors[i], sizes, bound, fitting, force)
+            if found[i] is None:
+                return None
+    total = found[0]
+    for s in found[1:]:
+        total = _times(total, s, sizes, e)
+    return total
+
+
+def _times(a: Shape, b: Shape, sizes: Sizes, e: Expr) -> Shape:
+    letters = _letters(a, b)
+    if sizes.scalar(a) or sizes.scalar(b):
+        s = b if sizes.scalar(a) else a
+        return Shape(letters, s.rows, s.columns)
+    alike = [sizes.find(i) for i in (a.rows, a.columns)] == [sizes.find(i) for i in (b.rows, b.columns)]
+    if e.op == "product" and alike and sizes.find(a.columns) != sizes.find(b.rows):
+        return Shape(letters, a.rows, a.columns)
+    if sizes.one(a.columns) == sizes.one(b.rows) and e.op != "hadamard":
+        sizes.same(a.columns, b.rows, e)
+        return Shape(letters, a.rows, b.columns)
+    if e.op == "matmul":
+        sizes.same(a.columns, b.rows, e)
+    return _joined(a, b, sizes, e)._replace(letters=letters)
+
+
+def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, force: bool) -> Shape | None:
+    right = next((s for s in found[i + 1 :] if s is not None and not sizes.scalar(s)), None)
+    left = next((s for s in found[:i][::-1] if s is not None and not sizes.scalar(s)), None)
+    factor = factors[i]
+    turned, core = False, factor
+    while core.op in ("transpose", "negative"):
+        turned, core = turned ^ (core.op == "transpose"), core.args[0]
+    if core.op == "name" and RATE.fullmatch(core.args[0]) and e.op == "product":
+        return Shape((), ONE, ONE)
+    logs = any(f.op in ("call", "reduce") and "log" in f.args[0] for f in factors)
+    if core.op == "name" and TARGET.fullmatch(core.args[0]) and not turned and logs and (right or left):
+        return right or left  # y log p: entry by entry
+    if right is not None:
+        if found[i + 1] is None:
+            return None
+        vector = turned and core.op == "name" and core.args[0][:1].islower()
+        rows = left.columns if left else ONE if vector else want.rows if want else sizes.new() if force else None
+        return None if rows is None else Shape((), rows, right.rows)
+    if left is not None:
+        vector = core.op == "name" and core.args[0][:1].islower() and not turned and not sizes.layout.rows
+        columns = ONE if vector else want.columns if want and not sizes.scalar(want) else sizes.new() if force else None
+        return None if columns is None else Shape((), left.columns, columns)
+    if all(s is not None for j, s in enumerate(found) if j != i):
+        return want or (Shape((), ONE, ONE) if force else None)  # beside numbers
+    return None
+
+
+def _reduced(how: str, axis: int | None, s: Shape | None, sizes: Sizes) -> Shape | None:
+    if s is None:
+        return None
+    if how in ("softmax", "log_softmax"):
+        return s
+    if how == "diag":
+        if sizes.one(s.rows) or sizes.one(s.columns):
+            n = s.columns if sizes.one(s.rows) else s.rows
+            return Shape(s.letters, n, n)
+        return Shape(s.letters, s.rows, ONE)
+    if how == "tr":
+        sizes.same(s.rows, s.columns, Expr("name", ("tr", ())))
+    if how == "vec":
+        return Shape(s.letters, sizes.new(), ONE)
+    if axis is None:
+        return Shape((), ONE, ONE) if sizes.scalar(s) else Shape(s.letters, ONE, ONE)
+    return Shape(s.letters, ONE, s.columns) if axis in (0, -2) else Shape(s.letters, s.rows, ONE)

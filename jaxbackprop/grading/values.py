@@ -1,0 +1,432 @@
+"""One evaluator, for numbers, vectors, matrices, batches and indexed sums; and reverse mode over it.
+
+Every value is an array of shape (points, letters..., rows, columns): a number has one row and one column, a column
+vector one column, and w_ji has an axis for j and one for i. A product of matrices contracts columns with rows, a sum
+over a letter contracts that letter: both are einsums. Each step keeps how an adjoint goes back through it, so that
+`pull` is backpropagation over the text's own equations.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, show
+from jaxbackprop.grading.functions import FUNCTIONS, Function
+
+COMPARE = {
+    ">=": np.greater_equal, ">": np.greater, "<=": np.less_equal, "<": np.less, "==": np.equal, "!=": np.not_equal,
+}  # fmt: skip
+TURNED = {">=": ">", ">": ">=", "<=": "<", "<": "<="}  # the other choice at the kink itself
+_count = itertools.count()
+
+
+class Rules(NamedTuple):
+    """How to read what a formula leaves open.
+
+    Attributes:
+        rows: examples are rows, so that a softmax is along the columns.
+        batch: `sum` without an axis sums over the examples only.
+        kron: ⊗ is the Kronecker product, not the outer one.
+        turned: the arguments at whose kink the other slope is taken.
+    """
+
+    rows: bool = False
+    batch: bool = False
+    kron: bool = False
+    turned: frozenset[str] = frozenset()
+
+
+class Node:
+    """A value, its index letters in order, and the values it was made of, each with its share of an adjoint."""
+
+    __slots__ = ("array", "letters", "order", "parents")
+
+    def __init__(self, array: np.ndarray, letters: tuple[str, ...] = (), parents: tuple = ()):
+        self.array, self.letters, self.parents, self.order = array, letters, parents, next(_count)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.array.shape[-2], self.array.shape[-1]
+
+
+def pull(node: Node, seed: np.ndarray) -> dict[int, np.ndarray]:
+    """Reverse mode: the adjoint of every value that `node` was made of, by `id`, given its own."""
+    adjoints, nodes = {id(node): seed}, {node.order: node}
+    while nodes:
+        at = nodes.pop(max(nodes))
+        for parent, share in at.parents:
+            part = share(adjoints[id(at)])
+            adjoints[id(parent)] = adjoints.get(id(parent), 0) + part
+            nodes[parent.order] = parent
+    return adjoints
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+def _spread(node: Node, letters: tuple[str, ...]) -> np.ndarray:
+    """The array with an axis for each of these letters, of size 1 where the value does not depend on it."""
+    index = tuple(slice(None) if letter in node.letters else None for letter in letters)
+    return node.array[(slice(None), *index, slice(None), slice(None))]
+
+
+def _gathered(adjoint: np.ndarray, node: Node, letters: tuple[str, ...]) -> np.ndarray:
+    """An adjoint summed over what the value was repeated along."""
+    like = _spread(node, letters)
+    axes = tuple(i for i, (a, b) in enumerate(zip(adjoint.shape, like.shape, strict=True)) if b == 1 and a != 1)
+    summed = adjoint.sum(axis=axes, keepdims=True) if axes else adjoint
+    return np.broadcast_to(summed, like.shape).reshape(node.array.shape)
+
+
+def _union(*nodes: Node) -> tuple[str, ...]:
+    return tuple(sorted({letter for node in nodes for letter in node.letters}))
+
+
+def _fitting(a: Node, b: Node, verb: str, expr: Expr) -> tuple[str, ...]:
+    """The letters of both; refused where rows and columns do not fit."""
+    wide = tuple(max(i, j) for i, j in zip(a.shape, b.shape, strict=True))
+    fits = all(1 in (i, j) or i == j for i, j in zip(a.shape, b.shape, strict=True)) and wide in (a.shape, b.shape)
+    if not fits:
+        raise ShapeError(f"in {show(expr)} a {sized(a)} and a {sized(b)} array cannot be {verb}")
+    return _union(a, b)
+
+
+def sized(node: Node) -> str:
+    """2x3."""
+    return f"{node.shape[0]}x{node.shape[1]}"
+
+
+def _binary(a: Node, b: Node, operation, to_a, to_b, verb: str, expr: Expr) -> Node:
+    letters = _fitting(a, b, verb, expr)
+    x, y = _spread(a, letters), _spread(b, letters)
+    try:
+        array = operation(x, y)
+    except ValueError:
+        raise ShapeError(f"in {show(expr)} an index runs over two different ranges") from None
+    parents = (
+        (a, lambda d: _gathered(to_a(d, x, y), a, letters)),
+        (b, lambda d: _gathered(to_b(d, x, y), b, letters)),
+    )
+    return Node(array, letters, parents)
+
+
+def add(a: Node, b: Node, expr: Expr) -> Node:
+    """a + b."""
+    return _binary(a, b, np.add, lambda d, x, y: d, lambda d, x, y: d, "added", expr)
+
+
+def times(a: Node, b: Node, expr: Expr) -> Node:
+    """a ⊙ b, entry by entry."""
+    return _binary(
+        a, b, np.multiply, lambda d, x, y: d * y, lambda d, x, y: d * x, "multiplied entry by entry", expr
+    )
+
+
+def over(a: Node, b: Node, expr: Expr) -> Node:
+    """a / b, entry by entry."""
+    return _binary(a, b, np.divide, lambda d, x, y: d / y, lambda d, x, y: -d * x / y**2, "divided", expr)
+
+
+def raised(a: Node, b: Node, expr: Expr) -> Node:
+    """a ^ b, entry by entry."""
+
+    def to_b(d, x, y):
+        return d * x**y * np.log(np.where(x > 0, x, 1))
+
+    return _binary(a, b, np.power, lambda d, x, y: d * y * x ** (y - 1), to_b, "raised to a power", expr)
+
+
+def matmul(a: Node, b: Node, expr: Expr) -> Node:
+    """A B."""
+    if a.shape[1] != b.shape[0]:
+        words = f"in {show(expr)} a {sized(a)} matrix cannot multiply a {sized(b)} one; a transpose is missing"
+        raise ShapeError(words)
+    letters = _union(a, b)
+    x, y = _spread(a, letters), _spread(b, letters)
+    try:
+        array = x @ y
+    except ValueError:
+        raise ShapeError(f"in {show(expr)} an index runs over two different ranges") from None
+    parents = (
+        (a, lambda d: _gathered(d @ np.swapaxes(y, -1, -2), a, letters)),
+        (b, lambda d: _gathered(np.swapaxes(x, -1, -2) @ d, b, letters)),
+    )
+    return Node(array, letters, parents)
+
+
+def product(a: Node, b: Node, expr: Expr) -> Node:
+    """A product written without saying which: of matrices where the shapes fit, else entry by entry."""
+    if (1, 1) not in (a.shape, b.shape) and a.shape[1] == b.shape[0]:
+        return matmul(a, b, expr)
+    try:
+        return times(a, b, expr)
+    except ShapeError:
+        return matmul(a, b, expr)  # raises, and names the transpose
+
+
+def _products(factors: list[Node], expr: Expr) -> Node:
+    """From left to right; where that does not fit, from right to left: g'(z0) w1^T dz1 is meant so."""
+    try:
+        total = factors[0]
+        for factor in factors[1:]:
+            total = product(total, factor, expr)
+    except ShapeError as error:
+        total = factors[-1]
+        for factor in reversed(factors[:-1]):
+            try:
+                total = product(factor, total, expr)
+            except ShapeError:
+                raise error from None
+    return total
+
+
+def transpose(a: Node) -> Node:
+    """Aᵀ."""
+    return Node(np.swapaxes(a.array, -1, -2), a.letters, ((a, lambda d: np.swapaxes(d, -1, -2)),))
+
+
+def apply(function: Function, a: Node, primes: int = 0, turned: bool = False) -> Node:
+    """f(a) or f'(a), entry by entry."""
+    if primes > 1:
+        raise UnknownError("a second derivative is not judged")
+    z = a.array
+
+    def slope():
+        derivative = function.derivative(z)
+        if turned and function.kinked:  # the slope from the left
+            derivative = np.where(z == 0, function.derivative(np.full_like(z, -1e-300)), derivative)
+        return derivative
+
+    if primes:
+        return Node(np.asarray(slope(), float) + 0 * z, a.letters)
+    return Node(np.asarray(function.value(z), float), a.letters, ((a, lambda d: d * slope()),))
+
+
+def reduced(a: Node, axes: tuple[int, ...]) -> Node:
+    """The sum over some axes, kept with size 1; letters among them are dropped."""
+    axes = tuple(axis % a.array.ndim for axis in axes)
+    array = a.array.sum(axis=axes, keepdims=True)
+    gone = tuple(axis for axis in axes if axis < a.array.ndim - 2)
+    letters = tuple(x for i, x in enumerate(a.letters, 1) if i not in gone)
+    shape = array.shape
+
+    def share(d):
+        return np.broadcast_to(d.reshape(shape[:0] + (d.shape[0], *shape[1:])), (d.shape[0], *a.array.shape[1:]))
+
+    return Node(array.squeeze(gone) if gone else array, letters, ((a, share),))
+
+
+def at_first(a: Node, fixed: frozenset[str]) -> Node:
+    """The first entry along each letter that stands for one entry."""
+    for letter in sorted(fixed & {*a.letters}):
+        axis = 1 + a.letters.index(letter)
+        n, letters = a.array.shape[axis], tuple(x for x in a.letters if x != letter)
+
+        def share(d, n=n, axis=axis):
+            return np.concatenate([np.expand_dims(d, axis)] + [np.zeros_like(np.expand_dims(d, axis))] * (n - 1), axis)
+
+        a = Node(a.array.take(0, axis), letters, ((a, share),))
+    return a
+
+
+def over_letters(a: Node, letters: tuple[str, ...], sizes: dict[str, int]) -> Node:
+    """Σ over letters; one that the formula does not have counts how far it runs."""
+    axes = tuple(1 + a.letters.index(x) for x in letters if x in a.letters)
+    total = reduced(a, axes) if axes else a
+    absent = [sizes.get(x, 1) for x in letters if x not in a.letters]
+    factor = float(np.prod(absent)) if absent else 1.0
+    return Node(total.array * factor, total.letters, ((total, lambda d: d * factor),)) if factor != 1 else total
+
+
+def select(guards: list[np.ndarray], branches: list[Node], expr: Expr) -> Node:
+    """Cases: where a guard is the first that holds, its branch; NaN where none does."""
+    total = Node(np.full((1, 1, 1), np.nan))
+    for guard, branch in reversed(list(zip(guards, branches, strict=True))):
+        mask = Node(guard.array, guard.letters)
+        letters = _union(mask, branch, total)
+        _fitting(branch, total, "joined", expr)
+        _fitting(mask, branch if branch.shape != (1, 1) else mask, "joined", expr)
+        g, x, y = (_spread(n, letters) for n in (mask, branch, total))
+        parents = (
+            (branch, lambda d, g=g, n=branch, k=letters: _gathered(np.where(g, d, 0), n, k)),
+            (total, lambda d, g=g, n=total, k=letters: _gathered(np.where(g, 0, d), n, k)),
+        )
+        total = Node(np.where(g, x, y), letters, parents)
+    return total
+
+
+# --- formulae --------------------------------------------------------------------------------------------------------
+
+
+class Scope(NamedTuple):
+    """What a formula is evaluated in: the value of a leaf, how far each letter runs, and the rules."""
+
+    leaf: Callable[[Expr], Node]
+    sizes: dict[str, int]
+    rules: Rules = Rules()
+    fixed: frozenset[str] = frozenset()
+
+
+def evaluate(expr: Expr, scope: Scope) -> Node:
+    """The value of a formula.
+
+    Raises:
+        ShapeError: two values that cannot be added or multiplied.
+        UnknownError: a symbol or an operation that means nothing here.
+    """
+
+    def value(e: Expr) -> Node:
+        return evaluate(e, scope)
+
+    match expr.op, expr.args:
+        case "number", (x, _):
+            return Node(np.full((1, 1, 1), x))
+        case (("name" | "derivative" | "partial" | "call"), _):
+            return scope.leaf(expr)
+        case "delta", (j, k):
+            n = scope.sizes.get(j) or scope.sizes.get(k) or 1
+            eye = np.eye(n).reshape(1, n, n, 1, 1)
+            return at_first(Node(eye, tuple(sorted((j, k)))), scope.fixed) if j != k else Node(np.ones((1, 1, 1)))
+        case "+", (first, *rest):
+            total = value(first)
+            for term in rest:
+                total = add(total, value(term), expr)
+            return total
+        case "negative", (a,):
+            return times(Node(np.full((1, 1, 1), -1.0)), value(a), expr)
+        case "product", factors:
+            return _products([value(f) for f in factors], expr)
+        case "matmul", (a, b):
+            return matmul(value(a), value(b), expr)
+        case "hadamard", (a, b):
+            return times(value(a), value(b), expr)
+        case (("outer" | "kron"), (a, b)):
+            return _outer(value(a), value(b), expr, expr.op == "kron" or scope.rules.kron)
+        case "/", (a, b):
+            return over(value(a), value(b), expr)
+        case "^", (a, b):
+            return raised(value(a), value(b), expr)
+        case "transpose", (a,):
+            return transpose(value(a))
+        case "sum", (letters, a, _):
+            return over_letters(value(a), letters, scope.sizes)
+        case "reduce", (how, axis, a):
+            return _reduce(how, axis, value(a), scope.rules, expr)
+        case "cases", branches:
+            guards = [_guard(g, scope) for g in branches[::2]]
+            return select(guards, [value(b) for b in branches[1::2]], expr)
+        case (("compare" | "and" | "otherwise"), _):
+            guard = _guard(expr, scope)
+            return Node(guard.array.astype(float), guard.letters)
+    raise UnknownError(f"cannot evaluate {expr.op}")
+
+
+def _guard(expr: Expr, scope: Scope) -> Node:
+    if expr.op == "otherwise":
+        return Node(np.full((1, 1, 1), True))
+    if expr.op == "and":
+        first, second = (_guard(a, scope) for a in expr.args)
+        letters = _union(first, second)
+        return Node(_spread(first, letters) & _spread(second, letters), letters)
+    sign, a, b = expr.args
+    x, y = evaluate(a, scope), evaluate(b, scope)
+    letters = _fitting(x, y, "compared", expr)
+    return Node(COMPARE[sign](_spread(x, letters), _spread(y, letters)), letters)
+
+
+def _column(a: Node) -> Node:
+    return a if a.shape[1] == 1 else transpose(a)
+
+
+def _outer(a: Node, b: Node, expr: Expr, kron: bool) -> Node:
+    if not kron:
+        return matmul(_column(a), transpose(_column(b)), expr)
+    letters = _union(a, b)
+    x, y = _spread(a, letters), _spread(b, letters)
+    (m, n), (p, q) = a.shape, b.shape
+    blocks = x[..., :, None, :, None] * y[..., None, :, None, :]
+
+    def to_a(d):
+        return _gathered((d.reshape(*d.shape[:-2], m, p, n, q) * y[..., None, :, None, :]).sum((-3, -1)), a, letters)
+
+    def to_b(d):
+        return _gathered((d.reshape(*d.shape[:-2], m, p, n, q) * x[..., :, None, :, None]).sum((-4, -2)), b, letters)
+
+    return Node(blocks.reshape(*blocks.shape[:-4], m * p, n * q), letters, ((a, to_a), (b, to_b)))
+
+
+def _axes(axis: int | None, a: Node, rules: Rules, along_classes: bool = False) -> tuple[int, ...]:
+    """Which axes `axis` means; without one all, or the classes of each example."""
+    if axis is not None:
+        return (-2,) if axis in (0, -2) else (-1,)
+    if a.shape == (1, 1) and a.letters:
+        last = next((i for i, x in enumerate(a.letters, 1) if x not in "nm"), 1)
+        return (last,) if along_classes else tuple(range(1, 1 + len(a.letters)))
+    if along_classes:
+        first, other = (-1, -2) if rules.rows else (-2, -1)
+        return (first,) if a.array.shape[first] > 1 else (other,)
+    return (-2, -1)
+
+
+def _keep(a: Node, axes: tuple[int, ...]) -> Node:
+    """The sum over axes, with the letters kept at size 1, so that it can be taken from the value itself."""
+    kept = reduced(a, axes)
+    return kept
+
+
+def _reduce(how: str, axis: int | None, a: Node, rules: Rules, expr: Expr) -> Node:
+    if how in ("sum", "npsum") and axis is None and rules.batch:
+        axis = 0 if rules.rows else 1
+    match how:
+        case "sum" | "npsum":
+            return reduced(a, _axes(axis, a, rules))
+        case "mean":
+            total = reduced(a, _axes(axis, a, rules))
+            return over(total, Node(np.full((1, 1, 1), a.array[0].size / total.array[0].size)), expr)
+        case "norm":
+            return apply(FUNCTIONS["sqrt"], reduced(times(a, a, expr), _axes(axis, a, rules)))
+        case "var" | "std":
+            centred = add(a, times(Node(-np.ones((1, 1, 1))), _reduce("mean", axis, a, rules, expr), expr), expr)
+            variance = _reduce("mean", axis, times(centred, centred, expr), rules, expr)
+            return variance if how == "var" else apply(FUNCTIONS["sqrt"], variance)
+        case "logsumexp" | "softmax" | "log_softmax":
+            e = apply(FUNCTIONS["exp"], a)
+            total = reduced(e, _axes(axis, a, rules, how != "logsumexp" or axis is not None or a.shape[0] > 1 < a.shape[1]))
+            if how == "softmax":
+                return over(e, total, expr)
+            log = apply(FUNCTIONS["log"], total)
+            return log if how == "logsumexp" else add(a, times(Node(-np.ones((1, 1, 1))), log, expr), expr)
+        case "max" | "min":
+            axes = _axes(axis, a, rules)
+            best = (a.array.max if how == "max" else a.array.min)(axis=axes, keepdims=True)
+            chosen = Node((a.array == best).astype(float), a.letters)
+            return reduced(times(a, chosen, expr), axes)
+        case "tr":
+            if a.shape[0] != a.shape[1]:
+                raise ShapeError(f"in {show(expr)} a {sized(a)} matrix is not square")
+            return reduced(times(a, Node(np.eye(a.shape[0])[None]), expr), (-2, -1))
+        case "diag":
+            return _diag(a, expr)
+        case "vec":
+            shape = a.array.shape
+            array = np.swapaxes(a.array, -1, -2).reshape(*shape[:-2], -1, 1)
+
+            def share(d):
+                return np.swapaxes(d.reshape(*d.shape[:-2], shape[-1], shape[-2]), -1, -2)
+
+            return Node(array, a.letters, ((a, share),))
+    raise UnknownError(f"cannot evaluate {how}")
+
+
+def _diag(a: Node, expr: Expr) -> Node:
+    """A vector as a diagonal matrix, a matrix's diagonal as a column."""
+    n = max(a.shape)
+    eye = Node(np.eye(n)[None])
+    if 1 in a.shape:
+        return times(matmul(_column(a), Node(np.ones((1, 1, n))), expr), eye, expr)
+    if a.shape[0] != a.shape[1]:
+        raise ShapeError(f"in {show(expr)} a {sized(a)} matrix is not square")
+    return matmul(times(a, eye, expr), Node(np.ones((1, n, 1))), expr)
