@@ -34,11 +34,11 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxbackprop.checking.arguments import Parameters, apart, is_number, parameters
-from jaxbackprop.checking.comparison import compare
 from jaxbackprop.checking.decisions import KERNELS
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
+from jaxbackprop.checking.verdict import verdict
 from jaxbackprop.programs.flat import CUSTOM_JVP, CUSTOM_VJP, equations, fresh, inside, traced, without_custom_rules
 from jaxbackprop.refusals import is_key
 from jaxbackprop.words import is_array
@@ -93,7 +93,7 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
         _forget(value, gradient)
         with jax.enable_x64(True):
             reference = reference_of(of_arrays, found.arrays, arrays, value)
-            report = compare(reference, gradient_of_arrays, found.arrays, arrays, given, rng)
+            report = verdict(reference, gradient_of_arrays, found.arrays, arrays, given, rng)
         _forget(value, gradient)
     said = Diagnosis("structure", "the gradient has this, and params has no such parameter")
     extra = [Row(path, False, "", np.inf, diagnosis=said) for path in given if path not in found.arrays]

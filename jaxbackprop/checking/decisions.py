@@ -27,7 +27,6 @@ from jaxbackprop.programs.flat import (
     needed,
     run,
     shape_of,
-    traced,
     variables,
 )
 
@@ -273,19 +272,19 @@ def longest_sum(program: Program) -> int:
     return longest
 
 
-def narrowest(function: Callable, *args) -> str:
-    """The narrowest floating-point type that a function computes in, given its arguments; "" where it cannot be traced.
+def narrowest(program: Program) -> str:
+    """The narrowest floating-point type that a program computes in.
 
-    >>> narrowest(lambda x: x.astype("bfloat16") + 1, jnp.ones(3))
+    >>> from jaxbackprop.programs.flat import flatten
+    >>> narrowest(flatten(lambda x: x.astype("bfloat16") + 1, jnp.ones(3)))
     'bfloat16'
     """
-    try:
-        closed, _ = traced(function, *args)
-    except Exception:  # anyone's code: NumPy or another framework says so in its own way
-        return ""
-    avals: list[Any] = [variable.aval for equation in equations(closed.jaxpr) for variable in equation.outvars]
-    computed = [aval.dtype for aval in avals if hasattr(aval, "dtype")]
-    return narrowest_of([*computed, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(args))])
+    inner = (e for step in program.steps for called in inside(step.settings) for e in equations(called.jaxpr))
+    avals: list[Any] = [
+        *program.shapes.values(),
+        *(variable.aval for equation in inner for variable in equation.outvars),
+    ]
+    return narrowest_of(aval.dtype for aval in avals if hasattr(aval, "dtype"))
 
 
 # Sides

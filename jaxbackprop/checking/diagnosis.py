@@ -1,35 +1,17 @@
-"""What a wrong gradient looks like: the familiar mistakes, each made on purpose and compared.
+"""What a wrong gradient looks like, read off one parameter: a factor, a sign, a transpose, one row of the right gradient.
 
-Some mistakes can be read off one parameter's gradient G beside the right one R: a factor, a sign, a transpose, one row. The
-mistakes in the middle of a backward sweep cannot, because they spread to every parameter before them. They are made in the
-value's own flat program instead, by adding terms that are zero in value and not in derivative. With δa = a − stop_gradient(a),
-which is 0 with derivative 1, and a switch θ that is 0 or 1:
-
-    derivative missing    h ← h + θ (δz − δh)                       dh passes as if g' = 1
-    value for derivative  h ← h + θ (stop_gradient(h) δz − δh)      g(z) where g'(z) belongs
-    path missing          W h ← W h − θ W̄ δh                        the edge gives nothing to dh_s          (W̄: W held fixed)
-    weights               W h ← W h + θ (W̄' δh − W̄ δh)              another matrix, or Wᵀ for W, in Wᵀ dz
-    source                W h ← W h + θ (δW h' − δW h̄)              dW = dz h'ᵀ with another activation, or z for h
-
-`jax.grad` of the program with one switch on is the gradient that such a mistake gives; the hypothesis stands when it equals
-the gradient under test in every parameter, at several points.
-
-An edge W h is a product of something that is a parameter (up to reshaping) with something that is not; its source is h, and z
-is what h is an elementwise function of.
+Each familiar mistake that shows in one parameter's gradient G beside the right one R is compared with G at all points. Where
+none fits it is said what is known: which entries are wrong, and how G lies to R.
 """
 
 import itertools
-import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxbackprop.checking.leaves import like, max_each, relative
-from jaxbackprop.checking.products import Product, products, viewed
-from jaxbackprop.programs.flat import Constant, Program, Step, run, variables
+from jaxbackprop.programs.flat import Constant, Program
 
 NOISE = 1e-10
 MATCH = 1e-4  # of the error that is to be explained; mistakes that are no explanation are off by its own size
@@ -113,49 +95,66 @@ def of_one(evidence: Evidence, others: Sequence[Evidence], about: About, params:
 
     `params`: the parameter, (points, …).
     """
-    given, right, wrong = evidence.given, evidence.right, evidence.wrong
-    if not np.isfinite(given).all():
-        where = np.argwhere(~np.isfinite(given))[0]
-        more = f", {(~np.isfinite(given)).sum() - 1} more over the points" if (~np.isfinite(given)).sum() > 1 else ""
-        return Diagnosis("not finite", f"{given[tuple(where)]} at {_index(where[1:])}{more}")
-    if not given.any():
+    if not np.isfinite(evidence.given).all():
+        return _not_finite(evidence.given)
+    if not evidence.given.any():
         return Diagnosis("zero", "it is all zeros: this parameter's gradient was left out")
-    factor = _ratio(given, right)
-    if factor is not None and evidence.equals(factor * right):
-        # what all gradients come from has its ½: where one of them is right that was not forgotten
-        halved = about.halved and all(other.wrong.any() for other in others)
-        return _of_factor(factor, about.batch, [n for n in (*right.shape[1:], *about.sizes) if n > 1], halved)
-    turned = next((words for words, other in _turned(right) if evidence.equals(other)), None)
-    if turned is not None:
-        return Diagnosis("transpose", f"it is {turned}")
+    return (
+        _times_all(evidence, others, about)
+        or next((Diagnosis("transpose", f"it is {w}") for w, r in _turned(evidence.right) if evidence.equals(r)), None)
+        or _penalty(evidence, params)
+        or _swapped(evidence, others)
+        or _at_one_place(evidence)
+    )
+
+
+def _not_finite(given: np.ndarray) -> Diagnosis:
+    bad = np.argwhere(~np.isfinite(given))
+    more = f", {len(bad) - 1} more over the points" if len(bad) > 1 else ""
+    return Diagnosis("not finite", f"{given[tuple(bad[0])]} at {_index(bad[0][1:])}{more}")
+
+
+def _times_all(evidence: Evidence, others: Sequence[Evidence], about: About) -> Diagnosis | None:
+    factor, right = _ratio(evidence.given, evidence.right), evidence.right
+    if factor is None or not evidence.equals(factor * right):
+        return None
+    # what all gradients come from has its ½: where one of them is right that was not forgotten
+    halved = about.halved and all(other.wrong.any() for other in others)
+    return _of_factor(factor, about.batch, [n for n in (*right.shape[1:], *about.sizes) if n > 1], halved)
+
+
+def _penalty(evidence: Evidence, params: np.ndarray) -> Diagnosis | None:
     for words, term in (("the parameter itself", params), ("the parameter's sign", np.sign(params))):
-        share = _ratio(given - right, term)
-        if share is not None and evidence.equals(right + share * term):
-            sign, more = (
-                ("plus", "added that the value has not, or has with another factor")
-                if share > 0
-                else ("less", "of the value left out, or a part of it")
-            )
+        share = _ratio(evidence.given - evidence.right, term)
+        if share is not None and evidence.equals(evidence.right + share * term):
+            added = "added that the value has not, or has with another factor"
+            sign, more = ("plus", added) if share > 0 else ("less", "of the value left out, or a part of it")
             text = f"it is the right one {sign} {abs(share):.6g} times {words}: is a weight decay {more}?"
             return Diagnosis("penalty", text)
+    return None
+
+
+def _swapped(evidence: Evidence, others: Sequence[Evidence]) -> Diagnosis | None:
     for other in others:
         # only where that one is wrong too: dW2 = dz h0ᵀ may equal dW3, and be a wrong source
         if other.name != evidence.name and other.wrong.any() and evidence.equals(other.right):
             return Diagnosis("swapped", f"it is the gradient of {other.name}")
-    places = np.asarray(wrong.any(axis=0))
+    return None
+
+
+def _at_one_place(evidence: Evidence) -> Diagnosis | None:
+    """One entry that is wrong, or one row or column that is a multiple of the right one."""
+    given, right, places = evidence.given, evidence.right, np.asarray(evidence.wrong.any(axis=0))
     if places.sum() == 1 and places.size > 1:
         (index,) = np.argwhere(places)
         at = (slice(None), *index)
-        ratio = _ratio(given[at], right[at])
-        return Diagnosis("entry", f"only the entry {_index(index)} is wrong{_times(ratio)}")
+        return Diagnosis("entry", f"only the entry {_index(index)} is wrong{_times(_ratio(given[at], right[at]))}")
     for axis, line in ((0, "row"), (1, "column")) if places.ndim == 2 else ():
-        lines = np.flatnonzero([line.any() for line in np.moveaxis(places, axis, 0)])
+        lines = np.flatnonzero(places.any(axis=1 - axis))
         if len(lines) == 1 and places.shape[axis] > 1:
             part, right_part = (a.take(lines[0], axis + 1) for a in (given, right))
-            ratio = _ratio(part, right_part)
-            if ratio is not None and np.allclose(
-                part, ratio * right_part, rtol=0, atol=MATCH * float(np.max(np.abs(part)))
-            ):
+            ratio, limit = _ratio(part, right_part), MATCH * float(np.max(np.abs(part)))
+            if ratio is not None and np.max(np.abs(part - ratio * right_part)) <= limit:
                 return Diagnosis(line, f"only {line} {lines[0]} is wrong{_times(ratio)}")
     return None
 
@@ -210,221 +209,18 @@ def _direction(evidence: Evidence) -> Iterator[str]:
         yield f"the cosine of its angle to the right one is {cosine:.2g}"
 
 
-def stale(evidence: Sequence[Evidence]) -> bool:
+def stale(evidence: Sequence[Evidence]) -> Diagnosis | None:
     """Whether the gradient does not change from point to point, where the right one does."""
-    return all(
-        len(one.given) > 1 and np.array_equal(one.given, np.broadcast_to(one.given[:1], one.given.shape))
-        for one in evidence
-    ) and any((one.right != one.right[:1]).any() for one in evidence)
-
-
-class Edge(NamedTuple):
-    """A product W h.
-
-    Attributes:
-        product: of which parameter.
-        source: the variable h.
-        root: the variable z that h is an elementwise function of, or h itself.
-    """
-
-    product: Product
-    source: int
-    root: int
-
-    @property
-    def parameter(self) -> int:
-        """Which parameter W is."""
-        return self.product.view.parameter
-
-
-class Mistake(NamedTuple):
-    """A mistake to make: its kind, the edge or activation it is made at, with what other array, and how to say it."""
-
-    kind: str
-    place: Any
-    other: Any
-    text: str
-
-
-def edges(program: Program) -> list[Edge]:
-    """The products of a parameter with something else, in the order in which they are computed.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxbackprop.programs.flat import flatten
-    >>> p, x = [jnp.ones((2, 3)), jnp.ones((3, 1))], jnp.ones((4, 2))
-    >>> program = flatten(lambda p, x: jnp.sum(jnp.tanh(x @ p[0]) @ p[1]), p, x)
-    >>> [(edge.parameter, edge.source == edge.root) for edge in edges(program)]
-    [(0, True), (1, False)]
-    """
-    root = roots(program)
-    return [
-        Edge(product, product.other, root.get(product.other, product.other))
-        for product in products(program)
-        if isinstance(product.other, int)
-    ]
-
-
-def mistakes(program: Program, names: Sequence[str], wrong: Collection[int]) -> Iterator[Mistake]:
-    """The mistakes that can be made in this program and make just the parameters `wrong` wrong, the likelier first.
-
-    A mistake at h, or on its way back to h, leaves the parameters right that h feeds; a wrong source makes just its own wrong.
-    """
-    all_edges = edges(program)
-    uses = Counter(edge.parameter for edge in all_edges)
-    right = {parameter for parameter in uses if parameter not in wrong or uses[parameter] > 1}
-    inner = [edge for edge in all_edges if edge.source in program.depends and edge.parameter in right]
-    for source, root in dict.fromkeys((edge.source, edge.root) for edge in inner if edge.root != edge.source):
-        fed = dict.fromkeys(names[edge.parameter] for edge in all_edges if edge.source == source)
-        feeds = f"the activation that feeds {', '.join(fed)}"
-        missing = f"the derivative of {feeds} is left out of dz = dh·g'(z)"
-        yield Mistake("derivative missing", source, root, missing)
-        yield Mistake("value for derivative", source, root, f"g(z), the value, stands for g'(z) at {feeds}")
-    for edge in inner:
-        missing = f"the path through {names[edge.parameter]} is missing: dh of its source lacks that Wᵀ dz"
-        yield Mistake("path missing", edge, None, missing)
-    for edge in inner:
-        yield from _weights(program, edge, all_edges, names)
-    for edge in all_edges:
-        if set(wrong) == {edge.parameter}:
-            yield from _sources(program, edge, all_edges, names)
-
-
-def _weights(program, edge, all_edges, names) -> Iterator[Mistake]:
-    """Other matrices that Wᵀ dz may have been formed with: this one transposed, or one of the same shape."""
-    own = program.shapes[program.inputs[edge.parameter]]
-    if len(own.shape) == 2 and own.shape[0] == own.shape[1]:
-        yield Mistake("weights", edge, None, f"Wᵀ dz is formed with {names[edge.parameter]} transposed")
-    for other in dict.fromkeys(other.parameter for other in all_edges):
-        if other != edge.parameter and program.shapes[program.inputs[other]] == own:
-            text = f"Wᵀ dz is formed with {names[other]} where {names[edge.parameter]} belongs"
-            yield Mistake("weights", edge, other, text)
-
-
-def _sources(program, edge, all_edges, names) -> Iterator[Mistake]:
-    """Other arrays of the source's shape: z, or another layer's h or z, be they computed later."""
-    own = program.shapes[edge.source]
-    candidates: dict[int, str] = {}
-    if edge.root != edge.source:
-        candidates[edge.root] = "z, before the activation,"
-    for other in all_edges:
-        for variable, what in ((other.source, "the source of"), (other.root, "z before the source of")):
-            if variable != edge.source and variable not in candidates:
-                candidates[variable] = f"{what} {names[other.parameter]}"
-    for variable, what in candidates.items():
-        if program.shapes[variable] == own:
-            yield Mistake("source", edge, variable, f"dW is formed with {what} in place of its own source")
-
-
-def with_mistakes(program: Program, some: Sequence[Mistake]) -> Callable:
-    """The program's value as a function of (switches θ, parameter leaves, data leaves), one switch for each mistake."""
-    at_source: dict[int, list] = {}
-    at_edge: dict[int, list] = {}
-    for i, mistake in enumerate(some):
-        if isinstance(mistake.place, Edge):
-            at_edge.setdefault(mistake.place.product.step.number, []).append((i, mistake))
-        else:
-            at_source.setdefault(mistake.place, []).append((i, mistake))
-    fixed = jax.lax.stop_gradient
-
-    def value(theta, params, data):
-        right = values_of(program, [*params, *data])  # a wrong source may be computed later than its edge
-        z_of: dict[int, Any] = {}
-
-        def rule(step: Step, *operands):
-            results = step.bind(*operands)
-            if step.number in at_edge:
-                results = [results[0] + sum(terms(operands, at_edge[step.number]))]
-            z_of.update(zip(step.writes, results, strict=True))
-            return [passed_on(variable) for variable in step.writes]
-
-        def passed_on(variable):
-            h = z_of[variable]
-            for i, mistake in at_source.get(variable, ()):
-                z = z_of[mistake.other]
-                slope = 1 if mistake.kind == "derivative missing" else fixed(h)
-                h = h + (theta[i] * (slope * (z - fixed(z)) - (h - fixed(h)))).astype(h.dtype)
-            return h
-
-        def terms(operands, here):
-            for i, mistake in here:
-                edge = mistake.place
-                product, position = edge.product.of, edge.product.position
-                W, h = operands[position], operands[1 - position]
-                dW, dh = W - fixed(W), h - fixed(h)
-                if mistake.kind == "path missing":
-                    term = -product(fixed(W), dh)
-                elif mistake.kind == "source":
-                    term = product(dW, fixed(right[mistake.other])) - product(dW, fixed(h))
-                else:
-                    leaf = params[edge.parameter].T if mistake.other is None else params[mistake.other]
-                    other = viewed(edge.product.view, leaf)
-                    term = product(fixed(other), dh) - product(fixed(W), dh)
-                yield (theta[i] * term).astype(term.dtype)
-
-        return run(program, [*params, *data], rule)[0]
-
-    return value
-
-
-def values_of(program: Program, leaves) -> dict[int, Any]:
-    """Every variable of a program, given the leaves of its arguments."""
-    values = dict(zip(program.inputs, leaves, strict=True))
-
-    def rule(step, *operands):
-        results = step.bind(*operands)
-        values.update(zip(step.writes, results, strict=True))
-        return results
-
-    run(program, leaves, rule)
-    return values
-
-
-# What is elementwise in one thing
-
-ELEMENTWISE = (
-    *(
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "neg",
-        "max",
-        "min",
-        "abs",
-        "sign",
-        "clamp",
-        "select_n",
-        "pow",
-        "integer_pow",
-        "square",
-    ),
-    *("exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "tanh", "logistic", "erf", "erfc", "erf_inv"),
-    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "floor", "ceil"),
-    *("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "is_finite", "stop_gradient", "convert_element_type"),
-    *("custom_jvp_call", "copy", "round", "lgamma", "digamma"),
-)
+    same = all(len(one.given) > 1 and (one.given == one.given[:1]).all() for one in evidence)
+    if not same or all((one.right == one.right[:1]).all() for one in evidence):
+        return None
+    return Diagnosis("stale", "it is the same whatever parameters it is given: were they captured, are they old?")
 
 
 def has_half(program: Program) -> bool:
     """Whether something is halved."""
     factors = [(step.name, o.value) for step in program.steps for o in step.reads if isinstance(o, Constant)]
     return any(np.ndim(c) == 0 and complex(c) == {"mul": 0.5, "div": 2.0}.get(name) for name, c in factors)
-
-
-def roots(program: Program) -> dict[int, int]:
-    """For each variable that is an elementwise function of one other, that other: z for h = g(z)."""
-    root: dict[int, int] = {}
-    for step in program.steps:
-        if len(step.writes) != 1:
-            continue
-        (result,) = step.writes
-        shape = program.shapes[result].shape
-        read = [v for v in variables(step) if v in program.depends]
-        same = step.name in ELEMENTWISE and all(program.shapes[v].shape == shape for v in read)
-        roots = {root.get(v, v) for v in read}
-        if same and len(roots) == 1 and result in program.depends:
-            root[result] = roots.pop()
-    return root
 
 
 # Words and small arithmetic
@@ -482,9 +278,4 @@ def _times(ratio) -> str:
 
 
 def _index(index) -> str:
-    return (
-        re.sub(r",\)", ")", str(tuple(int(i) for i in index)))
-        .replace("()", "the scalar")
-        .replace("(", "[")
-        .replace(")", "]")
-    )
+    return f"[{', '.join(str(int(i)) for i in index)}]" if len(index) else "the scalar"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-STEPS = tuple(10.0**-k for k in range(2, 9))  # in units of the parameter's own size
+STEP_SIZES = tuple(10.0**-k for k in range(2, 9))  # in units of the parameter's own size
 SCATTER = 7  # evaluations that the noise is measured by
 NEAR = (1e-12, 1e-9, 1e-6)  # how near each other they are: what is rounded inside moves in steps of its own
 BEYOND = 6  # times its standard deviation: what rounding stays below
@@ -101,7 +101,7 @@ def slope(along: Along, size: float, noise: float, given: float, all_kinks_seen:
     start = along(0.0)
     central, ahead, behind = [], [], []
     crossed = False
-    for t in (size * step for step in STEPS):
+    for t in (size * step for step in STEP_SIZES):
         plus, minus = along(t), along(-t)
         clear = start.pattern == plus.pattern == minus.pattern
         crossed = crossed or not clear

@@ -23,14 +23,11 @@ from jaxbackprop.checking.decisions import counted, decisions, ties, value_and_s
 from jaxbackprop.checking.leaves import is_symmetric, mirrored
 from jaxbackprop.programs.flat import Program
 
-DRAWS, FEWEST_DRAWS, ENTRIES = (
-    128,
-    8,
-    4_000_000,
-)  # so many points are looked at; fewer of many parameters, to this many entries
+DRAWS, FEWEST_DRAWS = 128, 8  # points that are looked at
+ENTRIES = 4_000_000  # in all of them together: of many parameters there are fewer points
 SPREADS = (0.1, 0.5, 1.0, 2.0)  # of the noise, in units of a parameter's own root mean square
 SCALES = tuple(4.0**power for k in range(1, 11) for power in (k, -k))  # of points that are to show what no other did
-FEWEST, MOST = 3, 32  # points
+FEWEST, MOST = 3, 32  # points that are kept
 EFFORT = 512  # units times points: small programs are cheap, and have the rare patterns
 
 

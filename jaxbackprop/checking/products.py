@@ -3,16 +3,40 @@
 A parameter may be reshaped, transposed, broadcast or cast on its way: a *view* of it. A *product* has a view for one operand, and
 for the other none. Other ways in (a sum, a gather, a convolution, all that is inside a `scan`) are not looked for.
 
+What is an elementwise function of one thing, as an activation's h = g(z) is of z, has that for its *root*.
+
 The views of programs/axes.py hold each number of a parameter once at most. These may repeat them, as a scale does that is
 broadcast, and keep their steps: a mistake made on purpose puts another matrix through them.
 """
 
 from typing import Any, NamedTuple
 
-from jaxbackprop.programs.flat import Operand, Program, Step
+from jaxbackprop.programs.flat import Operand, Program, Step, variables
 
 SHAPERS = ("reshape", "transpose", "broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy")
 PRODUCTS = ("dot_general", "mul")
+ELEMENTWISE = (
+    *(
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "max",
+        "min",
+        "abs",
+        "sign",
+        "clamp",
+        "select_n",
+        "pow",
+        "integer_pow",
+        "square",
+    ),
+    *("exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "tanh", "logistic", "erf", "erfc", "erf_inv"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "floor", "ceil"),
+    *("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "is_finite", "stop_gradient", "convert_element_type"),
+    *("custom_jvp_call", "copy", "round", "lgamma", "digamma"),
+)
 
 
 class View(NamedTuple):
@@ -39,11 +63,6 @@ class Product(NamedTuple):
     def other(self) -> Operand:
         """The operand h."""
         return self.step.reads[1 - self.position]
-
-    def of(self, W, h):
-        """The product of two other arrays."""
-        (result,) = self.step.bind(*((W, h) if self.position == 0 else (h, W)))
-        return result
 
 
 def views(program: Program) -> dict[Any, View]:
@@ -86,3 +105,19 @@ def products(program: Program) -> list[Product]:
                 if step.reads[position] in known and step.reads[1 - position] not in known:
                     found.append(Product(step, position, known[step.reads[position]]))
     return found
+
+
+def roots(program: Program) -> dict[int, int]:
+    """For each variable that is an elementwise function of one other, that other: z for h = g(z)."""
+    root: dict[int, int] = {}
+    for step in program.steps:
+        if len(step.writes) != 1:
+            continue
+        (result,) = step.writes
+        shape = program.shapes[result].shape
+        read = [v for v in variables(step) if v in program.depends]
+        same = step.name in ELEMENTWISE and all(program.shapes[v].shape == shape for v in read)
+        roots = {root.get(v, v) for v in read}
+        if same and len(roots) == 1 and result in program.depends:
+            root[result] = roots.pop()
+    return root

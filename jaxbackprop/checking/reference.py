@@ -32,9 +32,9 @@ from jaxbackprop.programs.flat import (
 from jaxbackprop.programs.loops import bounded, has_loops
 
 SAFETY = 16  # one sample of a rounding error says its size only roughly
-MOST = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
+MOST_EXPLAINED = 0.05  # of a gradient's largest entry that the length of the sums may explain, in whatever dtype
 ROUNDED = 4  # draws of parameters that differ by rounding alone
-STEPS = 10_000  # of a loop whose length the values decide: one that wants more has not settled
+LOOP_STEPS = 10_000  # where the values decide how many: a loop that wants more has not settled
 RANDOM = ("random_", "threefry", "rng_")
 CHOICES = 4  # decisions on their kinks whose sides are combined in every way
 
@@ -118,7 +118,7 @@ def _reference(value, given, params, data) -> Reference:
     loops = has_loops(program)
 
     def ended(function, more=0):
-        return bounded(function, STEPS, more) if loops else function
+        return bounded(function, LOOP_STEPS, more) if loops else function
 
     reversible = _differentiates(jax.grad, exact, params, data) is None
     slopes = jax.value_and_grad if reversible else _forward_slopes
@@ -130,7 +130,7 @@ def _reference(value, given, params, data) -> Reference:
         program,
         flatten(value, params, *data, inlined=(*RULELESS, CUSTOM_VJP, SCAN)),
         longest_sum(program),
-        narrowest(value, params, *data),
+        narrowest(program),
         jax.jit(ended(slopes(exact))),
         jax.jit(ended(slopes(exact), more=1)) if loops else None,
         jax.jit(ended(slopes(narrow))),
@@ -208,7 +208,7 @@ def right_gradients(reference: Reference, at: list[Any], data, rng: np.random.Ge
 def _unsettled(further: np.ndarray, right: np.ndarray) -> np.ndarray:
     """By how much a step more moves a gradient; 0 where that is no matter of converging, but makes another one."""
     by = max_each(further - right)
-    return np.where(by <= MOST * max_each(right), by, 0)
+    return np.where(by <= MOST_EXPLAINED * max_each(right), by, 0)
 
 
 def _require_one_function(wide, narrow) -> None:
@@ -230,7 +230,7 @@ def slack(reference: Reference, right: Right, dtype: str) -> np.ndarray:
     """What rounding explains at each point, for a gradient computed in `dtype`: eps (16 √n |R| + 16 ρ)."""
     e = max(eps(dtype), eps(reference.dtype))
     known = np.where(np.isfinite(right.at), right.at, 0)
-    return min(e * SAFETY * np.sqrt(reference.terms), MOST) * max_each(known) + SAFETY * (
+    return min(e * SAFETY * np.sqrt(reference.terms), MOST_EXPLAINED) * max_each(known) + SAFETY * (
         e * right.lost + right.unsettled
     )
 
