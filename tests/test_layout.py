@@ -19,7 +19,7 @@ FILES = {
 }
 # from the bottom up: a module imports what stands before it
 BOTTOM = """
-_lazy exercise words tables pairs strides windows refusals doors arithmetic activations formulas losses network views
+_moved _lazy exercise words tables pairs strides windows refusals doors arithmetic activations formulas losses network views
 factors model backprop bilinear readouts variance sketches
 """
 GROUND = BOTTOM.split()
@@ -34,7 +34,10 @@ checking.diagnosis checking.terms checking.report checking.reference checking.co
 grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
 grading.remarks grading.report grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
-_cache devices data blocks stored checkpoint orbax_store secret runs train privacy
+_cache devices data blocks stored
+training training.disk training.checkpoints training.npz_store training.orbax_store training.runs training.secret
+training.steps training.methods training.epochs training.inputs training.evaluate training.identity training.keeper
+training.fit training.many training.accounting training.privacy
 """
 FLOORS = [*GROUND, *WINGS.split()]
 
