@@ -35,11 +35,12 @@ import numpy as np
 import optax
 
 import jaxbackprop as jbp
-from jaxbackprop import train
 from jaxbackprop.losses import as_loss
 from jaxbackprop.model import Model
 from jaxbackprop.scaling import mesh as scaling
 from jaxbackprop.scaling import processes
+from jaxbackprop.training.methods import GRADIENTS
+from jaxbackprop.training.steps import Problem, start, train_steps
 
 
 class Case(NamedTuple):
@@ -60,18 +61,16 @@ def program(case: Case, examples: int, devices: int):
     """A compiled run of some steps over the first devices, and its arguments."""
     network = jbp.skip_mlp(case.widths, "relu", bias=True)
     mesh = jbp.data_mesh(jax.devices()[:devices])
-    problem = train.Problem(
-        Model(network, as_loss("half_squared_error")), ADAM, examples, train.GRADIENTS["hand"], mesh
-    )
+    problem = Problem(Model(network, as_loss("half_squared_error")), ADAM, examples, GRADIENTS["hand"], mesh)
     rng = np.random.default_rng(0)
     x, y = (rng.normal(size=(examples, n)).astype("float32") for n in (case.widths[0], case.widths[-1]))
-    state = scaling.copied(mesh, train.start(problem._replace(mesh=None), jax.random.key(0)))
+    state = scaling.copied(mesh, start(problem._replace(mesh=None), jax.random.key(0)))
     sums = scaling.copied(mesh, np.zeros((STEPS, 2), "float32"))
     batch = scaling.place_batch(mesh, x, y)
 
     @jax.jit
     def steps(state, sums, x, y, weight):
-        return train.train_steps(problem, state, sums, lambda _: (x, y, weight), 0, STEPS)
+        return train_steps(problem, state, sums, lambda _: (x, y, weight), 0, STEPS)
 
     return steps.lower(state, sums, *batch).compile(), (state, sums, *batch)
 

@@ -30,7 +30,7 @@ from small_models import convnet, convnet_accuracy, convnet_loss, draw_convnet
 
 import jaxbackprop as jbp
 from jaxbackprop.data import Dataset, load
-from jaxbackprop.train import shuffled_batches
+from jaxbackprop.training.methods import shuffled_batches
 
 SWEEP = jbp.factored(convnet_loss)
 RATE, BATCH_SIZE, EPOCHS, SEEDS = 0.05, 64, 20, 5

@@ -21,7 +21,7 @@ from pathlib import Path
 import measure
 import numpy as np
 
-from jaxbackprop import checkpoint, runs
+from jaxbackprop.training import npz_store, runs
 
 EPOCHS = 40
 TRAIN = [sys.executable, "-m", "jaxbackprop.cli", "train"]
@@ -42,10 +42,10 @@ def epochs_reported(folder: Path) -> int:
 
 def epochs_saved(folder: Path) -> int:
     """The epoch of the newest checkpoint, which must be whole."""
-    newest = checkpoint._newest_first(folder / runs.CHECKPOINTS)
+    newest = npz_store._newest_first(folder / runs.CHECKPOINTS)
     if not newest:
         return 0
-    history = checkpoint._unpacked(newest[0], newest[0].read_bytes())[0]["history"]
+    history = npz_store._unpacked(newest[0], newest[0].read_bytes())[0]["history"]
     return history[-1]["epoch"] if history else 0
 
 

@@ -28,7 +28,8 @@ import optax
 
 import jaxbackprop as jbp
 from jaxbackprop.data import load
-from jaxbackprop.train import GRADIENTS
+from jaxbackprop.training.methods import GRADIENTS
+from jaxbackprop.training.steps import GradientMethod
 
 NETWORK = jbp.skip_mlp((64, 64, 64, 10), bias=True)
 LOSS = "softmax_cross_entropy"
@@ -58,7 +59,7 @@ def draw(steps: int, key, examples: int, batch_size: int):
     return jax.random.randint(key, (steps, batch_size), 0, examples), jnp.ones((steps, batch_size))
 
 
-def rounds_of(batch: int) -> tuple[int, jbp.train.GradientMethod]:
+def rounds_of(batch: int) -> tuple[int, GradientMethod]:
     """Few steps in a round for large batches, more for small ones, which need more; and the method that draws them."""
     steps = 1 + 64 // batch
     return steps, GRADIENTS["hand"]._replace(batches=partial(draw, steps))

@@ -29,7 +29,8 @@ from private_digits import BATCH_SIZE, DELTA, EPOCHS, MAX_NORM, RATE
 from small_models import convnet_accuracy, convnet_loss, draw_convnet
 
 import jaxbackprop as jbp
-from jaxbackprop import data, privacy
+from jaxbackprop import data
+from jaxbackprop.training import accounting, privacy
 
 SWEEP = jbp.factored(convnet_loss)
 COLORS = {"convnet": "#ff725c", "dense": "#4269d0"}
@@ -91,10 +92,10 @@ def dense_accuracies(seeds, noise_multiplier: float | None, epochs: int) -> list
 
 def compare(epsilons: list[float | None], seeds, epochs: int) -> list[dict[str, Any]]:
     """A row for each epsilon; None is no privacy at all."""
-    plan, rows = privacy.Plan(len(data.load("digits").x_train), BATCH_SIZE, epochs), []
+    plan, rows = accounting.Plan(len(data.load("digits").x_train), BATCH_SIZE, epochs), []
     for epsilon in epsilons:
-        noise = None if epsilon is None else privacy.calibrate(plan, epsilon, DELTA)
-        spent = None if noise is None else privacy.spent(plan, noise, DELTA).epsilon
+        noise = None if epsilon is None else accounting.calibrate(plan, epsilon, DELTA)
+        spent = None if noise is None else accounting.spent(plan, noise, DELTA).epsilon
         found = {"convnet": convnet_accuracies(seeds, noise, epochs), "dense": dense_accuracies(seeds, noise, epochs)}
         rows.append({"epsilon": epsilon, "spent": spent, "noise_multiplier": noise or 0.0} | found)
     return rows

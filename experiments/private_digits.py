@@ -16,7 +16,8 @@ import numpy as np
 import optax
 
 import jaxbackprop as jbp
-from jaxbackprop import data, privacy
+from jaxbackprop import data
+from jaxbackprop.training import accounting
 
 DELTA, MAX_NORM, EPOCHS, BATCH_SIZE, RATE = 1e-5, 1.0, 60, 256, 0.003
 NETWORK = jbp.skip_mlp((64, 64, 64, 10), bias=True)
@@ -36,13 +37,13 @@ def accuracy(seed: int, gradient, epochs: int = EPOCHS) -> float:
 
 def measure_all(epsilons: list[float], seeds: range) -> list[dict]:
     """A row for each epsilon, and one for no privacy at all."""
-    plan = privacy.Plan(len(data.load("digits").x_train), BATCH_SIZE, EPOCHS)
+    plan = accounting.Plan(len(data.load("digits").x_train), BATCH_SIZE, EPOCHS)
     rows = []
     for epsilon in epsilons:
-        noise = privacy.calibrate(plan, epsilon, DELTA)
+        noise = accounting.calibrate(plan, epsilon, DELTA)
         gradient = jbp.private_gradient(MAX_NORM, noise)
         found = [accuracy(seed, gradient) for seed in seeds]
-        spent = privacy.spent(plan, noise, DELTA).epsilon
+        spent = accounting.spent(plan, noise, DELTA).epsilon
         rows.append({"epsilon": epsilon, "spent": spent, "noise_multiplier": noise, **_summary(found)})
     plain = [accuracy(seed, "hand") for seed in seeds]
     return [*rows, {"epsilon": None, "spent": None, "noise_multiplier": 0.0, **_summary(plain)}]

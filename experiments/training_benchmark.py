@@ -26,8 +26,11 @@ import numpy as np
 import optax
 
 import jaxbackprop as jbp
-from jaxbackprop import data, losses, train
+from jaxbackprop import data, losses
 from jaxbackprop.model import Model
+from jaxbackprop.training.epochs import epoch_in_one_call
+from jaxbackprop.training.methods import GRADIENTS, shuffled_batches
+from jaxbackprop.training.steps import Problem, TrainState, start, train_epoch, train_step
 
 LOSS, RATE, WIDTHS = "softmax_cross_entropy", 1e-3, (64, 32, 32, 10)
 NETWORKS = {"skip_mlp": jbp.skip_mlp(WIDTHS), "mlp": jbp.mlp(WIDTHS)}
@@ -45,18 +48,16 @@ class Setting(NamedTuple):
     batch: int
     x: np.ndarray
     y: np.ndarray
-    start: jbp.train.TrainState
+    start: TrainState
 
     @property
     def steps(self) -> int:
         """An epoch's."""
         return -(-len(self.x) // self.batch)
 
-    def problem(self, gradient: str) -> train.Problem:
+    def problem(self, gradient: str) -> Problem:
         """What `fit` makes of it."""
-        return train.Problem(
-            Model(self.network, losses.as_loss(LOSS)), optimizer(), self.batch, train.GRADIENTS[gradient]
-        )
+        return Problem(Model(self.network, losses.as_loss(LOSS)), optimizer(), self.batch, GRADIENTS[gradient])
 
 
 @functools.cache
@@ -68,8 +69,8 @@ def setting(network: jbp.Network, batch: int, dtype: str) -> Setting:
     digits = data.load("digits")
     x, y = digits.x_train.astype(dtype), digits.y_train
     x, y = x[: len(x) // 512 * 512], y[: len(y) // 512 * 512]  # whole batches at every size: PyTorch gets no padding
-    made = train.Problem(Model(network, losses.as_loss(LOSS)), optimizer(), batch, train.GRADIENTS["hand"])
-    return Setting(network, batch, x, y, train.start(made, jax.random.key(0), dtype=jnp.dtype(dtype)))
+    made = Problem(Model(network, losses.as_loss(LOSS)), optimizer(), batch, GRADIENTS["hand"])
+    return Setting(network, batch, x, y, start(made, jax.random.key(0), dtype=jnp.dtype(dtype)))
 
 
 # ---- each program: Setting → a function that trains one more epoch and returns the parameters
@@ -82,7 +83,7 @@ def fit_epoch(at: Setting, gradient: str) -> Callable[[], Any]:
 
     def epoch():
         nonlocal state
-        state, *_ = train._epoch(problem, state, x, y)
+        state, *_ = epoch_in_one_call(problem, state, x, y)
         return state.params
 
     return epoch
@@ -93,7 +94,7 @@ def step_by_step(at: Setting) -> Callable[[], Any]:
     problem = at.problem("hand")
     state = jax.tree.map(jnp.copy, at.start)
     step = jax.jit(
-        lambda state, x, y: train.train_step(problem, state, x, y, jnp.ones(len(x), x.dtype), state.key),
+        lambda state, x, y: train_step(problem, state, x, y, jnp.ones(len(x), x.dtype), state.key),
         donate_argnums=0,
     )
     draw = jax.jit(functools.partial(keys_and_rows, examples=len(at.x), batch=at.batch))
@@ -112,7 +113,7 @@ def step_by_step(at: Setting) -> Callable[[], Any]:
 def keys_and_rows(key, examples: int, batch: int):
     """The next epoch's key and this one's batches, as `train_epoch` draws them."""
     key, batch_key, _ = jax.random.split(key, 3)
-    return key, train.shuffled_batches(batch_key, examples, batch)[0]
+    return key, shuffled_batches(batch_key, examples, batch)[0]
 
 
 def torch_epoch(at: Setting, fused: bool, compile_it: bool) -> Callable[[], Any]:
@@ -222,8 +223,8 @@ def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
     made = setting(network, batch, "float32").problem("hand")
 
     def one(xy, key):
-        state = train.start(made, key, dtype=xy[0].dtype)
-        return jax.lax.scan(lambda state, _: train.train_epoch(made, state, *xy), state, length=epochs)[1]
+        state = start(made, key, dtype=xy[0].dtype)
+        return jax.lax.scan(lambda state, _: train_epoch(made, state, *xy), state, length=epochs)[1]
 
     @functools.partial(jax.jit, static_argnums=1)
     def mapped(xy, chunk):

@@ -54,6 +54,7 @@ Nothing is imported before it is asked for, JAX neither.
 import importlib
 import warnings
 
+from jaxbackprop import _moved
 from jaxbackprop._lazy import submodule
 
 # the short list, by module; `__init__.pyi` says the same to type checkers
@@ -61,14 +62,12 @@ _SHORT = {
     "activations": "Activation",
     "backprop": "backward forward per_example sweep",
     "checking.check": "assert_gradient check_gradient check_vjp",
-    "checkpoint": "Checkpoints",
     "factors": "FactoredGradient inner materialise total",
     "gradient": "apply loss_function plain_loss predict value_and_grad",
     "grading.grade": "grade",
     "losses": "Loss",
     "model": "Sweep",
     "network": "Layer Network dense_mlp init mlp skip_mlp",
-    "privacy": "private_gradient",
     "programs.clipped": "clipped_grad",
     "programs.compare": "check_factored",
     "programs.explain": "explain",
@@ -77,15 +76,20 @@ _SHORT = {
     "scaling.kernel": "fused",
     "scaling.mesh": "data_mesh",
     "scaling.streaming": "stream",
-    "secret": "secret_key",
     "sketches": "compact kronecker project",
     "tracing.trace": "trace",
-    "train": "evaluate fit fit_many",
+    "training.checkpoints": "Checkpoints",
+    "training.evaluate": "evaluate",
+    "training.fit": "fit",
+    "training.many": "fit_many",
+    "training.privacy": "private_gradient",
+    "training.secret": "secret_key",
     "variance": "moments noise_scale",
 }
 _HOME = {name: module for module, names in _SHORT.items() for name in names.split()}
 __all__ = ["exercise", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"
+_moved.answer()
 
 # these answer for one more release
 _MOVED = {
@@ -93,14 +97,14 @@ _MOVED = {
     "Backward": "jaxbackprop.model",
     "Blocks": "jaxbackprop.blocks",
     "Forward": "jaxbackprop.model",
-    "GradientMethod": "jaxbackprop.train",
+    "GradientMethod": "jaxbackprop.training.steps",
     "LOSSES": "jaxbackprop.losses",
     "Moments": "jaxbackprop.variance",
     "NoiseScale": "jaxbackprop.variance",
     "PowerSums": "jaxbackprop.variance",
     "Report": "jaxbackprop.checking.report",
     "Trace": "jaxbackprop.tracing.trace",
-    "TrainState": "jaxbackprop.train",
+    "TrainState": "jaxbackprop.training.steps",
     "Verdict": "jaxbackprop.grading.report",
     "count_not_finite": "jaxbackprop.readouts",
     "count_parameters": "jaxbackprop.network",

@@ -3,14 +3,12 @@ from . import exercise
 from .activations import Activation
 from .backprop import backward, forward, per_example, sweep
 from .checking.check import assert_gradient, check_gradient, check_vjp
-from .checkpoint import Checkpoints
 from .factors import FactoredGradient, inner, materialise, total
 from .gradient import apply, loss_function, plain_loss, predict, value_and_grad
 from .grading.grade import grade
 from .losses import Loss
 from .model import Sweep
 from .network import Layer, Network, dense_mlp, init, mlp, skip_mlp
-from .privacy import private_gradient
 from .programs.clipped import clipped_grad
 from .programs.compare import check_factored
 from .programs.explain import explain
@@ -19,10 +17,14 @@ from .readouts import clip, gram, norms
 from .scaling.kernel import fused
 from .scaling.mesh import data_mesh
 from .scaling.streaming import stream
-from .secret import secret_key
 from .sketches import compact, kronecker, project
 from .tracing.trace import trace
-from .train import evaluate, fit, fit_many
+from .training.checkpoints import Checkpoints
+from .training.evaluate import evaluate
+from .training.fit import fit
+from .training.many import fit_many
+from .training.privacy import private_gradient
+from .training.secret import secret_key
 from .variance import moments, noise_scale
 
 __all__ = [

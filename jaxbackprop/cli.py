@@ -21,7 +21,7 @@ from jaxbackprop.data import BUNDLED
 from jaxbackprop.data.tables import MISSING
 from jaxbackprop.data.values import MARKS
 from jaxbackprop.devices import KINDS
-from jaxbackprop.train import GRADIENTS
+from jaxbackprop.training.methods import GRADIENTS
 from jaxbackprop.words import unknown
 
 WIRINGS = ("skip", "mlp", "dense")
@@ -289,7 +289,8 @@ def _add_train(known) -> None:
     add("--process-id", type=int, metavar="I", help="which this is, from 0; 0 prints and writes")
     private = train.add_argument_group(
         "differential privacy",
-        "the noise comes from the operating system, not from --seed; what is protected, and what is not: jaxbackprop/privacy.py",
+        "the noise comes from the operating system, not from --seed; what is protected, and what is not: "
+        "jaxbackprop/training/privacy.py",
     )
     add = private.add_argument
     add("--private", action="store_true", help="clip each example's gradient and add noise (DP-SGD)")

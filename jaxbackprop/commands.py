@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxbackprop import __version__, checkpoint, data, devices, network, privacy, runs, train
+from jaxbackprop import __version__, data, devices, network
 from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
 from jaxbackprop.data import reading
@@ -37,8 +37,9 @@ from jaxbackprop.grading.report import WRONG
 from jaxbackprop.losses import as_loss
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
-from jaxbackprop.secret import SECRET_FILE
 from jaxbackprop.tracing.trace import trace
+from jaxbackprop.training import accounting, checkpoints, evaluate, fit, identity, privacy, runs, steps
+from jaxbackprop.training.secret import SECRET_FILE
 from jaxbackprop.words import extra, unknown
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class _Training(NamedTuple):
     network: network.Network
     loss: str
     quoted: str
-    method: str | train.GradientMethod
+    method: str | steps.GradientMethod
     noise_multiplier: float | None
-    spent: privacy.Spent | None
+    spent: accounting.Spent | None
     unprotected: list[str]
     steps: int
     folder: Path
@@ -120,7 +121,7 @@ def _train(arguments: Namespace) -> int:
     with _Stop() as stop:
         state, history = _fit(arguments, training, mesh, stop)
     last = history[-1] if history else None
-    if last and not train.is_finite(last):
+    if last and not steps.is_finite(last):
         found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
         kept = "the metrics" + (" and a checkpoint of the last good state" if int(state.step) else "")
         hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {kept}"
@@ -144,7 +145,7 @@ def _train(arguments: Namespace) -> int:
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
 
     params = jax.tree.map(np.asarray, state.params)  # here alone: the other processes have ended
-    figures = figures_of(dataset.encoding, *train.answers(net, params, dataset.test))
+    figures = figures_of(dataset.encoding, *evaluate.answers(net, params, dataset.test))
     seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
     if arguments.json:
         print(json.dumps(_result(training, report, state, history, seconds, rate) | figures))
@@ -205,8 +206,8 @@ def evaluate_command(arguments: Namespace) -> int:
         encoding = _encoding(arguments.run, config, net)
         with _said_in_lines():
             rows = data.read_examples(arguments.file, encoding)
-        found = train.evaluate(net, config["loss"], params, rows)
-        figures = figures_of(encoding, *train.answers(net, params, rows))
+        found = evaluate.evaluate(net, config["loss"], params, rows)
+        figures = figures_of(encoding, *evaluate.answers(net, params, rows))
     if not encoding.classes:
         found["rmse"] *= encoding.target_scale[0]
     if arguments.json:
@@ -390,9 +391,9 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
     if arguments.private:
         if arguments.gradient != "hand":
             raise ValueError("--private clips by the hand-derived gradient: leave out --gradient jax.grad")
-        plan = privacy.Plan(examples, arguments.batch_size, arguments.epochs)
-        noise_multiplier = arguments.noise_multiplier or privacy.calibrate(plan, arguments.epsilon, arguments.delta)
-        spent = privacy.spent(plan, noise_multiplier, arguments.delta)
+        plan = accounting.Plan(examples, arguments.batch_size, arguments.epochs)
+        noise_multiplier = arguments.noise_multiplier or accounting.calibrate(plan, arguments.epsilon, arguments.delta)
+        spent = accounting.spent(plan, noise_multiplier, arguments.delta)
         method = privacy.private_gradient(arguments.max_norm, noise_multiplier)
     folder = arguments.resume or arguments.out or runs.next_folder(Path("runs"), Path(dataset.name).stem)
     if not arguments.resume and jax.process_index() == 0:
@@ -475,7 +476,7 @@ def _planned(arguments: Namespace) -> tuple[Namespace, Mesh | None, _Training]:
         return found
     dataset = found[2].dataset
     processes.require_alike(
-        data=" ".join(map(train.fingerprint_of, (dataset.train, dataset.test))),
+        data=" ".join(map(identity.fingerprint_of, (dataset.train, dataset.test))),
         **{name: str(value) for name, value in vars(arguments).items() if name not in NOT_KEPT and name != "data"},
     )
     return found
@@ -590,7 +591,7 @@ def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_S
             bar.within(step / steps)
             return stop.signal is not None
 
-        return train.fit(
+        return fit.fit(
             training.network,
             training.loss,
             _optimizer(arguments),
@@ -598,13 +599,13 @@ def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_S
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
             key=None if training.spent else key,
-            params=train.drawn(training.network, key) if training.spent else None,
+            params=steps.drawn(training.network, key) if training.spent else None,
             gradient=training.method,
             validation=dataset.test,
             callbacks=[after_epoch],
             monitor=within_epoch,
             mesh=mesh,
-            checkpoints=checkpoint.Checkpoints(folder, **every, made_for=made_for, on_start=goes_on_from),
+            checkpoints=checkpoints.Checkpoints(folder, **every, made_for=made_for, on_start=goes_on_from),
         )
 
 

@@ -12,10 +12,12 @@ import optax
 from jax.sharding import PartitionSpec
 
 import jaxbackprop as jbp
-from jaxbackprop import train
 from jaxbackprop.losses import as_loss
 from jaxbackprop.model import Model
 from jaxbackprop.scaling import mesh as mesh_of
+from jaxbackprop.training.epochs import epoch_in_one_call
+from jaxbackprop.training.methods import GRADIENTS
+from jaxbackprop.training.steps import Problem, start
 
 NETWORK = jbp.skip_mlp((3, 8, 1024, 2), "tanh", bias=True)
 X = np.random.default_rng(0).normal(size=(203, 3)).astype("float32")
@@ -92,9 +94,9 @@ def main() -> None:
             row["over_devices"] = difference(summed(*placed)[1], alone["streamed"])
             row["over_devices_collectives"] = collectives(summed.lower(*placed).compile())
         trained, rows = fit(mesh=mesh)
-        problem = train.Problem(Model(NETWORK, as_loss(LOSS)), OPTIMIZER, 48, train.GRADIENTS["hand"], mesh)
-        begun = mesh_of.copied(mesh, train.start(problem, jax.random.key(0)))
-        step = train._epoch.lower(problem, begun, *mesh_of.copied(mesh, (X, Y))).compile()
+        problem = Problem(Model(NETWORK, as_loss(LOSS)), OPTIMIZER, 48, GRADIENTS["hand"], mesh)
+        begun = mesh_of.copied(mesh, start(problem, jax.random.key(0)))
+        step = epoch_in_one_call.lower(problem, begun, *mesh_of.copied(mesh, (X, Y))).compile()
         row["fit_collectives"] = collectives(step)
         row["fit"] = difference(trained.params, state.params)
         row["fit_loss"] = abs(rows[-1]["validation_loss"] / history[-1]["validation_loss"] - 1)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from test_backprop import draw
 
 import jaxbackprop as jbp
-from jaxbackprop import Layer, Network, exercise, privacy
+from jaxbackprop import Layer, Network, exercise
+from jaxbackprop.training import accounting
 
 HALF, HUBER, SOFTMAX, BINARY = "half_squared_error", "huber", "softmax_cross_entropy", "sigmoid_binary_cross_entropy"
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
@@ -1157,19 +1158,19 @@ def test_the_exercise_carries_on_what_is_not_finite(bad):
 
 # Private training
 
-PLAN = privacy.Plan(100, 10, 1)
+PLAN = accounting.Plan(100, 10, 1)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         *(
-            (lambda n=n: privacy.Plan(n, 1, 1), TypeError, "examples is .*: expected an integer of at least 1")
+            (lambda n=n: accounting.Plan(n, 1, 1), TypeError, "examples is .*: expected an integer of at least 1")
             for n in (1.5, True, "100", None, np.nan, [100])
         ),
-        (lambda: privacy.Plan(100, np.array([10]), 1), TypeError, "batch_size is .*: expected an integer"),
-        (lambda: privacy.Plan(100, 10, 1.5), TypeError, "epochs is 1.5: expected an integer of at least 1"),
-        (lambda: privacy.Plan(100, 10, -1), ValueError, "epochs is -1: expected an integer of at least 1"),
+        (lambda: accounting.Plan(100, np.array([10]), 1), TypeError, "batch_size is .*: expected an integer"),
+        (lambda: accounting.Plan(100, 10, 1.5), TypeError, "epochs is 1.5: expected an integer of at least 1"),
+        (lambda: accounting.Plan(100, 10, -1), ValueError, "epochs is -1: expected an integer of at least 1"),
         (lambda: jbp.private_gradient(None, 1.0), TypeError, "max_norm is a NoneType: expected a positive number"),
         (lambda: jbp.private_gradient(np.ones(1), 1.0), ValueError, r"max_norm has shape \(1,\)"),
         (lambda: jbp.private_gradient(np.nan, 1.0), ValueError, "max_norm is nan"),
@@ -1183,17 +1184,21 @@ PLAN = privacy.Plan(100, 10, 1)
             ValueError,
             "noise_multiplier is nan: expected a number of at least 0",
         ),
-        (lambda: privacy.spent((100, 10, 1), 1.0, 1e-5), TypeError, "plan is a tuple: expected a Plan"),
-        (lambda: privacy.spent(PLAN, None, 1e-5), TypeError, "noise_multiplier is None: expected a number"),
-        (lambda: privacy.spent(PLAN, np.ones(1), 1e-5), TypeError, "noise_multiplier is .*: expected a number"),
-        (lambda: privacy.spent(PLAN, np.nan, 1e-5), ValueError, "noise_multiplier is nan: expected a positive number"),
-        (lambda: privacy.spent(PLAN, 1.0, "1e-5"), TypeError, "delta is '1e-5': expected a number"),
-        (lambda: privacy.spent(PLAN, 1.0, np.nan), ValueError, "delta is nan: expected a number between 0 and 1"),
-        (lambda: privacy.calibrate(None, 1.0, 1e-5), TypeError, "plan is a NoneType: expected a Plan"),
-        (lambda: privacy.calibrate(PLAN, "3", 1e-5), TypeError, "epsilon is '3': expected a number"),
-        (lambda: privacy.calibrate(PLAN, True, 1e-5), TypeError, "epsilon is True: expected a number"),
-        (lambda: privacy.calibrate(PLAN, np.nan, 1e-5), ValueError, "epsilon is nan: expected a positive number"),
-        (lambda: privacy.calibrate(PLAN, 3.0, None), TypeError, "delta is None: expected a number"),
+        (lambda: accounting.spent((100, 10, 1), 1.0, 1e-5), TypeError, "plan is a tuple: expected a Plan"),
+        (lambda: accounting.spent(PLAN, None, 1e-5), TypeError, "noise_multiplier is None: expected a number"),
+        (lambda: accounting.spent(PLAN, np.ones(1), 1e-5), TypeError, "noise_multiplier is .*: expected a number"),
+        (
+            lambda: accounting.spent(PLAN, np.nan, 1e-5),
+            ValueError,
+            "noise_multiplier is nan: expected a positive number",
+        ),
+        (lambda: accounting.spent(PLAN, 1.0, "1e-5"), TypeError, "delta is '1e-5': expected a number"),
+        (lambda: accounting.spent(PLAN, 1.0, np.nan), ValueError, "delta is nan: expected a number between 0 and 1"),
+        (lambda: accounting.calibrate(None, 1.0, 1e-5), TypeError, "plan is a NoneType: expected a Plan"),
+        (lambda: accounting.calibrate(PLAN, "3", 1e-5), TypeError, "epsilon is '3': expected a number"),
+        (lambda: accounting.calibrate(PLAN, True, 1e-5), TypeError, "epsilon is True: expected a number"),
+        (lambda: accounting.calibrate(PLAN, np.nan, 1e-5), ValueError, "epsilon is nan: expected a positive number"),
+        (lambda: accounting.calibrate(PLAN, 3.0, None), TypeError, "delta is None: expected a number"),
     ],
 )
 def test_what_private_training_refuses(call, error, message):
@@ -1201,7 +1206,7 @@ def test_what_private_training_refuses(call, error, message):
 
 
 def test_numbers_of_numpy_and_jax_are_numbers():
-    expected = privacy.spent(PLAN, 1.5, 1e-5)
-    plan = privacy.Plan(np.int64(100), np.int32(10), 1)  # in an int32, 2³² times the batch size would overflow
-    assert privacy.spent(plan, jnp.float32(1.5), np.array(1e-5)) == expected
+    expected = accounting.spent(PLAN, 1.5, 1e-5)
+    plan = accounting.Plan(np.int64(100), np.int32(10), 1)  # in an int32, 2³² times the batch size would overflow
+    assert accounting.spent(plan, jnp.float32(1.5), np.array(1e-5)) == expected
     jbp.private_gradient(np.float32(1.0), jnp.float32(1.5))

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxbackprop as jbp
-from jaxbackprop import train
 from jaxbackprop.data import reading
+from jaxbackprop.training import epochs, evaluate, steps
 
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
 X = np.random.default_rng(0).normal(size=(203, 3)).astype("float32")
@@ -177,7 +177,7 @@ def test_64_bit_rows_stay_so_where_they_are_on(tmp_path):
     data = jbp.blocks.open_npy(*paths)
     with jax.enable_x64(True):
         _, history = fit(data, epochs=1, batch_size=203, optimizer=optax.sgd(0.0))
-        params = train.drawn(NETWORK, jax.random.key(0), "float64")
+        params = steps.drawn(NETWORK, jax.random.key(0), "float64")
         loss = jbp.plain_loss(NETWORK, "huber")(params, *map(jnp.asarray, map(np.load, paths)))
     assert history[0]["loss"] == pytest.approx(float(loss), rel=1e-14)
 
@@ -363,20 +363,20 @@ def test_training_from_a_disk_takes_plain_steps_over_the_batches_that_were_drawn
     """Against the steps written out: jax.grad of the mean loss of each batch, and the optimizer."""
     optimizer = optax.adam(0.01)
     state, history = fit(pair, epochs=2, optimizer=optimizer)
-    params = train.drawn(NETWORK, jax.random.key(0))
-    opt_state, key = optimizer.init(params), train._two_keys(jax.random.key(0))[0]
+    params = steps.drawn(NETWORK, jax.random.key(0))
+    opt_state, key = optimizer.init(params), steps.two_keys(jax.random.key(0))[0]
     gradient = jax.jit(jax.value_and_grad(jbp.plain_loss(NETWORK, "huber")))
     losses = []
     for _ in range(2):
         values = []
-        for span in reading.spans(pair, 16, train._seed(key)):
+        for span in reading.spans(pair, 16, epochs._seed(key)):
             for x, y, weight in list(zip(span.x, span.y, span.weight, strict=True))[: span.steps]:
                 value, grads = gradient(params, x, y, weight)
                 updates, opt_state = optimizer.update(grads, opt_state, params)
                 params = optax.apply_updates(params, updates)
                 values += [float(value)] * int(weight.sum())
         losses.append(np.mean(values))
-        key = train._next_key(key)
+        key = steps.next_key(key)
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
     np.testing.assert_allclose([row["loss"] for row in history], losses, rtol=1e-5)
@@ -397,7 +397,7 @@ def test_training_from_a_disk_goes_on_in_mid_epoch_bit_for_bit(when, pair, tmp_p
 
 
 def test_figures_from_a_disk_are_those_of_memory(pair, monkeypatch):
-    monkeypatch.setattr(train, "EVALUATED_ROWS", 64)  # the last of four is padded
+    monkeypatch.setattr(evaluate, "EVALUATED_ROWS", 64)  # the last of four is padded
     params = jbp.init(NETWORK, jax.random.key(0))
     for loss in ("half_squared_error", "huber"):
         in_memory = jbp.evaluate(NETWORK, loss, params, (X, Y))
@@ -449,7 +449,7 @@ def test_a_batch_larger_than_all_rows_keeps_the_lanes_and_is_one_step(pair):
     assert reading.shared(pair, 208, processes=4, devices=8).lanes == 8
     optimizer = optax.sgd(0.1)
     state, _ = fit(pair, batch_size=10_000, epochs=1, optimizer=optimizer)
-    params = train.drawn(NETWORK, jax.random.key(0))
+    params = steps.drawn(NETWORK, jax.random.key(0))
     gradient = jax.grad(jbp.plain_loss(NETWORK, "huber"))(params, X, Y)
     params = optax.apply_updates(params, optimizer.update(gradient, optimizer.init(params))[0])
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
@@ -489,11 +489,11 @@ def test_answers_stand_beside_their_targets_from_a_disk_as_from_memory(pair, mon
     params = jbp.init(NETWORK, jax.random.key(0))
     labels = jbp.blocks.mapped(pair, lambda x, y: (x, (y[:, 0] > 0).astype(np.int32)))
     for ours, theirs in zip(
-        train.answers(NETWORK, params, pair), (Y, jbp.predict(NETWORK, params, jnp.asarray(X))), strict=True
+        evaluate.answers(NETWORK, params, pair), (Y, jbp.predict(NETWORK, params, jnp.asarray(X))), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     classes = np.asarray(jbp.predict(NETWORK, params, jnp.asarray(X))).argmax(1)
-    for ours, theirs in zip(train.answers(NETWORK, params, labels), ((Y[:, 0] > 0), classes), strict=True):
+    for ours, theirs in zip(evaluate.answers(NETWORK, params, labels), ((Y[:, 0] > 0), classes), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

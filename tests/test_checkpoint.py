@@ -10,8 +10,10 @@ import optax
 import pytest
 
 import jaxbackprop as jbp
-from jaxbackprop import checkpoint, orbax_store
-from jaxbackprop.checkpoint import Kept
+from jaxbackprop.training import checkpoints, disk, npz_store, orbax_store
+from jaxbackprop.training.checkpoints import Kept
+from jaxbackprop.training.keeper import Keeper
+from jaxbackprop.training.steps import Progress
 
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), "tanh", bias=True)
 MADE_FOR = {"data set": "one"}
@@ -44,7 +46,7 @@ def figures(history):
 
 
 def unpacked(path):
-    return checkpoint._unpacked(path, path.read_bytes())
+    return npz_store._unpacked(path, path.read_bytes())
 
 
 def names(folder):
@@ -74,10 +76,10 @@ def test_an_interruption_saves_the_last_whole_epoch_whatever_was_due(tmp_path):
 
 def test_the_latest_are_kept_and_the_best(tmp_path):
     history, saved = [], (1, 3, 4, 5)  # not the best one
-    keeper = checkpoint.Keeper(jbp.Checkpoints(tmp_path, keep=2), MADE_FOR)
+    keeper = Keeper(jbp.Checkpoints(tmp_path, keep=2), MADE_FOR)
     for epoch, loss in enumerate([3.0, 1.0, 2.0, 2.5, 2.25], 1):
         history.append({"epoch": epoch, "loss": 0.0, "validation_loss": loss})
-        progress = jbp.train.Progress({"w": jnp.full(2, epoch)}, jnp.zeros((3, 2)), 0)
+        progress = Progress({"w": jnp.full(2, epoch)}, jnp.zeros((3, 2)), 0)
         keeper.note(progress, history)
         if epoch in saved:
             keeper.save(progress, history)
@@ -116,7 +118,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16", "int32", "bool")
     ("dtype", "store"), [(dtype, "npz") for dtype in DTYPES] + [(dtype, "orbax") for dtype in DTYPES[1:3]]
 )
 def test_every_dtype_and_a_key_come_back_bit_for_bit(dtype, store, tmp_path):
-    store = {"npz": checkpoint, "orbax": orbax_store}[store]
+    store = {"npz": npz_store, "orbax": orbax_store}[store]
     with jax.enable_x64(True):
         state = {
             "a": jnp.arange(6).reshape(2, 3).astype(dtype),
@@ -208,7 +210,7 @@ def test_a_fingerprint_sees_every_byte():
 
 
 def test_no_byte_of_a_checkpoint_can_be_changed_unseen(tmp_path):
-    path = checkpoint.save(tmp_path, Kept({"w": jnp.arange(4.0)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
+    path = npz_store.save(tmp_path, Kept({"w": jnp.arange(4.0)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
     content = path.read_bytes()
     with np.load(path) as arrays:  # and it is an ordinary archive
         assert arrays["0"].view("float32").tolist() == [0, 1, 2, 3]
@@ -288,17 +290,17 @@ def test_settings_that_cannot_be_are_refused(settings, message, tmp_path):
         jbp.Checkpoints(tmp_path, **settings)
 
 
-@pytest.mark.parametrize("store", [checkpoint, orbax_store])
+@pytest.mark.parametrize("store", [npz_store, orbax_store])
 def test_a_checkpoint_of_another_version_is_refused(store, tmp_path, monkeypatch):
     state = {"w": jnp.zeros(3)}
     store.save(tmp_path, Kept(state, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoints, "FORMAT", 2)
     with pytest.raises(ValueError, match="has format 1, this version reads 2"):
         store.load(tmp_path, state, MADE_FOR)
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path):
-    checkpoint.save(tmp_path, Kept({"w": jnp.zeros(3)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
+    npz_store.save(tmp_path, Kept({"w": jnp.zeros(3)}, [{"epoch": 1, "loss": 0.0}], MADE_FOR))
     for like, message in (
         ({"w": jnp.zeros(4)}, r"\['w'\] is float32\[3\], here float32\[4\]"),
         ({"w": jnp.zeros(3, int)}, r"\['w'\] is float32\[3\], here int32\[3\]"),
@@ -306,7 +308,7 @@ def test_a_state_of_another_shape_is_refused(tmp_path):
         ({}, r"only the checkpoint has \['w'\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            checkpoint.load(tmp_path, like, MADE_FOR)
+            npz_store.load(tmp_path, like, MADE_FOR)
 
 
 def test_a_full_disk_is_said_and_the_last_good_one_stays(tmp_path, monkeypatch):
@@ -347,7 +349,8 @@ def test_where_training_diverges_the_last_good_state_is_what_is_returned_and_kep
         state, history = run(5, tmp_path / "run")
     assert len(history) == 3
     assert bits(state) == bits(good)
-    assert names(tmp_path / "run") == ["best.npz", "checkpoint-000001-000000000.npz", "checkpoint-000002-000000000.npz"]
+    latest = ["checkpoint-000001-000000000.npz", "checkpoint-000002-000000000.npz"]
+    assert names(tmp_path / "run") == ["best.npz", *latest, "diverged.json"]
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -360,16 +363,16 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "file"
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FullDiskError):
-        checkpoint.write_whole(path, b"half")
+        disk.write_whole(path, b"half")
     assert not path.exists()
     monkeypatch.undo()
-    checkpoint.write_whole(path, b"whole")
+    disk.write_whole(path, b"whole")
     assert path.read_bytes() == b"whole"
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FullDiskError):
-        checkpoint.write_whole(path, b"half")
+        disk.write_whole(path, b"half")
     assert path.read_bytes() == b"whole"
     monkeypatch.undo()
-    checkpoint.write_whole(path, b"again")
+    disk.write_whole(path, b"again")
     assert path.read_bytes() == b"again"
     assert names(tmp_path) == ["file"]

@@ -21,8 +21,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxbackprop as jbp
-from jaxbackprop import cli, commands, data, devices, runs, train
+from jaxbackprop import cli, commands, data, devices
 from jaxbackprop.checking import check
+from jaxbackprop.training import fit as fitting
+from jaxbackprop.training import runs
 
 for extra in ("matplotlib", "pyarrow", "rich", "sklearn"):
     pytest.importorskip(extra)
@@ -311,7 +313,7 @@ def test_each_optimizer_known_by_name_is_the_one_of_optax(monkeypatch):
         given.append(optimizer)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(fitting, "fit", fit)
     monkeypatch.setattr(check, "check_gradient", lambda *_: report)
     assert set(expected) == set(cli.OPTIMIZERS)
     for name in expected:

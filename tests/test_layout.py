@@ -19,7 +19,7 @@ FILES = {
 }
 # from the bottom up: a module imports what stands before it
 BOTTOM = """
-_lazy exercise words tables pairs strides windows refusals doors arithmetic activations formulas losses network views
+_moved _lazy exercise words tables pairs strides windows refusals doors arithmetic activations formulas losses network views
 factors model backprop bilinear readouts variance sketches
 """
 GROUND = BOTTOM.split()
@@ -35,7 +35,10 @@ grading grading.formula grading.notation grading.statements grading.wiring gradi
 grading.remarks grading.report grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
-data.formats data.stored data.figures data.loading data blocks _cache devices checkpoint orbax_store secret runs train privacy
+data.formats data.stored data.figures data.loading data blocks _cache devices
+training training.disk training.checkpoints training.npz_store training.orbax_store training.runs training.secret
+training.steps training.methods training.epochs training.inputs training.evaluate training.identity training.keeper
+training.fit training.many training.accounting training.privacy
 """
 FLOORS = [*GROUND, *WINGS.split()]
 

@@ -10,10 +10,11 @@ from scipy.stats import binom, chi2, norm
 from test_backprop import draw
 
 import jaxbackprop as jbp
-from jaxbackprop import privacy, train
 from jaxbackprop.losses import as_loss
 from jaxbackprop.model import Model
-from jaxbackprop.privacy import Plan
+from jaxbackprop.training import accounting, privacy
+from jaxbackprop.training.accounting import Plan
+from jaxbackprop.training.steps import Problem
 
 NETWORK = jbp.skip_mlp((3, 8, 6, 2), bias=True)
 
@@ -21,7 +22,7 @@ NETWORK = jbp.skip_mlp((3, 8, 6, 2), bias=True)
 def step_gradient(method, batch_size, weight, dtype="float64"):
     """A compiled key → (value, gradient) on fixed data, and that data."""
     params, x, y = draw(NETWORK, "half_squared_error", len(weight), dtype)
-    problem = train.Problem(Model(NETWORK, as_loss("half_squared_error")), optax.sgd(1.0), batch_size, method)
+    problem = Problem(Model(NETWORK, as_loss("half_squared_error")), optax.sgd(1.0), batch_size, method)
     run = method.value_and_grad(problem)
     return jax.jit(lambda key: run(params, x, y, jnp.asarray(weight, dtype), key)), (params, x, y)
 
@@ -66,7 +67,7 @@ def test_noise_has_the_stated_deviation_and_is_never_reused():
 def test_poisson_sampling_chooses_each_example_independently():
     draw_epoch = jax.jit(lambda key: privacy.poisson_batches(key, 200, 20))
     rows, weight = draw_epoch(jax.random.key(0))
-    assert rows.shape == weight.shape == (10, privacy.capacity(200, 20))
+    assert rows.shape == weight.shape == (10, accounting.capacity(200, 20))
     counts, sizes = np.zeros(200), []
     for key in jax.random.split(jax.random.key(1), 200):
         rows, weight = draw_epoch(key)
@@ -88,12 +89,12 @@ def test_the_whole_data_set_as_batch_is_always_drawn_whole():
     assert weight.shape == (1, 30)
     assert sorted(rows[0].tolist()) == list(range(30))
     assert float(weight.sum()) == 30
-    assert privacy.sampling_probability(30, 30) == 1.0
+    assert accounting.sampling_probability(30, 30) == 1.0
 
 
 @pytest.mark.parametrize(("examples", "batch"), [(1000, 100), (60000, 256), (7, 3), (10, 1)])
 def test_a_draw_exceeds_the_capacity_practically_never(examples, batch):
-    room, q = privacy.capacity(examples, batch), privacy.sampling_probability(examples, batch)
+    room, q = accounting.capacity(examples, batch), accounting.sampling_probability(examples, batch)
     assert binom.sf(room, examples, q) <= 1e-15
     assert room == examples or binom.sf(room - 1, examples, q) > 1e-15
     assert q == pytest.approx(batch / examples, abs=2**-33)
@@ -102,7 +103,7 @@ def test_a_draw_exceeds_the_capacity_practically_never(examples, batch):
 def test_spending_one_step_on_all_examples_is_the_gaussian_mechanism():
     """Balle and Wang 2018: delta = Phi(1/2σ - εσ) - e^ε Phi(-1/2σ - εσ) for sensitivity 1."""
     sigma, delta = 1.7, 1e-5
-    epsilon = privacy.spent(Plan(100, 100, 1), sigma, delta).epsilon
+    epsilon = accounting.spent(Plan(100, 100, 1), sigma, delta).epsilon
     exact = norm.cdf(0.5 / sigma - epsilon * sigma) - math.exp(epsilon) * norm.cdf(-0.5 / sigma - epsilon * sigma)
     assert exact <= delta  # never reported lower than it is
     assert exact == pytest.approx(delta, rel=0.02)
@@ -110,7 +111,7 @@ def test_spending_one_step_on_all_examples_is_the_gaussian_mechanism():
 
 def test_spending_grows_with_steps_and_falls_with_noise():
     def epsilon(epochs, noise):
-        return privacy.spent(Plan(1000, 100, epochs), noise, 1e-5).epsilon
+        return accounting.spent(Plan(1000, 100, epochs), noise, 1e-5).epsilon
 
     assert epsilon(1, 1.0) < epsilon(5, 1.0) < epsilon(10, 1.0)
     assert epsilon(5, 2.0) < epsilon(5, 1.0)
@@ -118,9 +119,9 @@ def test_spending_grows_with_steps_and_falls_with_noise():
 
 def test_calibration_spends_what_it_was_given():
     plan = Plan(1438, 256, 20)
-    noise = privacy.calibrate(plan, 2.0, 1e-5)
-    assert 1.99 < privacy.spent(plan, noise, 1e-5).epsilon <= 2.0
-    assert privacy.spent(plan, noise - 0.01, 1e-5).epsilon > 2.0
+    noise = accounting.calibrate(plan, 2.0, 1e-5)
+    assert 1.99 < accounting.spent(plan, noise, 1e-5).epsilon <= 2.0
+    assert accounting.spent(plan, noise - 0.01, 1e-5).epsilon > 2.0
 
 
 def test_fit_takes_it_and_repeats_it():
@@ -146,11 +147,11 @@ def test_fit_takes_it_and_repeats_it():
     [
         (lambda: jbp.private_gradient(0.0, 1.0), "max_norm is 0.0: expected a positive number"),
         (lambda: jbp.private_gradient(1.0, -1.0), "noise_multiplier is -1.0"),
-        (lambda: privacy.calibrate(Plan(100, 10, 1), 0.0, 1e-5), "epsilon is 0.0"),
-        (lambda: privacy.calibrate(Plan(100, 10, 1), 1.0, 0.0), "delta is 0.0"),
-        (lambda: privacy.calibrate(Plan(100, 10, 1), 1.0, 1.5), "delta is 1.5"),
-        (lambda: privacy.calibrate(Plan(100, 10, 1), 60.0, 1e-5), "leaves nothing of delta"),
-        (lambda: privacy.spent(Plan(100, 10, 1), 0.0, 1e-5), "noise_multiplier is 0.0"),
+        (lambda: accounting.calibrate(Plan(100, 10, 1), 0.0, 1e-5), "epsilon is 0.0"),
+        (lambda: accounting.calibrate(Plan(100, 10, 1), 1.0, 0.0), "delta is 0.0"),
+        (lambda: accounting.calibrate(Plan(100, 10, 1), 1.0, 1.5), "delta is 1.5"),
+        (lambda: accounting.calibrate(Plan(100, 10, 1), 60.0, 1e-5), "leaves nothing of delta"),
+        (lambda: accounting.spent(Plan(100, 10, 1), 0.0, 1e-5), "noise_multiplier is 0.0"),
         (lambda: Plan(100, 101, 1), "batch_size is 101: expected at most the 100 examples"),
         (lambda: Plan(100, 10, 0), "epochs is 0"),
     ],

@@ -21,9 +21,10 @@ import pytest
 from scipy.stats import binom, norm
 
 import jaxbackprop as jbp
-from jaxbackprop import cli, data, privacy, secret, train
-from jaxbackprop.privacy import Plan
-from jaxbackprop.secret import SECRET_FILE
+from jaxbackprop import cli, data
+from jaxbackprop.training import accounting, epochs, secret, steps
+from jaxbackprop.training.accounting import Plan
+from jaxbackprop.training.secret import SECRET_FILE
 
 NETWORK = jbp.skip_mlp((3, 5, 4, 2), bias=True)
 X = np.random.default_rng(0).normal(size=(30, 3)).astype("float32")
@@ -85,7 +86,7 @@ def middle(epochs, batch_size):
 def allowed(sigma, epochs, batch_size, runs=RUNS):
     """What no attacker exceeds but once in a million: (e^ε + δ) / (1 + e^ε) a guess, at any (ε, δ) that is spent."""
     plan = Plan(4, batch_size, epochs)
-    spent = [privacy.spent(plan, sigma, delta) for delta in (1e-3, 0.05, 0.1, 0.2, 0.3, 0.37, 0.38, 0.5, 0.6, 0.7)]
+    spent = [accounting.spent(plan, sigma, delta) for delta in (1e-3, 0.05, 0.1, 0.2, 0.3, 0.37, 0.38, 0.5, 0.6, 0.7)]
     return binom.isf(1e-6, runs, min((math.exp(e) + d) / (1 + math.exp(e)) for e, d in spent))
 
 
@@ -180,7 +181,7 @@ def fit(folder, epochs=4, stop=None, **more):
 @pytest.mark.parametrize(("store", "parts"), [("npz", False), ("npz", True), ("orbax", True)])
 def test_an_interrupted_training_goes_on_bit_for_bit_and_leaves_no_secret(store, parts, tmp_path, drawn, monkeypatch):
     if parts:  # an epoch in parts, saved within
-        monkeypatch.setattr(train, "ONE_CALL_STEPS", 1)
+        monkeypatch.setattr(epochs, "ONE_CALL_STEPS", 1)
     kept = {"store": store, "every_minutes": 1e-9 if parts else None}
     before, _ = fit(tmp_path, stop=2, kept=kept)
     path = tmp_path / SECRET_FILE
@@ -213,7 +214,7 @@ def test_neither_the_secret_nor_what_follows_from_it_is_saved_returned_or_shown(
     everything = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(everything) == 5  # four checkpoints and the best
     told = [np.asarray(jax.random.key_data(key)).tobytes() for key in chain(content)]
-    assert np.asarray(jax.random.key_data(jax.jit(train._two_keys)(chain(content)[0])[0])).tobytes() in told
+    assert np.asarray(jax.random.key_data(jax.jit(steps.two_keys)(chain(content)[0])[0])).tobytes() in told
     for held in everything:
         assert not any(key in held or key.hex().encode() in held for key in told)
     plain = jbp.fit(NETWORK, "huber", optax.adam(0.01), (X, Y), epochs=1, batch_size=10, key=chain(content)[0])[0]
@@ -329,7 +330,7 @@ def test_a_killed_private_run_goes_on_and_its_folder_tells_nothing(tmp_path):
         epochs=600,
         batch_size=32,
         key=key,
-        params=train.drawn(network, jax.random.key(5)),
+        params=steps.drawn(network, jax.random.key(5)),
         gradient=jbp.private_gradient(1.0, config["private"]["noise_multiplier"]),
     )
     flat = {f"{t}/{s}": np.asarray(w) for t, sources in state.params.items() for s, w in sources.items()}
@@ -384,7 +385,7 @@ def test_a_noise_multiplier_says_what_it_spends(tmp_path, monkeypatch, capsys):
     assert cli.main(["train", *words]) == 0
     found = json.loads(capsys.readouterr().out)["spent"]
     rows = len(data.load("wine", stratify=False).x_train)
-    assert found["epsilon"] == privacy.spent(Plan(rows, rows, 2), 2.0, 1e-5).epsilon
+    assert found["epsilon"] == accounting.spent(Plan(rows, rows, 2), 2.0, 1e-5).epsilon
     config = json.loads(Path("run/config.json").read_text())["private"]
     assert config["noise_multiplier"] == 2.0
     assert [taken.split(",")[0] for taken in config["not_protected"]] == [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxbackprop as jbp
-from jaxbackprop import runs
+from jaxbackprop.training import runs
 
 NETWORK = jbp.dense_mlp((3, 5, 4, 2), "gelu", bias=True)
 HISTORY = [

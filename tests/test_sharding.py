@@ -17,8 +17,10 @@ import pytest
 from devices import on_four_devices
 
 import jaxbackprop as jbp
-from jaxbackprop import data, secret, train
+from jaxbackprop import data
 from jaxbackprop.scaling import processes
+from jaxbackprop.training import secret
+from jaxbackprop.training.steps import drawn
 
 TESTS = Path(__file__).parent
 TOLERANCE = 2e-5  # sums over 203 rows and 1,024 units in another order, and 10 steps of Adam, in float32
@@ -249,7 +251,7 @@ def test_two_private_processes_share_one_secret(tmp_path):
         epochs=done + 2,
         batch_size=64,
         key=key,
-        params=train.drawn(network, jax.random.key(0)),
+        params=drawn(network, jax.random.key(0)),
         gradient=jbp.private_gradient(1.0, 50.0),
     )
     for name, weight in params(tmp_path / "run").items():

@@ -6,6 +6,8 @@
 formats.py opens files as `Blocks`; reading.py says in which order training reads them.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import tempfile

@@ -5,6 +5,8 @@ had gaps in training, "is missing"; and a 1 or 0 for each category of each colum
 1 or 0 stays so. A category that training did not see gives 0 for all of them.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace

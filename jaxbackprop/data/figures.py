@@ -1,5 +1,7 @@
 """What is quoted of a network's answers beside its loss: whether it does better than a guess, and where it errs."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Files as `Blocks`: a pair of .npy files, mapped; a folder of .parquet files, a row group a block."""
 
+from __future__ import annotations
+
 import hashlib
 import math
 import os

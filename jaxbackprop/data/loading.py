@@ -1,5 +1,7 @@
 """Load a data set, bundled, in a file or in a folder; and read new rows as its training rows were read."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

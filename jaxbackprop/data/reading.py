@@ -9,6 +9,8 @@ Where a process stands is a number, the batches of this epoch that are done: fro
 mid-epoch with the very batches that it would have made.
 """
 
+from __future__ import annotations
+
 import math
 from collections import deque
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Checks and words that every source of data shares: what is wrong, in which column and row, on one line."""
 
+from __future__ import annotations
+
 import difflib
 import zipfile
 import zlib

@@ -4,6 +4,8 @@ pyarrow reads the rows; the separator, and what stands above them, is found in t
 written, and is kept with a run, so that new rows are read likewise where they leave a doubt.
 """
 
+from __future__ import annotations
+
 import csv
 import gzip
 import importlib

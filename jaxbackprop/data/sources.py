@@ -1,5 +1,7 @@
 """Arrays that are ready: the bundled sets and .npz files; and which files there are to read at all."""
 
+from __future__ import annotations
+
 import csv
 import os
 import sys

@@ -5,6 +5,8 @@ cannot be used. Of each block a stretch of rows, drawn from the seed, is held ou
 Memory holds a block. Columns are numbers, without gaps.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections.abc import Callable, Sequence

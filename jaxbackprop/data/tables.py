@@ -5,6 +5,8 @@ of them, and in more than 100 ways), and whole numbers that are different in eve
 otherwise: `categories` and `numbers` name columns that stay, whatever they look like.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

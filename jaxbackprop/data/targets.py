@@ -7,6 +7,8 @@ Unless the task is said:
     any other numbers                                                 regression
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
 

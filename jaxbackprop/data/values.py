@@ -6,6 +6,8 @@ never a reason to take 40 prices for 40 labels. Numbers may have a unit in front
 Whole numbers of which one begins with 0, such as 01067, are codes: labels, which keep their zero.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, NamedTuple

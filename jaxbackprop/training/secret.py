@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxbackprop.checkpoint import sync_folder, write_whole
 from jaxbackprop.scaling.processes import from_first
+from jaxbackprop.training.disk import sync_folder, write_whole
 
 SECRET_FILE = "SECRET-do-not-publish.key"
 WARNING = (
@@ -83,6 +83,14 @@ def keep(folder: Path, secret: Secret, new: bool) -> None:
     if secret.origin == "drawn" and jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SECRET_FILE, _as_text(secret.key), mode=0o600)
+
+
+@jax.jit
+def blank(key):
+    """A key of the same kind that says nothing."""
+    zeros = jnp.zeros_like(jax.random.key_data(key))
+    is_new = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(zeros, impl=jax.random.key_impl(key)) if is_new else zeros
 
 
 def forget(folder: Path) -> None:

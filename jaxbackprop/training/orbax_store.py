@@ -1,13 +1,15 @@
 """Checkpoints by Orbax (extra `orbax`): each process writes the parts of the arrays that it holds, on a disk that all share.
 
 For parameters that one process should not gather; `Checkpoints(folder, store="orbax")`. What a checkpoint holds, and what is
-refused, is as in checkpoint.py. Orbax makes each visible only when it is whole. That nothing in it was altered since is
+refused, is as in checkpoints.py. Orbax makes each visible only when it is whole. That nothing in it was altered since is
 seen by a fingerprint of every array, computed where its parts are:
 
     Σ_i (byte_i + 1) m_i  mod 2³²,     m_i odd and different from place to place
 
 so that any one byte that changes changes the sum.
 """
+
+from __future__ import annotations
 
 import json
 from functools import reduce
@@ -19,14 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checkpoint import Kept, Restored, about_of, as_plain, from_plain, require_same
+from jaxbackprop.training.checkpoints import Kept, Restored, about_of, as_plain, from_plain, require_same
 from jaxbackprop.words import extra
 
 EPOCH = 10**9  # Orbax numbers checkpoints: epochs done · EPOCH + steps of the next one
 
 
 def save(folder: Path, kept: Kept, keep: int = 3, best: Kept | None = None) -> Path:
-    """Write a checkpoint, in every process; Orbax then deletes those that are not among the latest. See `checkpoint.save`."""
+    """Write a checkpoint, in every process; Orbax then deletes those that are not among the latest. See `npz_store.save`."""
     for place, one, many in [*([(folder / "best", best, 1)] if best else []), (folder, kept, keep)]:
         step, plain = one.epochs * EPOCH + one.position, as_plain(one.state)
         about = about_of(one) | {"fingerprints": np.asarray(_fingerprints(jax.tree.leaves(plain))).tolist()}
@@ -42,7 +44,7 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
     """Read the newest checkpoint that is whole into arrays laid out as those of `like`; None where there is none at all.
 
     Raises:
-        ValueError: as `checkpoint.load`.
+        ValueError: as `npz_store.load`.
     """
     ocp = _orbax()
     if not folder.is_dir():

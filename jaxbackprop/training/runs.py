@@ -16,9 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checkpoint import write_whole
 from jaxbackprop.network import Layer, Network, Params
 from jaxbackprop.refusals import are_like
+from jaxbackprop.training.disk import write_whole
 
 CONFIG, METRICS, PARAMS, CURVES = "config.json", "metrics.jsonl", "params.npz", "learning_curves.png"
 CHECKPOINTS = "checkpoints"
