@@ -485,7 +485,7 @@ def test_figures_need_no_order_drawn(pair, monkeypatch):
 
 
 def test_answers_stand_beside_their_targets_from_a_disk_as_from_memory(pair, monkeypatch):
-    monkeypatch.setattr(train, "EVALUATED_ROWS", 64)
+    monkeypatch.setattr(evaluate, "EVALUATED_ROWS", 64)
     params = jbp.init(NETWORK, jax.random.key(0))
     labels = jbp.blocks.mapped(pair, lambda x, y: (x, (y[:, 0] > 0).astype(np.int32)))
     for ours, theirs in zip(

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxbackprop.data.encoding import Encoding
 from jaxbackprop.data.saying import shown
-from jaxbackprop.words import aligned, extra
+from jaxbackprop.tables import aligned
+from jaxbackprop.words import extra
 
 MOST_SHOWN = 12  # classes of which the whole confusion matrix is printed
 

@@ -31,7 +31,7 @@ from jaxbackprop.data.stored import is_stored, read_folder, read_through
 from jaxbackprop.data.tables import MOST_CATEGORIES, Table, Treatment, read_rows, read_table
 from jaxbackprop.data.targets import EXACT, MOST_CLASSES, as_given, classes_of, recognised, require_unlike, split
 from jaxbackprop.data.values import NUMERIC, Values
-from jaxbackprop.words import aligned
+from jaxbackprop.tables import aligned
 
 LEAST_ROWS = 5
 AS_FOUND = Treatment()
