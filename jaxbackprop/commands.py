@@ -142,7 +142,9 @@ def _train(arguments: Namespace) -> int:
     runs.write_params(training.folder, state.params)
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
 
-    params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w)), state.params)  # here alone, in one process of perhaps several
+    params = jax.tree.map(
+        lambda w: jnp.asarray(np.asarray(w)), state.params
+    )  # here alone, in one process of perhaps several
     figures = figures_of(dataset.encoding, *train.answers(net, params, dataset.test))
     seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
     if arguments.json:
