@@ -144,7 +144,9 @@ def _train(arguments: Namespace) -> int:
     runs.write_params(training.folder, state.params)
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
 
-    params = jax.tree.map(np.asarray, state.params)  # here alone: the other processes have ended
+    params = jax.tree.map(
+        lambda w: jnp.asarray(np.asarray(w)), state.params
+    )  # here alone, in one process of perhaps several
     figures = figures_of(dataset.encoding, *evaluate.answers(net, params, dataset.test))
     seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
     if arguments.json:
@@ -407,18 +409,15 @@ def _plan(arguments: Namespace, mesh: Mesh | None) -> _Training:
 
 def _dataset(arguments: Namespace) -> data.Dataset:
     """The data that the arguments name, read and made ready."""
-    folder = is_stored(arguments.data)
-    if folder and arguments.classes:
-        raise ValueError("--classes is for a file or a bundled set: a folder's are found as its rows are read through")
-    if arguments.scratch and not folder:
+    if arguments.scratch and not is_stored(arguments.data):
         raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
     how = {"seed": arguments.seed, "classes": arguments.classes, "stratify": not arguments.private}
     how["scale"] = data.read_bounds(arguments.bounds) if arguments.bounds else arguments.scale
-    with _reading(quiet=not folder or arguments.json or jax.process_index() > 0) as advance:
+    with _reading(quiet=not is_stored(arguments.data) or arguments.json or jax.process_index() > 0) as advance:
         dataset = data.load(
             arguments.data, arguments.target, arguments.task, treatment=_treatment(arguments), progress=advance, **how
         )
-    if not arguments.scratch:
+    if not arguments.scratch or not isinstance(dataset.train, Blocks):
         return dataset
     return replace(dataset, **{name: spilled(getattr(dataset, name), arguments.scratch) for name in ("train", "test")})
 

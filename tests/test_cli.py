@@ -211,7 +211,7 @@ def test_the_text_says_device_data_network_check_progress_result_and_where(kinds
     lines = out.splitlines()
     assert re.match(rf"jaxbackprop {jbp.__version__} on \d+ {jax.devices()[0].platform} device", lines[0])
     said = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:] if not line.startswith(" " * 5)}
-    assert list(said) == ["data", "network", "gradient", "training", "test", "time", "saved"]
+    assert list(said) == ["data", "columns", "network", "gradient", "training", "test", "time", "saved"]
     assert said["data"] == "kinds.csv: 47 training and 13 test examples, 2 features"
     assert "classification, 3 classes" in out
     assert said["network"] == "x 2 → h0 16 relu; h0 → yhat 3 identity (99 parameters)"
@@ -404,8 +404,10 @@ UNUSABLE = {
     "empty.csv": "",
     "header.csv": "size,price\n",
     "text.csv": "size,price\n" + "1,2\n" * 5 + "red,3\n1,4\n",
-    "gap.csv": "size,price\n" + "1,2.5\n" * 5 + ",3\n1,4\n",
-    "nan.csv": "size,price\n" + "1,2.5\n" * 5 + "nan,3\n1,4\n",
+    "gap.csv": "size,price\n" + "1,2.5\n" * 5 + "1,\n1,4\n",
+    "nan.csv": "size,price\n" + "1,2.5\n" * 5 + "1,nan\n1,4\n",
+    "mark.csv": "size,price\n" + "1,2.5\n" * 5 + "1,?\n1,4\n",
+    "fault.csv": "size,price\n" + "1,2.5\n" * 5 + "1,a lot\n1,4\n",
     "infinite.csv": "size,price\n" + "1,2.5\n" * 5 + "inf,3\n1,4\n",
     "ragged.csv": "size,price\n" + "1,2.5\n" * 5 + "1,3,4\n1,4\n",
     "one.csv": "size,kind\n" + "1,yes\n2,yes\n" * 5,
@@ -428,14 +430,26 @@ UNUSABLE = {
         ("empty.csv", "empty.csv.*no rows"),
         ("header.csv", "header.csv.*no rows"),
         ("text.csv", "text.csv.*column 'size' holds text where numbers belong: 'red' in row 6"),
-        ("gap.csv", r"gap.csv.*column 'size' has 1 missing values.*\(first: row 6\)"),
-        ("nan.csv", r"nan.csv.*column 'size' has 1 missing values.*\(first: row 6\)"),
+        ("gap.csv", r"gap.csv.*target 'price' is missing in 1 row \(first: row 6\)"),
+        ("nan.csv", r"nan.csv.*target 'price' is missing in 1 row \(first: row 6\)"),
+        (
+            "mark.csv",
+            r"target 'price' is missing in 1 row \(first: row 6, '\?'\): fill it in, or leave such rows out by --miss",
+        ),
+        ("fault.csv", "column 'price' holds text where numbers belong: 'a lot' in row 6"),
+        ("fault.csv --na lot", "'a lot' in row 6"),
+        ("houses.csv --drop siz", "no column 'siz'; did you mean 'size'"),
+        ("houses.csv --drop size weight", "has no column to learn 'price' from: all are left out"),
+        ("houses.csv --numbers size --missing fill", "unknown way with missing values 'fill'"),
+        ("houses.csv --separator ;;", "--separator: ';;' is not one character, such as ; or tab"),
+        ("houses.csv --decimal .,", "unknown decimal mark '.,'"),
+        ("wine --categories ash", "'wine': has no columns with names of their own"),
         ("infinite.csv", r"column 'size' has 1 infinite values.*\(first: row 6\)"),
         ("ragged.csv", "row 6 has 3 values, expected 2"),
         ("one.csv", "target 'kind' is 'yes' in every row"),
         ("few.csv", "has 1 rows, expected at least 5"),
         ("alone.csv", "has the columns 'price', expected features and a target"),
-        ("houses.xlsx", "ends in '.xlsx', expected .csv, .npz or .parquet"),
+        ("houses.xlsx", "ends in '.xlsx', expected .csv, .tsv, .txt, .npz or .parquet"),
         ("broken.npz", "not an NPZ archive"),
         ("shapes.npz", r"'y' has shape \(4,\).*expected \(5,\)"),
         (".", "holds neither x.npy and y.npy nor .parquet files"),
@@ -916,8 +930,8 @@ def test_labels_that_need_quotes_are_quoted():
         ("size\n1\n", "lacks 1 of the 2 features that the network was trained on: 'weight'"),
         ("size,weigth\n1,2\n", "'weight'; did you mean 'weigth'"),
         ("size,weight\n1,2\n1,heavy\n", "column 'weight' holds text where numbers belong: 'heavy' in row 2"),
-        ("size,weight\n1,2\n1,\n", r"column 'weight' has 1 missing values.*\(first: row 2\)"),
-        ("size,weight\n1,2\n1,nan\n", r"column 'weight' has 1 missing values.*\(first: row 2\)"),
+        ("size,weight\n1,2\n1,inf\n", r"column 'weight' has 1 infinite values.*\(first: row 2\)"),
+        ("size,weight\n1,2\n1,50%\n", "column 'weight' holds '2' in row 1 and '50%' in row 2"),
         ("size,weight\n", "no rows"),
         ("", "no rows"),
         (None, "no file 't.csv'"),
@@ -969,6 +983,19 @@ DAMAGES = {
     "a class less": (edit(lambda config: config["encoding"]["classes"].pop()), "yhat has shape|encoding"),
     "a mean less": (edit(lambda config: config["encoding"]["mean"].pop()), "was a file altered|encoding"),
     "a mean as text": (edit(lambda config: config["encoding"].update(mean=["a", "b"])), "was a file altered|encoding"),
+    "a column less": (edit(lambda config: config["encoding"]["columns"].pop()), "its columns do not make its features"),
+    "a column of words": (
+        edit(lambda config: config["encoding"].update(columns=["a"])),
+        "encoding does not fit together",
+    ),
+    "a fill as text": (
+        edit(lambda config: config["encoding"]["columns"][0].update(fill="a")),
+        "fills its gaps is no number",
+    ),
+    "another form": (
+        edit(lambda config: config["encoding"].update(form={"mark": 1})),
+        "encoding does not fit together",
+    ),
     "a feature less": (edit(lambda config: config["encoding"]["features"].pop()), "was a file altered|encoding|x has"),
 }
 
@@ -1048,3 +1075,95 @@ def test_what_cannot_be_graded_is_refused_in_one_line(content, message):
     if content is not None:
         Path("essay.md").write_bytes(content)
     refused(jaxbackprop("grade", "essay.md"), message)
+
+
+# ---- tables as people have them
+
+
+def mixed(n=80, seed=0):
+    rng = np.random.default_rng(seed)
+    size, kind = rng.normal(50, 8, n).round(2), rng.choice(["flat", "house"], n)
+    price = 1000 * size + np.where(kind == "flat", 0, 20_000)
+    age = [str(a) if a % 5 else "?" for a in rng.integers(1, 40, n)]
+    return {"Id": range(n), "size": size, "kind": kind, "age": age, "price": [f"${p:,.2f}" for p in price]}
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory):
+    """A run on labels, ids, gaps and prices (read only), and what was printed."""
+    folder = tmp_path_factory.mktemp("table")
+    write(folder / "mixed.csv", *mixed(), table=mixed())
+    result = jaxbackprop("train", folder / "mixed.csv", "--out", folder / "run", *QUICK, "--na", "-", "--epochs", 30)
+    assert (result.status, result.err) == (0, "")
+    return folder / "run", result.out
+
+
+def test_what_was_done_with_each_column_is_a_table_on_the_screen_and_in_the_run(table_run):
+    run, out = table_run
+    lines = [line for line in out.splitlines() if re.search("columns|'(size|kind|age)'", line)]
+    assert re.fullmatch(
+        r"  columns   'Id' +dropped +an id: different in every row \(--numbers 'Id' keeps it\)", lines[0]
+    )
+    assert [line.split()[0] for line in lines[1:4]] == ["'size'", "'kind'", "'age'"]
+    assert re.search(r"'kind' +2 categories, an input each: flat, house$", out, re.MULTILINE)
+    assert re.search(r"'age' +number; gaps get [\d.]+ and are told +\d+ missing \('\?'\)$", out, re.MULTILINE)
+    assert "regression (target 'price', the last column, holds 80 different numbers, in $)" in out
+    assert re.search(r"^ +R² -?\d\.\d{3}$", out, re.MULTILINE)
+    columns = strict((run / "config.json").read_text())["encoding"]["columns"]
+    assert [(c["name"], c["kind"]) for c in columns] == [
+        ("Id", "dropped"),
+        ("size", "number"),
+        ("kind", "category"),
+        ("age", "number"),
+    ]
+    assert strict((run / "config.json").read_text())["arguments"]["na"] == ["-"]
+
+
+def test_new_rows_are_predicted_with_what_was_not_seen_said_in_a_line_each(table_run):
+    run, _ = table_run
+    Path("new.csv").write_text("kind,age,size\nflat,3,50\nboat,-,50\nflat,3,\n")
+    result = jaxbackprop("predict", run, "new.csv")
+    assert (result.status, result.out.count("\n")) == (0, 4)
+    assert result.err.splitlines() == [
+        "jaxbackprop: column 'size' is missing in 1 row (first: row 3), never in training: taken for the training median "
+        + re.search(r"median (\S+)", result.err)[1],
+        "jaxbackprop: column 'kind' holds 'boat' in row 2, not among its categories in training: counted for none of "
+        "them, in 1 row",
+    ]
+    flat, house = (
+        np.float64(read(jaxbackprop("predict", run, write_text(kind)).out)[1][0][0]) for kind in ("flat", "house")
+    )
+    assert house > flat
+
+
+def write_text(kind):
+    Path("one.csv").write_text(f"kind,age,size\n{kind},3,50\n")
+    return "one.csv"
+
+
+def test_a_run_is_measured_on_other_rows(table_run, kinds):
+    other = mixed(50, seed=1)
+    write("other.csv", *other, table=other)
+    found = strict(jaxbackprop("evaluate", table_run[0], "other.csv", "--json").out)
+    answers = np.array([float(row[0]) for row in read(jaxbackprop("predict", table_run[0], "other.csv").out)[1]])
+    prices = np.array([float(price.strip("$").replace(",", "")) for price in other["price"]])
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((answers - prices) ** 2)), rel=1e-4)
+    assert found["r2"] == pytest.approx(
+        1 - np.sum((answers - prices) ** 2) / np.sum((prices - prices.mean()) ** 2), abs=1e-3
+    )
+    assert found["rows"] == 50
+    text = jaxbackprop("evaluate", kinds[0], "kinds.csv").out.splitlines()
+    labels, truth = [row[0] for row in read(jaxbackprop("predict", kinds[0], "kinds.csv").out)[1]], examples()["kind"]
+    assert text[0].startswith(f"60 rows: accuracy {np.mean(np.array(labels) == truth):.1%}, loss ")
+    assert re.match(r"the most frequent class, '\w+', is \d\d\.\d% of them; balanced accuracy \d+\.\d%$", text[1])
+    assert text[-4].split()[-3:] == ["cheap", "dear", "middling"]
+    refused(jaxbackprop("evaluate", kinds[0], "new.csv"), "lacks the target that the network was trained on: 'kind'")
+
+
+def test_a_run_of_an_earlier_version_predicts_the_same(kinds):
+    shutil.copytree(kinds[0], "run")
+    config = strict(Path("run/config.json").read_text())
+    for name in ("columns", "form", "target_written"):
+        config["encoding"].pop(name)
+    Path("run/config.json").write_text(json.dumps(config))
+    assert jaxbackprop("predict", "run", "new.csv") == jaxbackprop("predict", kinds[0], "new.csv")

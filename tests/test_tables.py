@@ -534,7 +534,7 @@ def test_comments_above_the_header_and_headers_in_comments():
     np.savetxt("t.csv", np.arange(2 * N).reshape(N, 2) / 3, delimiter=",", header="a,y")
     dataset = load("t.csv")
     assert (dataset.encoding.features, len(dataset.y_train) + len(dataset.y_test)) == (("a",), N)
-    assert new_rows(dataset, "# a,y\n3,4\n")[0].shape == (1, 1)
+    assert new_rows(dataset, "# a,y\n3,4\n")[0].shape == new_rows(dataset, "y,a\n3,4\n")[0].shape == (1, 1)
 
 
 def test_gzip_is_read_and_other_things_named_csv_are_named():
@@ -572,7 +572,7 @@ def test_rows_of_another_width_say_what_may_be_the_matter():
     refused("row 40 has 1 values, expected 2", write("a,y\n" + rows[: rows.rindex(",")]))
     dataset = load(write("a,y,,\n" + rows.replace("\n", ",,\n") + ",,\n,,,\n,,,\n"))  # a spreadsheet's
     assert (dataset.encoding.features, len(dataset.y_train) + len(dataset.y_test)) == (("a",), N)
-    assert dataset.note.endswith("; 2 empty rows at the end left out")
+    assert dataset.note.endswith("; 2 rows without anything left out at the end")
 
 
 def test_quoted_words_for_nothing():
@@ -679,3 +679,19 @@ def test_one_answer_for_all_rows_is_said_beside_its_accuracy():
     y = np.arange(200) % 20
     lines = lines_of(many, figures_of(many, y, np.where(y == 4, 9, y)))
     assert lines[1:] == ["'k04' taken for 'k09': 10 times"]
+
+
+def test_a_folder_of_several_parquet_files_with_labels_and_gaps_is_one_table():
+    columns = {"size": [i / 3 for i in range(N)], "kind": ["p", "q", None, "p"] * 10, "age": [1, None, 3, 4] * 10}
+    columns |= {"y": np.arange(N) / 7}
+    Path("folder").mkdir()
+    pq.write_table(pa.table(columns), "t.parquet")
+    for i, part in enumerate((slice(0, 15), slice(15, N))):
+        pq.write_table(pa.table({name: values[part] for name, values in columns.items()}), f"folder/{i}.parquet")
+    whole, parts = load("t.parquet"), load("folder")
+    assert whole.encoding == parts.encoding
+    np.testing.assert_array_equal(whole.x_train, parts.x_train)
+    for read in (read_features, lambda path, encoding: read_examples(path, encoding)[0]):
+        np.testing.assert_array_equal(read("folder", parts.encoding), read("t.parquet", parts.encoding))
+    pq.write_table(pa.table({"size": [1.0], "y": [2.0]}), "folder/2.parquet")
+    refused("'folder': 2.parquet has the columns 'size', 'y', the first 'size', 'kind', 'age', 'y'", "folder")

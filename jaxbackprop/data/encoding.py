@@ -225,8 +225,13 @@ def from_dict(d: Mapping[str, Any]) -> Encoding:
     try:
         values["columns"] = tuple(Column(**c | {"categories": tuple(c["categories"])}) for c in d.get("columns", ()))
         form = Form(**d.get("form", {}))
+        used = [column for column in values["columns"] if column.kind != "dropped"]
+        if values["columns"] and names_of(used)[0] != values["features"]:
+            raise TypeError("its columns do not make its features")
+        if not all(isinstance(column.fill, int | float | None) for column in used):
+            raise TypeError("what fills its gaps is no number")
     except (TypeError, KeyError) as error:
-        raise ValueError(f"encoding has a column or a form of another kind ({error})") from None
+        raise ValueError(f"encoding does not fit together ({error})") from None
     values["form"] = form._replace(na=tuple(form.na))
     return Encoding(**values)
 

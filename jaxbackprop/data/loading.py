@@ -25,7 +25,7 @@ from jaxbackprop.data.encoding import (
     standardise,
 )
 from jaxbackprop.data.saying import finite, is_number, listed, naming, rows_in, shown
-from jaxbackprop.data.sheets import suffixes
+from jaxbackprop.data.sheets import holds_more_than_numbers, suffixes
 from jaxbackprop.data.sources import BUNDLED, bundled, file_at, npz_pair, npz_rows
 from jaxbackprop.data.stored import is_stored, read_folder, read_through
 from jaxbackprop.data.tables import MOST_CATEGORIES, Table, Treatment, read_rows, read_table
@@ -96,8 +96,8 @@ def load(
 
     Args:
         source: digits, breast_cancer, diabetes or wine, bundled with scikit-learn; the path of a .csv, .tsv, .txt, .parquet
-            or .npz file (arrays x (n, d) and y (n,)); or a folder of x.npy and y.npy, or of .parquet files, which is read
-            as it is needed. The bundled name wins: a path is `./digits`.
+            or .npz file (arrays x (n, d) and y (n,)); or a folder of x.npy and y.npy, or of .parquet files. Such a folder
+            of numbers without gaps is read as it is needed, any other as a whole. The bundled name wins: a path is `./digits`.
         target: the column, or NPZ array, to learn. By default the last column, or `y`.
         task: "classification" or "regression", where the rule in targets.py would choose wrongly.
         test_fraction: share of rows kept for testing, in (0, 1). Classification takes it from every class: one
@@ -131,13 +131,14 @@ def load(
         raise ValueError("classes are given, and task='regression': leave out one of them")
 
     name = source.replace("-", "_") if isinstance(source, str) else ""
-    if is_stored(source):
+    folder = Path(source) if is_stored(source) else None
+    if folder and not holds_more_than_numbers(folder):
         if treatment != AS_FOUND._replace(drop=treatment.drop) or classes is not None:
             raise ValueError(
                 "a folder's columns are numbers without gaps: of the treatment it takes drop alone, and no classes"
             )
-        return Dataset(*read_through(Path(source), target, task, test_fraction, seed, scale, treatment.drop, progress))
-    path = None if name in BUNDLED else file_at(source)
+        return Dataset(*read_through(folder, target, task, test_fraction, seed, scale, treatment.drop, progress))
+    path = folder or (None if name in BUNDLED else file_at(source))
     with naming(path or name):
         table = _table(path, name, target, treatment, task)
         rows = _used_rows(table, treatment.missing)
@@ -160,7 +161,9 @@ def load(
             y = standardise(y[:, None], mean, size, (table.target,))
     note += f"; {rows_in((~rows).sum())} with missing values left out" if not rows.all() else ""
     baseline = float("nan") if labels else float(np.mean(np.square(y[test] - np.mean(y[train], dtype=np.float64))))
-    return Dataset(path.name if path else name, encoding, (x[train], y[train]), (x[test], y[test]), note, baseline)
+    return Dataset(
+        path.resolve().name if path else name, encoding, (x[train], y[train]), (x[test], y[test]), note, baseline
+    )
 
 
 def _table(path: Path | None, name: str, target: str | None, treatment: Treatment, task: str | None) -> Table:
@@ -315,11 +318,13 @@ def read_examples(path: str | os.PathLike[str], encoding: Encoding) -> Rows | Bl
         ValueError: as `read_features`; or a target that is missing, or is no class of training.
         FileNotFoundError: there is no such file.
     """
-    return read_folder(Path(path), encoding) if is_stored(path) else _read(path, encoding, target=True)
+    if is_stored(path) and not holds_more_than_numbers(Path(path)):
+        return read_folder(Path(path), encoding)
+    return _read(path, encoding, target=True)
 
 
 def _read(source: Any, encoding: Encoding, target: bool) -> Rows:
-    path = file_at(source)
+    path = Path(source) if is_stored(source) else file_at(source)
     with naming(path):
         if suffixes(path) == ".npz":
             if any(column.kind == "category" for column in encoding.used):

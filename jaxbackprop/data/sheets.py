@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.data.saying import listed, shown
+from jaxbackprop.data.saying import listed, naming, rows_in, shown
 from jaxbackprop.data.values import arrow, decimal_of
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # where two fit alike, the first
@@ -62,42 +62,52 @@ def read_text(path: Path, asked: Mapping[str, Any], before: Form | None) -> Shee
         ValueError: no rows, ragged ones, or what is no such text.
     """
     content, comments = _without_comments(_content(path))
+    head = _head(content)
+    separator = asked.get("separator") or _separator(head, before)
+    rows = _rows(head, separator)
+    if not rows:
+        raise ValueError("no rows: it is empty, or opens a quote and never closes it")
+    names, named = _names(rows, comments, separator, asked.get("header"), before)
+    columns = _read(content, separator, names, named)
+    usual = before.decimal if before else "," if separator == ";" else "."
+    columns, empty = _without_empty_end(columns)
+    invented = not named and names[0] == "column1"
+    na = asked.get("na") or (before.na if before else ())
+    form = Form(separator, asked.get("decimal") or decimal_of(columns, usual), not invented, tuple(na))
+    said = {
+        f"separated by {SEPARATORS.get(separator, shown(separator))}": separator != ",",
+        "decimal commas": form.decimal == ",",
+        f"{len(comments)} comment lines above": bool(comments),
+        f"no header: its columns are {names[0]} to {names[-1]} (--header yes, if it has one)": invented,
+        f"{rows_in(empty)} without anything left out at the end": empty > 0,
+    }
+    remarks = tuple(what for what, so in said.items() if so)
+    return Sheet(by_name([name.strip() for name in names], columns), form, remarks=remarks)
+
+
+def _head(content: bytes) -> str:
+    """The first lines, whole ones."""
     header = re.split(rb"[\r\n]", content[: 1 << 24], maxsplit=1)[0]
     if b"\0" in header or "\ufffd" in header.decode("utf-8", "replace"):  # UTF-16 has one in every letter
         raise ValueError("the header is not UTF-8 text; save the file as UTF-8")
     narrow(max(map(header.count, (b",", b";", b"\t"))) + 1)
     first = content[: len(header) + HEAD_BYTES]
     lines = first.split(b"\n")[: HEAD_LINES if len(first) == len(content) else -1]  # the last one may be cut
-    head = b"\n".join(lines[:HEAD_LINES] or [header]).decode("utf-8", "replace")
-    separator = asked.get("separator") or _separator(head, before)
-    rows = _rows(head, separator)
-    if not rows:
-        raise ValueError("no rows: it is empty, or opens a quote and never closes it")
-    named = asked.get("header", before.header if before else _has_header(rows))
-    names = rows[0] if named else [f"column{i}" for i in range(1, len(rows[0]) + 1)]
-    above = _rows(re.sub(rf"^#+\s*(?=[^\s{re.escape(separator)}])", "", comments[-1]), separator) if comments else []
-    all_numbers = all(re.fullmatch(r"[\s\d.,eE+-]+", cell) for cell in rows[0])
-    fits = "header" not in asked and bool(above) and len(above[0]) == len(rows[0]) > 1
-    if fits and (all_numbers or not _has_header(rows)):
-        named, names = False, above[0]  # as numpy.savetxt writes it
-    columns = _read(content, separator, names, named)
-    decimal = asked.get("decimal") or decimal_of(
-        columns, before.decimal if before else "," if separator == ";" else "."
-    )
-    form = Form(
-        separator, decimal, named or names == above[:1], tuple(asked.get("na") or (before.na if before else ()))
-    )
-    columns, empty = _without_empty_end(columns)
-    remarks = [f"separated by {SEPARATORS.get(separator, shown(separator))}"] if separator != "," else []
-    remarks += ["decimal commas"] if decimal == "," else []
-    remarks += [f"{len(comments)} comment lines above"] if comments else []
-    remarks += (
-        []
-        if named or above
-        else [f"no header: its columns are {names[0]} to {names[-1]} (--header yes, if it has one)"]
-    )
-    remarks += [f"{empty} empty rows at the end left out"] if empty else []
-    return Sheet(by_name([name.strip() for name in names], columns), form, remarks=tuple(remarks))
+    return b"\n".join(lines[:HEAD_LINES] or [header]).decode("utf-8", "replace")
+
+
+def _names(
+    rows: list[list[str]], comments: list[str], separator: str, asked: bool | None, before: Form | None
+) -> tuple[list[str], bool]:
+    """The columns' names, and whether the first row holds them; above it a comment may, as numpy.savetxt writes it."""
+    has = _has_header(rows)
+    if comments and asked is None:
+        above = _rows(re.sub(rf"^#+\s*(?=[^\s{re.escape(separator)}])", "", comments[-1]), separator)[0]
+        numbers = all(re.fullmatch(r"[\s\d.,eE+-]+", cell) for cell in rows[0])
+        if len(above) == len(rows[0]) > 1 and (numbers or not has):
+            return above, False
+    named = asked if asked is not None else before.header if before else has
+    return (rows[0], True) if named else ([f"column{i}" for i in range(1, len(rows[0]) + 1)], False)
 
 
 def by_name(names: list[str], columns: list[Any]) -> dict[str, Any]:
@@ -254,20 +264,59 @@ def _without_empty_end(columns: list[Any]) -> tuple[list[Any], int]:
 
 
 def read_parquet(path: Path, na: Collection[str] = ()) -> Sheet:
-    """Read a .parquet file; what pandas kept of its row numbers, named or not, is told apart."""
-    arrow(".parquet files")
-    with path.open("rb") as file:  # opened here: pyarrow would take 'a=b/c.parquet' for a partition
-        parquet = importlib.import_module("pyarrow.parquet").ParquetFile(file)
-        footer = parquet.metadata
-        narrow(footer.num_columns)
-        rows = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-        if rows != footer.num_rows:  # pyarrow would make room for them all before it notices
-            raise ValueError(f"damaged: its parts have {rows} rows, {footer.num_rows} in all")
-        table = parquet.read()
+    """Read a .parquet file, or all of a folder as one table; what pandas kept of its row numbers, named or not, is told apart."""
+    pa, _ = arrow(".parquet files")
+    parts = [_part(part) for part in parquet_files(path)]
+    for part, name in zip(parts, parquet_files(path), strict=True):
+        if part.column_names != parts[0].column_names:
+            raise ValueError(
+                f"{name.name} has the columns {listed(part.column_names)}, the first {listed(parts[0].column_names)}"
+            )
+    table = pa.concat_tables(parts, promote_options="permissive")
     if not table.num_rows:
         raise ValueError("no rows, expected some below the header")
     columns = by_name(table.column_names, [column.combine_chunks() for column in table.columns])
     return Sheet(columns, Form(na=tuple(na)), pandas_index(table.schema))
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The .parquet files of a folder in the order of their names; of a file that alone."""
+    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not found:
+        raise ValueError(f"{path} holds neither x.npy and y.npy nor .parquet files")
+    return found
+
+
+def _part(path: Path) -> Any:
+    with path.open("rb") as file:  # opened here: pyarrow would take 'a=b/c.parquet' for a partition
+        parquet = importlib.import_module("pyarrow.parquet").ParquetFile(file)
+        footer = parquet.metadata
+        narrow(footer.num_columns)
+        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+        rows = sum(group.num_rows for group in groups)
+        if rows != footer.num_rows:  # pyarrow would make room for them all before it notices
+            raise ValueError(f"damaged: its parts have {rows} rows, {footer.num_rows} in all")
+        if sum(group.total_byte_size for group in groups) > MOST_BYTES:
+            raise ValueError(
+                f"holds more than {MOST_BYTES >> 30} GB: as a folder of numbers without gaps it is read by parts"
+            )
+        return parquet.read()
+
+
+def holds_more_than_numbers(folder: Path) -> bool:
+    """Whether the .parquet files of a folder have columns of text or dates, or gaps, as far as their footers tell."""
+    pa, _ = arrow(".parquet files")
+    parquet = importlib.import_module("pyarrow.parquet")
+    for path in folder.glob("*.parquet"):
+        with naming(path), parquet.ParquetFile(path) as found:
+            schema, footer = found.schema_arrow, found.metadata
+            types = [schema.field(name).type for name in {*schema.names} - {*pandas_index(schema)}]
+            groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+            told = [group.column(j).statistics for group in groups for j in range(footer.num_columns)]
+        numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) for t in types)
+        if not numbers or any(known and known.null_count for known in told):
+            return True
+    return False
 
 
 def pandas_index(schema: Any) -> tuple[str, ...]:

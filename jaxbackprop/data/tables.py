@@ -81,7 +81,7 @@ class Table(NamedTuple):
 def read_sheet(path: Path, asked: Mapping[str, Any], before: Form | None = None) -> Sheet:
     """The columns of a .csv, .tsv, .txt or .parquet file by name."""
     arrow(f"{path.suffix} files")
-    if suffixes(path) == ".parquet":
+    if path.is_dir() or suffixes(path) == ".parquet":
         return read_parquet(path, asked.get("na") or (before.na if before else ()))
     return read_text(path, asked, before)
 
