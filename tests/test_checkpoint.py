@@ -2,6 +2,7 @@
 
 import errno
 import os
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -326,31 +327,96 @@ def test_a_full_disk_is_said_and_the_last_good_one_stays(tmp_path, monkeypatch):
     assert bits(fit(tmp_path)[0]) == bits(fit(None)[0])
 
 
+STEPS = 2 * 7  # of two epochs of 50 examples in batches of 8
+
+
+def then(later, make=optax.sgd):
+    """A rate of 0.01 for two epochs, and so many times that from then on."""
+    return make(optax.piecewise_constant_schedule(0.01, {STEPS: later}))
+
+
+def fit_by(optimizer, folder, epochs=4, key=None, **more):
+    checkpoints = folder and jbp.Checkpoints(folder, **more.pop("checkpoints", {}))
+    key = jax.random.key(0) if key is None else key
+    settings = {"epochs": epochs, "batch_size": 8, "key": key, "checkpoints": checkpoints}
+    return jbp.fit(NETWORK, "half_squared_error", optimizer, more.pop("data", (X, Y)), **settings, **more)
+
+
 def test_where_training_diverges_the_last_good_state_is_what_is_returned_and_kept(tmp_path):
-    steps = 2 * 7  # two epochs of 50 examples in batches of 8
-    optimizer = optax.sgd(optax.piecewise_constant_schedule(0.01, {steps: 1e37}))
-
-    def run(epochs, folder):
-        return jbp.fit(
-            NETWORK,
-            "half_squared_error",
-            optimizer,
-            (X, Y),
-            epochs=epochs,
-            batch_size=8,
-            key=jax.random.key(0),
-            checkpoints=jbp.Checkpoints(folder),
-        )
-
-    good, _ = run(2, tmp_path / "good")
+    good, _ = fit_by(then(1e37), tmp_path / "good", epochs=2)
     with pytest.warns(
         RuntimeWarning, match="the loss is (nan|inf) after epoch 3: training stopped.*lower learning rate"
     ):
-        state, history = run(5, tmp_path / "run")
+        state, history = fit_by(then(1e37), tmp_path / "run", epochs=5)
     assert len(history) == 3
     assert bits(state) == bits(good)
     latest = ["checkpoint-000001-000000000.npz", "checkpoint-000002-000000000.npz"]
     assert names(tmp_path / "run") == ["best.npz", *latest, "diverged.json"]
+
+
+@pytest.mark.parametrize("store", ["npz", "orbax"])
+def test_after_a_divergence_the_same_call_at_a_lower_rate_goes_on_from_the_last_good_state(store, tmp_path):
+    momentum = partial(optax.sgd, momentum=0.9)
+    settings = {"checkpoints": {"store": store, "made_for": {"optimizer": "as fast as it can"}}}
+    with pytest.warns(RuntimeWarning, match="the same call with a lower rate goes on from that state"):
+        fit_by(then(1e37, momentum), tmp_path, **settings)
+    with pytest.raises(ValueError, match="another data set"):
+        fit_by(then(0.5, momentum), tmp_path, data=(X + 1, Y), **settings)
+    whole, history = fit_by(then(0.5, momentum), None)
+    settings = {"checkpoints": {"store": store, "made_for": {"optimizer": "slower"}}}
+    state, again = fit_by(then(0.5, momentum), tmp_path, **settings)
+    assert bits(state) == bits(whole)
+    assert figures(again) == figures(history)
+    with pytest.raises(ValueError, match="another optimizer"):  # it is of that optimizer now
+        fit_by(then(0.25, momentum), tmp_path, **settings)
+
+
+def test_after_a_divergence_an_optimizer_of_another_kind_is_refused_by_what_it_carries(tmp_path):
+    with pytest.warns(RuntimeWarning, match="training stopped"):
+        fit_by(then(1e37), tmp_path)
+    with pytest.raises(ValueError, match=r"of another network or optimizer: only this training has .*count"):
+        fit_by(then(0.5, optax.adam), tmp_path)
+
+
+def test_a_rate_that_an_optimizer_carries_is_told_apart_and_after_a_divergence_it_is_that_of_the_call(tmp_path):
+    def carrying(rate, later):
+        injected = optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+        return optax.chain(injected, optax.scale_by_schedule(optax.piecewise_constant_schedule(1.0, {STEPS: later})))
+
+    fit_by(carrying(0.01, 1.0), tmp_path / "good", epochs=2)
+    with pytest.raises(ValueError, match=r"another optimizer \(its settings\)"):
+        fit_by(carrying(0.002, 1.0), tmp_path / "good")
+    with pytest.warns(RuntimeWarning, match="training stopped"):
+        fit_by(carrying(0.01, 1e37), tmp_path / "run")
+    state, _ = fit_by(carrying(0.002, 1.0), tmp_path / "run")
+    right, wrong = (fit_by(then(later), None)[0].params for later in (0.2, 1.0))
+    for given, expected, old in zip(*map(jax.tree.leaves, (state.params, right, wrong)), strict=True):
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-7)
+        assert not np.allclose(given, old, rtol=1e-4, atol=1e-6)
+
+
+def test_after_a_divergence_a_private_training_does_not_go_on_as_its_noise_would_be_used_twice(tmp_path):
+    private = {"gradient": jbp.private_gradient(1.0, 1.0), "key": jbp.secret_key()}
+    with pytest.warns(RuntimeWarning, match="huge values in the data$"):
+        fit_by(then(1e38), tmp_path, **private)
+    before = names(tmp_path)
+    with pytest.raises(ValueError, match="another optimizer"):
+        fit_by(then(0.5), tmp_path, **private)
+    assert names(tmp_path) == before
+    assert "diverged.json" not in before
+
+
+def test_a_checkpoint_whose_programs_have_other_names_goes_on(tmp_path):
+    """As those of another JAX have, and those that were saved before the names were these."""
+    state, _ = fit(tmp_path, epochs=2)
+    path = tmp_path / "checkpoint-000002-000000000.npz"
+    about, _ = unpacked(path)
+    words = {name: said for name, said in about["made_for"].items() if "program" not in name}
+    assert len(words) == len(about["made_for"]) - 2
+    progress = Progress(state, np.zeros((7, 2), "float32"), np.zeros((), "int32"))
+    made_for = words | {f"optimizer (its update in jax {jax.__version__})": "0123456789abcdef"}
+    assert npz_store.save(tmp_path, Kept(progress, about["history"], made_for)) == path
+    assert bits(fit(tmp_path)[0]) == bits(fit(None)[0])
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

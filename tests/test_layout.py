@@ -129,6 +129,32 @@ def test_old_names_answer_and_say_where_they_are():
         _ = jbp.value_and_gard
 
 
+def test_old_modules_answer_and_each_name_says_where_it_is():
+    for old, name, where in (
+        ("train", "TrainState", "steps"),
+        ("train", "GradientMethod", "steps"),
+        ("train", "fit", "fit"),
+        ("checkpoint", "Checkpoints", "checkpoints"),
+        ("checkpoint", "save", "npz_store"),
+        ("orbax_store", "save", "orbax_store"),
+        ("privacy", "private_gradient", "privacy"),
+        ("privacy", "Plan", "accounting"),
+        ("runs", "read_run", "runs"),
+        ("secret", "secret_key", "secret"),
+    ):
+        module = importlib.import_module(f"jaxbackprop.{old}")
+        assert module is getattr(jbp, old)
+        with pytest.warns(
+            DeprecationWarning, match=f"jaxbackprop.{old}.{name} is now jaxbackprop.training.{where}.{name}"
+        ):
+            found = getattr(module, name)
+        assert found is getattr(importlib.import_module(f"jaxbackprop.training.{where}"), name)
+        with pytest.raises(AttributeError, match=f"module 'jaxbackprop.{old}' has no attribute 'nothing'"):
+            _ = module.nothing
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("jaxbackprop.trains")
+
+
 def test_nothing_is_imported_before_it_is_asked_for():
     known = "print('jax' in sys.modules)"
     said = f"import sys, jaxbackprop as jbp; {known}; jbp.norms; {known}"
