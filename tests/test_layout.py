@@ -27,8 +27,9 @@ scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.padded
 scaling.kernel_parts scaling.kernel_tpu scaling.kernel_gpu scaling.kernel
 checking checking.products checking.leaves checking.arguments checking.decisions checking.points checking.differences
 checking.diagnosis checking.terms checking.report checking.reference checking.comparison checking.check
-grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
-grading.remarks grading.report grading.judge grading.grade
+grading grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
+grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
+grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
 _cache devices data blocks stored checkpoint orbax_store secret runs train privacy
 """
