@@ -1058,6 +1058,18 @@ def test_grade_marks_a_file_and_says_by_its_status_whether_anything_is_wrong():
     assert [line["status"] for line in strict(told.out)["lines"]] == ["right", "wrong"]
 
 
+def test_grade_says_by_its_status_where_too_little_was_judged():
+    """Four of five equations judged are enough; of these two one is none."""
+    Path("half.md").write_text("dL/dz1 = dL/dh1 * [z1 >= 0]\ndL/dh1 = dL/dz2 w2 squish\n")
+    found = jaxbackprop("grade", "half.md")
+    assert (found.status, found.err) == (3, "")
+    assert "1 not read" in found.out
+    assert "score 50%" in found.out
+    assert jaxbackprop("grade", "half.md", "--allow-unread").status == 0
+    Path("half.md").write_text("dL/dh0 = dL/dz1 w1\ndL/dh1 = dL/dz2 w2 squish\n")
+    assert jaxbackprop("grade", "half.md", "--allow-unread").status == 1
+
+
 def test_grade_reads_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("dL/dw3 = dL/dz2 * h0"))
     assert jaxbackprop("grade", "-").status == 0

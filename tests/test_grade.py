@@ -608,12 +608,12 @@ def test_verdict_prints_and_serialises(notes):
     text = str(notes)
     assert text.count("✗") == 6
     assert text.splitlines()[-1] == notes.summary
-    assert "2 not read" in notes.summary
+    assert "1 not judged, 1 not read" in notes.summary
     assert "(4 slips)" in notes.summary
     assert max(map(len, text.splitlines())) <= 130
     data = json.loads(json.dumps(notes.to_dict()))
     assert data["ok"] is False
-    assert data["counts"] == {"right": 25, "wrong": 6, "right given the line above": 1, "not read": 2}
+    assert data["counts"] == {"right": 25, "wrong": 6, "right given the line above": 1, "not judged": 1, "not read": 1}
     assert data["lines"][3]["status"] == "wrong"
 
 

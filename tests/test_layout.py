@@ -31,8 +31,9 @@ scaling.kernel_parts scaling.kernel_tpu scaling.kernel_gpu scaling.kernel
 checking checking.products checking.leaves checking.arguments checking.decisions checking.points checking.differences
 checking.diagnosis checking.mistakes checking.layers checking.lines checking.steps checking.report checking.closures
 checking.reference checking.tested checking.comparison checking.disputes checking.causes checking.verdict checking.check
-grading grading.formula grading.notation grading.statements grading.wiring grading.worlds grading.court
-grading.remarks grading.report grading.judge grading.grade
+grading grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
+grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
+grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
 data.formats data.stored data.figures data.loading data blocks _cache devices

@@ -178,7 +178,7 @@ class _Build:
         return Expr("sum", (tuple(letters), body, bound)) if letters else Expr("reduce", ("sum", None, body))
 
     def method(self, body, token, given=()):
-        if token == ".dot":
+        if token == ".dot" and len(given) == 1 and isinstance(given[0], Expr):
             return Expr("matmul", (body, *given))
         return self.call("⨍" + token[1:], (body, *given))
 

@@ -362,6 +362,8 @@ def _wrong(court: Court, left: Expr, right: Expr, spent: list[int], lines: dict[
         value_of(world, left, (right,))
     except UnknownError:
         world = court.numbers or world
+    except ShapeError as error:  # the left side is at fault
+        return Judged(UNJUDGED, str(error))
     words, shape, healed, label = "the two sides differ", "", None, None
     try:
         sides(world, left, right)
@@ -392,7 +394,7 @@ def _basis(court: Court, words: str) -> str:
     """What the text was judged as."""
     world = court.world
     reading, sized = world.reading, world.sized
-    if reading.loss in reading.definitions:
+    if world.loss.formula is None and reading.loss in reading.definitions:
         loss = f"{reading.loss} of line {reading.rows.get(reading.loss, '?')}"
     elif world.loss.words:
         loss = world.loss.words

@@ -180,7 +180,8 @@ def _parts(text: str) -> list[tuple[str, str]]:
         inline = mark[0] in ("$", "\\(")
         end = marks[later[0]] if later and (mark[0] in _CLOSING or "begin" in mark[0]) else None
         inside = text[mark.end() : end.start()] if end else ""
-        if end is None or (inline and ("\n\n" in inside or len(inside) > MAX_PIECE)):
+        several = sum("=" in row for row in inside.split("\n")) > 1
+        if end is None or (inline and ("\n\n" in inside or several or len(inside) > MAX_PIECE)):
             index += 1
             continue
         parts += [(text[position : mark.start()], "prose"), (inside, "inline" if inline else "display")]
@@ -246,11 +247,11 @@ def _joined_lines(pieces: list[Piece]) -> list[Piece]:
     """Put a formula that was broken after or before an operator together again; drop lines without a relation."""
     joined: list[Piece] = []
     for piece in pieces:
-        if piece.display or (_RELATION.search(piece.raw) and not (joined and joined[-1].raw.endswith("="))):
+        if piece.display or _RELATION.search(piece.raw):
             joined.append(piece)
         elif joined and not joined[-1].display and piece.row - joined[-1].end <= 1 and len(piece.raw) <= MAX_PIECE:
             before = joined[-1]
-            broken = re.search(r"[-+*·×=@⊙]$", before.raw) or re.match(r"[-+*·×@⊙]", piece.raw)
+            broken = re.search(r"[-+*·×=@⊙]\s*$", before.raw) or re.match(r"[-+*·×@⊙]", piece.raw)
             if broken and len(before.raw) <= 4 * MAX_PIECE and not _foreign(re.sub(r"\([^()]*\)", "", plain(piece.raw)), Vocabulary()):
                 joined[-1] = before._replace(end=piece.end, raw=f"{before.raw} {piece.raw}")
     return joined
@@ -360,12 +361,14 @@ def _comments_out(text: str, known: Vocabulary) -> str:
 
 def _chain(row: int, links: list[tuple[str, str]], continues: bool, known: Vocabulary) -> Chain:
     last = len(links) - 1
+    first = plain(links[0][1], known) if len(links[0][1]) <= MAX_PIECE else ""
+    boxed = first.count("[") > first.count("]")
     read = []
     for index, (relation, raw) in enumerate(links):
         if index == 0 and continues:
             continue
         kind = "→" if relation in _ARROWS else "⇒" if relation in _IMPLIES else "="
-        expr = _read(raw, known, index == 0, index == last)
+        expr = _read(raw, known, index == 0, index == last, boxed)
         read.append(Link(kind if index else "", " ".join(raw.split()).strip(" ,;"), expr))
     return Chain(row, tuple(read), continues)
 
@@ -373,13 +376,14 @@ def _chain(row: int, links: list[tuple[str, str]], continues: bool, known: Vocab
 # --- one side --------------------------------------------------------------------------------------------------------
 
 
-def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True) -> Expr | Unread:
+def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, boxed: bool = False) -> Expr | Unread:
     """One side: boxes, remarks and labels taken off, then parsed; nothing else may be left over."""
     if len(raw) > 4 * MAX_PIECE:
         return Unread(f"one side of the equation has {len(raw):,} characters; at most {MAX_PIECE:,} are read")
     if last:
         raw = re.split(r"\s(?:--+>?|<-+|←|[—–](?=\s*[A-Za-zÀ-ɏ]{2,})|∴|✓|✗|!!+|\?\?+)(?=\s|$)", raw, maxsplit=1)[0]
-    text = _unboxed(re.sub(r"\btimes\b", "*", plain(raw, known)))
+    text = re.sub(r"\btimes\b", "*", plain(raw, known))
+    text = _unboxed(text) if first or boxed else text
     text = _without_brackets(text, known)
     if isinstance(text, Unread):
         return text

@@ -1,0 +1,247 @@
+"""`grade` on whole derivations: those of tests/derivations, with the truth beside each line; and the values beneath it."""
+
+import random
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbackprop.grading.choice import choose
+from jaxbackprop.grading.expression import name
+from jaxbackprop.grading.grade import grade
+from jaxbackprop.grading.lines import chains
+from jaxbackprop.grading.reading import claims_of, read
+from jaxbackprop.grading.shapes import Layout
+from jaxbackprop.grading.wiring import completed
+from jaxbackprop.grading.world import Loss, World, build, value_of
+
+BANK = Path(__file__).parent / "derivations"
+
+
+class Derivation(NamedTuple):
+    """A text, and what stands in front of each of its lines: + right, - wrong, ? no verdict, a blank for prose."""
+
+    name: str
+    text: str
+    truth: str
+
+
+def derivations() -> list[Derivation]:
+    found = []
+    for file in sorted(BANK.glob("*.txt")):
+        for block in re.split(r"\n[ \t]*\n", file.read_text()):
+            titles = [line for line in block.split("\n") if line.startswith("#")]
+            lines = [line for line in block.split("\n") if line[:1] and line[0] in "+-? "]
+            if any(line[0] in "+-?" for line in lines):
+                text = "\n".join(line[1:] for line in lines)
+                found.append(Derivation(titles[-1][2:], text, "".join(line[0] for line in lines)))
+    return found
+
+
+ALL = derivations()
+GOOD = {"right", "right given the line above"}
+
+
+def test_the_bank_is_large_and_a_third_of_it_has_mistakes():
+    assert len(ALL) >= 60
+    assert sum("-" in d.truth for d in ALL) >= len(ALL) / 3
+    assert len({d.name for d in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("derivation", ALL, ids=[d.name for d in ALL])
+def test_every_line_has_its_verdict(derivation):
+    lines = grade(derivation.text).lines
+    for row, truth in enumerate(derivation.truth, 1):
+        found = {line.status for line in lines if line.row == row}
+        if truth == "+":
+            assert found, f"line {row} is lost"
+            assert found <= GOOD, f"line {row}: {[line for line in lines if line.row == row]}"
+        elif truth == "-":
+            assert "wrong" in found, f"line {row}: {[line for line in lines if line.row == row]}"
+            assert all(line.slip for line in lines if line.row == row and line.status == "wrong")
+        elif truth == "?":
+            assert found
+            assert found <= {"not read", "not judged"}, f"line {row}: {found}"
+
+
+# --- no line is lost -------------------------------------------------------------------------------------------------
+
+SYMBOLS = re.compile(r"\\[A-Za-z]+|[A-Za-z]+|\d+|\s|.")
+
+
+def has_equation(line: str) -> bool:
+    return bool(re.search(r"(?<![<>!])=(?!>)", line) and re.search(r"[^\W_]", line))
+
+
+def test_every_line_with_an_equals_sign_appears_however_it_is_damaged():
+    rng = random.Random(0)
+    every = [s for d in ALL for s in SYMBOLS.findall(d.text) if s != "`"]
+    judged = 0
+    for _ in range(60):
+        parts = SYMBOLS.findall(rng.choice(ALL).text)
+        for _ in range(rng.randint(1, 6)):
+            at = rng.randrange(len(parts))
+            new = rng.choice(([rng.choice(every)], [], [parts[at], rng.choice(every)]))
+            parts = parts[:at] + new + parts[at + 1 :] or ["x"]
+        text = "".join(parts)
+        try:
+            lines = grade(text).lines
+        except ValueError as error:
+            assert "no equation" in str(error)  # noqa: PT017
+            continue
+        judged += 1
+        rows = {line.row for line in lines}
+        display = "$" in text or "\\[" in text or "begin" in text  # there a formula may go on in the next row
+        lost = [i for i, line in enumerate(text.split("\n"), 1) if has_equation(line) and i not in rows]
+        assert display or not lost, (lost, text)
+    assert judged > 40
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        (r"$\boxed{a = b}$", 1),
+        ("| z = w x | y |", 1),
+        ("a == b", 1),
+        ("dL/dw = x  <- my mistake, = 0", 1),
+        ("plt.plot(x, color='r')\nz = w x", 1),
+        ("z = w x\nfor i in range(3): w += 1; lr = 2 = w", 2),
+    ],
+)
+def test_odd_lines_are_listed(text, row):
+    assert row in {line.row for line in grade(text).lines}
+
+
+def test_what_was_not_read_whole_is_not_judged():
+    text = "z1 = w1 x\nh1 = relu(z1)\nyhat = w2 h1\n"
+    for line in ("dL/dh1 = dL/dyhat w2 wout", "dL/dh1 = dL/dyhat w2 (wx + bout)", "dL/dh1 = dL/dyhat w2 ]", "dL/dh1 = dL/dyhat w2 {sw"):
+        last = grade(text + line).lines[-1]
+        assert last.status in ("not read", "not judged"), line
+    assert grade(text + "dL/dh1 = dL/dyhat w2 (chain rule)").lines[-1].status == "right"
+
+
+# --- the values, beside jax.grad -------------------------------------------------------------------------------------
+
+
+def world_of(text: str, layout: Layout) -> World:
+    reading, _ = completed(read(claims_of(chains(text))))
+    return build(reading, layout, Loss(), "relu")
+
+
+def adjoints_agree(world: World, loss, names: list[str], tolerance: float = 1e-10):
+    """Every adjoint, at every point, beside jax.grad of the same function."""
+    with jax.enable_x64(True):
+        for p in range(0, world.points, 5):
+            at = {v: jnp.asarray(node.array[min(p, len(node.array) - 1)]) for v, node in world.values.items()}
+            gradient = jax.grad(loss)(at)
+            for v in names:
+                np.testing.assert_allclose(world.adjoints[v][p], gradient[v], rtol=tolerance, atol=tolerance, err_msg=v)
+
+
+def test_adjoints_of_the_exercise_cover_every_pattern_and_agree_with_jax():
+    world = world_of("L = 1/2 (yhat - y)^2; dL/dz2 = yhat - y", Layout())
+    signs = {tuple(np.sign([world.values[z].array[p].item() for z in ("z0", "z1")])) for p in range(world.points)}
+    assert signs == {(1, 1), (1, -1), (-1, 0), (0, 0)}  # z0 < 0 makes h0 = 0, and so z1 = 0
+
+    def loss(at):
+        h0 = jnp.where(at["w0"] * at["x"] < 0, 0, at["w0"] * at["x"])
+        h1 = jnp.where(at["w1"] * h0 < 0, 0, at["w1"] * h0)
+        return 0.5 * jnp.sum((at["w2"] * h1 + at["w3"] * h0 - at["y"]) ** 2)
+
+    adjoints_agree(world, loss, ["w0", "w1", "w2", "w3", "x", "y"])
+
+
+def test_adjoints_of_a_batch_agree_with_jax():
+    text = "h = tanh(x @ W1 + b1); p = softmax(h @ W2 + b2); L = -np.sum(y * np.log(p))"
+    world = world_of(text, Layout(vectors=True, rows=True, batch=True))
+    shapes = {v: world.values[v].array.shape[1:] for v in ("x", "W1", "W2")}
+    assert len({n for shape in shapes.values() for n in shape}) == 4  # every width different
+
+    def loss(at):
+        h = jnp.tanh(at["x"] @ at["W1"] + at["b1"])
+        return -jnp.sum(at["y"] * jax.nn.log_softmax(h @ at["W2"] + at["b2"]))
+
+    adjoints_agree(world, loss, ["x", "W1", "b1", "W2", "b2"], 1e-8)
+
+
+def test_adjoints_of_indexed_sums_agree_with_jax():
+    text = r"p_i = \frac{e^{z_i}}{\sum_j e^{z_j}}; L = -\sum_i y_i \log p_i + \sum_i \sum_j z_i A_{ij} z_j"
+    world = world_of(text, Layout())
+
+    def loss(at):
+        z, a = at["z"][:, 0, 0], at["A"][:, :, 0, 0]
+        return -jnp.sum(at["y"][:, 0, 0] * jax.nn.log_softmax(z)) + z @ a @ z
+
+    adjoints_agree(world, loss, ["z", "A"], 1e-8)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["tr(A^T W x x^T)", "sum(diag(W x) W)", "sum((W x) ⊗ x)", "log(sum(exp(W x)))", "norm(W x)", "sum(var(W x) + mean(x))",
+     "sum(max(W x, 0))", "sum((W x) / (1 + (W x)^2))", "sum(exp(W x)^2)", "x^T W^T A x"],
+)  # fmt: skip
+def test_operations_agree_with_differences(formula):
+    world = world_of(f"s = W x + A x; L = {formula} + 0 sum(s)", Layout(vectors=True))
+    rng, step = np.random.default_rng(3), 1e-6
+    expr = world.reading.definitions["L"][1]
+    for v in ("x", "W"):
+        node = world.values[v]
+        direction = rng.normal(size=node.array.shape)
+        moved = []
+        for sign in (1, -1):
+            values = dict(world.values)
+            values[v] = type(node)(node.array + sign * step * direction, node.letters)
+            values["s"] = value_of(world._replace(values=values), world.reading.definitions["s"][1])
+            moved.append(value_of(world._replace(values=values), expr).array.ravel())
+        slope = (moved[0] - moved[1]) / (2 * step)
+        mine = (world.adjoints[v] * direction).reshape(world.points, -1).sum(1)
+        np.testing.assert_allclose(mine, slope, rtol=1e-5, atol=1e-6)
+
+
+def test_a_missing_transpose_does_not_fit_since_all_sizes_differ():
+    world = choose(read(claims_of(chains("z = W x + b\nL = 1/2 ||z - y||^2\ndL/dx = W^T (z - y)"))))
+    assert world is not None
+    rows, columns = world.values["W"].shape
+    assert rows != columns
+    assert 1 not in (rows, columns)
+    assert value_of(world, name("x")).shape == (columns, 1)
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_first_what_the_text_was_judged_as():
+    assert grade("dL/dz1 = dL/dh1 * [z1 >= 0]").basis.startswith("network: the exercise (no forward equations given)")
+    basis = grade("z = W x + b\nyhat = z\nL = 1/2 ||yhat - y||^2\ndL/dx = W^T (yhat - y)").basis
+    assert basis.startswith("network: from lines 1-2; loss: L of line 3; vectors and matrices, one example as a column: x (2x1)")
+    assumed = grade("Z = W X + b\nA = sigmoid(Z)\ndZ = A - Y\ndW = 1/m dZ X.T")
+    assert "cross-entropy (assumed)" in assumed.basis
+    assert "for L = the cross-entropy" in assumed.lines[2].reason
+    assert str(assumed).startswith(assumed.basis[:60])
+
+
+def test_the_report_keeps_the_letters_of_the_text():
+    verdict = grade("a1 = tanh(u1)\nJ = 1/2 (a1 - y)^2\ndJ/du1 = (a1 - y)")
+    assert verdict.lines[-1].quantity == "dJ/du1"
+    assert "dJ/du1 = dJ/da1 * tanh'(u1)" in verdict.lines[-1].correction
+
+
+def test_what_hangs_on_a_line_that_was_not_read_says_so():
+    lines = grade("z = w x\np = squish{z}\nL = -y log(p)\ndL/dp = -y/p\ndL/dz = p - y").lines
+    assert [line.status for line in lines] == ["right", "not read", "right", "right", "not judged"]
+    assert lines[-1].reason == "p's definition in line 2 was not read"
+
+
+def test_zero_on_both_sides_proves_nothing():
+    line = grade("z = w x\ns = u v\nL = 1/2 (z - y)^2\ndL/du = 3 dL/ds v").lines[-1]
+    assert (line.status, "it says nothing" in line.reason) == ("not judged", True)
+
+
+def test_the_score_is_of_all_equations():
+    verdict = grade("dL/dz1 = dL/dh1 * [z1 >= 0]\ndL/dh1 = dL/dz2 w2 squish")
+    assert verdict.score == 0.5
+    assert not verdict.enough
