@@ -195,18 +195,20 @@ def rows_of(results: Iterable[dict]) -> list[dict]:
     return [row for result in results for row in result["rows"]]
 
 
-def write_down(results: list[dict], layers: list[dict], times: list[dict], about: dict, save_as: str | None) -> None:
+def write_down(
+    results: list[dict], layers: list[dict], times: list[dict], about: dict[str, Any], save_as: str | None
+) -> None:
     """Show the tables; save them with what went wrong, and the picture."""
     without_effect = sum((Counter(result["without_effect"]) for result in results), start=Counter())
     table = figures.by_mistake(rows_of(results), without_effect)
     seconds = figures.medians(times)
-    tables = {"checkers": figures.by_checker(table, seconds), "layers": figures.of_layers(layers)}
-    for title, lines in tables.items():
-        if lines:
-            measure.show(title, lines)
+    checkers, of_layers = figures.by_checker(table, seconds), figures.of_layers(layers)
+    for title, lines in (("The checkers", checkers), ("Layers", of_layers)):
+        measure.show(title, lines)
     if save_as:
         faults = figures.faults([*layers, *rows_of(results)])
-        path = measure.save(save_as, faults, **about, seconds=seconds, **tables, mistakes=table)
+        more = {"seconds": seconds, "checkers": checkers, "layers": of_layers, "mistakes": table}
+        path = measure.save(save_as, faults, measure.RESULTS, **about, **more)
         figures.plot(table, path.with_suffix(".png"))
         print(f"{path} and .png")
 
@@ -229,7 +231,7 @@ def main() -> None:
         print("torch is not installed: torch.autograd.gradcheck is skipped (pip install torch)")
     timed = given.timed or (2 if given.quick else TIMED)
     timed = indices[:: len(indices) // timed | 1][:timed]  # by an odd step: float32 and float64 alternate
-    about = {"stamp": measure.stamp(), "networks": count, "first": given.first}
+    about: dict[str, Any] = {"stamp": measure.stamp(), "networks": count, "first": given.first}
     about |= {"torch": importlib.metadata.version("torch") if torch else None}
     folder = keeping_folder(given.keep, program(torch))
     print(f"each network and layer is kept in {folder}")

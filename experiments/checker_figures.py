@@ -124,10 +124,12 @@ def cells(table: list[dict]) -> Iterator[tuple[str, str, int, int, str]]:
     lines = {"the right gradient: false alarms": [right], **{f"{line['mistake']}: missed": [line] for line in wrong}}
     for words, some in (lines | {"all mistakes: missed": wrong}).items():
         for name in CHECKERS:
-            yield words, name, *(sum(line[key][name] for line in some) for key in ("failed", "asked")), "Reds"
+            failed, asked = (sum(line[key][name] for line in some) for key in ("failed", "asked"))
+            yield words, name, failed, asked, "Reds"
         for column, key in (("all wrong parameters", "named_exactly"), ("the mistake", "diagnosed")):
             if some != [right]:
-                yield words, column, *(sum(line[k] for line in some) for k in (key, "gradients")), "Greens"
+                part, whole = (sum(line[k] for line in some) for k in (key, "gradients"))
+                yield words, column, part, whole, "Greens"
 
 
 def plot(table: list[dict], path) -> None:

@@ -121,7 +121,7 @@ def rnn_gradient(p, x, y, mistake=""):
     h = [jnp.zeros((x.shape[1], p["u"].shape[0]), x.dtype)]
     for row in x:
         h.append(jnp.tanh(row @ p["w"] + h[-1] @ p["u"] + p["b"]))
-    d = dict.fromkeys(p, 0.0)
+    d = {name: jnp.zeros_like(leaf) for name, leaf in p.items()}
     dnext = 0.0
     for t in reversed(range(len(x))):
         dout = (h[t + 1] @ p["o"] - y[t]) / x.shape[1]

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ from jaxbackprop.checking import diagnosis, layers, points, steps
 from jaxbackprop.checking.comparison import Comparison
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.leaves import as_float64, max_each, on_host, relative
-from jaxbackprop.checking.mistakes import Mistake, in_groups
+from jaxbackprop.checking.mistakes import TOGETHER, Mistake, in_groups
 from jaxbackprop.checking.report import Row
+from jaxbackprop.programs.flat import Program
 
-TRIED = 256  # mistakes over layers, at most
+TRIED = 256  # mistakes over layers, or at any step, at most
+COMPILED_STEPS = 4000  # of the latter, all together, at about one millisecond each: of a long program fewer are tried
 TELLING = 3  # points that a mistake made on purpose must explain
 EXAMPLES = 32  # looked at one by one, at most
 NEAR_ONE = 1e-4  # a factor that is no further off is 1
@@ -51,7 +53,14 @@ def _made_on_purpose(seen: Comparison) -> Diagnosis | None:
         return None
     wrong = {i for i, s in enumerate(seen.subjects) if s.disputed}
     over_layers = itertools.islice(layers.mistakes(reference.with_rules, wrong), TRIED if reference.reversible else 0)
-    return _first(seen, in_groups(reference.with_rules, over_layers)) or _first(seen, steps.compiled(reference.program))
+    return _first(seen, in_groups(reference.with_rules, over_layers)) or _first(seen, _at_steps(reference.program))
+
+
+@lru_cache(maxsize=16)
+def _at_steps(program: Program) -> list[tuple[list[Mistake], Callable]]:
+    """The mistakes at any step, compiled, kept for the next gradient of the same value."""
+    most = min(TRIED, TOGETHER * max(1, COMPILED_STEPS // len(program.steps)))
+    return list(in_groups(program, itertools.islice(steps.mistakes(program), most)))
 
 
 def _first(seen: Comparison, groups: Groups) -> Diagnosis | None:

@@ -38,6 +38,7 @@ from jaxbackprop.checking.decisions import KERNELS
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.reference import reference_of
 from jaxbackprop.checking.report import Report, Row
+from jaxbackprop.checking.tested import under_test
 from jaxbackprop.checking.verdict import verdict
 from jaxbackprop.programs.flat import CUSTOM_JVP, CUSTOM_VJP, equations, fresh, inside, traced, without_custom_rules
 from jaxbackprop.refusals import is_key
@@ -93,7 +94,8 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
         _forget(value, gradient)
         with jax.enable_x64(True):
             reference = reference_of(of_arrays, found.arrays, arrays, value)
-            report = verdict(reference, gradient_of_arrays, found.arrays, arrays, given, rng)
+            tested = under_test(gradient_of_arrays, found.arrays, arrays)
+            report = verdict(reference, tested, found.arrays, arrays, given, rng)
         _forget(value, gradient)
     said = Diagnosis("structure", "the gradient has this, and params has no such parameter")
     extra = [Row(path, False, "", np.inf, diagnosis=said) for path in given if path not in found.arrays]
@@ -102,7 +104,7 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
 
 
 def _of_arrays(value, gradient, found: Parameters, rebuilt: Callable, take: Callable) -> tuple[Callable, Callable]:
-    """The value and the gradient as functions of arrays alone: of parameters by name, and data."""
+    """The value and the gradient as functions of arrays alone, parameters by name and data; of the gradient the leaves."""
 
     def value_of(arrays, *data):
         return fresh(value)(found.rebuilt(arrays), *rebuilt(data))
@@ -110,7 +112,8 @@ def _of_arrays(value, gradient, found: Parameters, rebuilt: Callable, take: Call
     def gradient_of(arrays, *data):
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
         called = fresh(gradient) if traced else gradient  # what jax.jit keeps of a trace would hold arrays of NumPy's
-        return found.of_gradient(take(called(found.rebuilt(arrays), *rebuilt(data))))
+        grads = found.of_gradient(take(called(found.rebuilt(arrays), *rebuilt(data))))
+        return [grads.get(name) for name in found.arrays]
 
     return value_of, gradient_of
 

@@ -11,20 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking import points, tested
+from jaxbackprop.checking import points
 from jaxbackprop.checking.decisions import narrowest, scattered, wants_symmetry
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
-from jaxbackprop.checking.leaves import as_float64, eps, max_each, on_host
+from jaxbackprop.checking.leaves import as_float64, eps, max_each, on_host, one_line
 from jaxbackprop.checking.points import Points
-from jaxbackprop.checking.reference import (
-    LOOP_STEPS,
-    SAFETY,
-    Reference,
-    Right,
-    between_kinks,
-    right_gradients,
-    slack,
-)
+from jaxbackprop.checking.reference import LOOP_STEPS, SAFETY, Reference, Right, between_kinks, right_gradients, slack
 from jaxbackprop.checking.tested import Tested
 from jaxbackprop.programs.flat import Program, flatten
 
@@ -97,27 +89,24 @@ class Comparison(NamedTuple):
         return self._replace(subjects=tuple(changed))
 
 
-def compared(reference: Reference, gradient: Callable, params, data, given, rng: np.random.Generator) -> Comparison:
-    """Put the gradient under test, of arrays by name, beside the reference; `given` is what it returned."""
+def compared(reference: Reference, tested: Tested, params, data, given, rng: np.random.Generator) -> Comparison:
+    """Put the gradient under test beside the reference; `given`: what it returned, by name."""
     at, notes = _drawn(reference, params, data, rng)
     right = _scaled(at, right_gradients(reference, at.params, data, rng))
     at, right = _only(_finite(right), at, right)
-    run = tested.run(gradient, at.params, data)
-    at, right = _only(run.answered, at, right)
-    these = [k for k, scaled in enumerate(at.scaled) if not scaled or _has_answer(run.leaves[k])]
-    if len(these) < len(run.leaves):
-        notes = *notes, "at parameters of another scale the gradient is not finite: they are left out"
-        at, right = _only(these, at, right)
-        run = run._replace(leaves=[run.leaves[k] for k in these])
-    subjects, more = _subjects(reference, run, at, given, right)
-    seen = Comparison(reference, at, data, run, subjects, (*notes, *run.notes, *more))
-    return _between_kinks(_allowing_scatter(seen, rng))
+    leaves, refused = _answers(tested, at, data)
+    these = [k for k, some in leaves.items() if not at.scaled[k] or _has_answer(some)]
+    large = ["at parameters of another scale the gradient is not finite: they are left out"]
+    at, right = _only(these, at, right)
+    subjects, inside = _subjects(reference, tested, [leaves[k] for k in these], at, given, right)
+    notes = [*notes, *tested.notes, *refused, *(large if len(these) < len(leaves) else []), *inside]
+    return _between_kinks(_allowing_scatter(Comparison(reference, at, data, tested, subjects, tuple(notes)), rng))
 
 
 # Points
 
 
-def _drawn(reference: Reference, params, data, rng) -> tuple[Points, tuple[str, ...]]:
+def _drawn(reference: Reference, params, data, rng) -> tuple[Points, list[str]]:
     """The given point and drawn ones where the value is finite, and a note where loops did not settle."""
     host_data, finite = on_host(data), []
 
@@ -134,7 +123,20 @@ def _drawn(reference: Reference, params, data, rng) -> tuple[Points, tuple[str, 
         f"at {finite.count(False)} of {len(finite)} points that were looked at the value is not finite, or a loop has not "
         f"settled after {LOOP_STEPS} steps: they are left out"
     )
-    return at, (left_out,) if reference.further and not all(finite) else ()
+    return at, [left_out] if reference.further and not all(finite) else []
+
+
+def _answers(tested: Tested, at: Points, data) -> tuple[dict[int, list[Any]], list[str]]:
+    """The gradient under test at each point, and what it raised: it may refuse parameters that were drawn."""
+    leaves, raised = {}, []
+    for k, params in enumerate(at.params):
+        try:
+            leaves[k] = [None if leaf is None else as_float64(leaf) for leaf in tested.leaves_at(params, data)]
+        except Exception as error:  # anyone's code
+            if k == 0:
+                raise
+            raised.append(f"at some drawn parameters the gradient raises {one_line(error)}: they are left out")
+    return leaves, raised
 
 
 def _finite(right: list[Right]) -> list[int]:
@@ -178,26 +180,26 @@ def never_seen(seen: Comparison) -> str:
 # Side by side
 
 
-def _subjects(reference, run: Tested, at: Points, given, right) -> tuple[tuple[Subject, ...], tuple[str, ...]]:
+def _subjects(reference, tested: Tested, leaves, at: Points, given, right) -> tuple[tuple[Subject, ...], list[str]]:
     """Put the gradient under test beside the right one, parameter by parameter; and a note on its precision."""
-    params, notes = at.params[0], ()
+    params, notes = at.params[0], []
     problems = [
         _outer_problem(given.get(s), param, r.at[0]) for (s, param), r in zip(params.items(), right, strict=True)
     ]
 
     def beside(dtype) -> list[Evidence | None]:
         return [
-            _evidence(reference, path, [leaves[i] for leaves in run.leaves], r, dtype)
+            _evidence(reference, path, [some[i] for some in leaves], r, dtype)
             if problem is None or problem.kind == "dtype"
             else None
             for i, (path, problem, r) in enumerate(zip(params, problems, right, strict=True))
         ]
 
-    evidence = beside(run.dtype)
-    if run.dtype == "float64" and run.program and any(e is not None and e.wrong.any() for e in evidence):
-        inside = narrowest(run.program)
+    evidence = beside(tested.dtype)
+    if tested.dtype == "float64" and tested.program and any(e is not None and e.wrong.any() for e in evidence):
+        inside = narrowest(tested.program)
         if inside != "float64":
-            notes = (f"the gradient computes in {inside} inside, whatever it is given: judged by that precision",)
+            notes = [f"the gradient computes in {inside} inside, whatever it is given: judged by that precision"]
             evidence = beside(inside)
     of = zip(params.items(), problems, right, evidence, strict=True)
     return tuple(Subject(s, leaf.dtype, given.get(s), problem, r, e) for (s, leaf), problem, r, e in of), notes
@@ -249,29 +251,29 @@ def _allowing_scatter(seen: Comparison, rng) -> Comparison:
     host_data = on_host(seen.data)
 
     def right(params, *data):
-        return seen.reference.value_and_grad(params, *data)[1]
+        return jax.tree.leaves(seen.reference.value_and_grad(params, *data)[1])
 
     moved = [np.zeros(len(seen.at.params)) for _ in seen.subjects]
     programs = flatten(right, on_host(seen.at.params[0]), *host_data), seen.tested.program
     for program in filter(None, programs):
         for k in sorted(looked_at):
             spread = _spread(program, jax.tree.leaves((on_host(seen.at.params[k]), host_data)), rng)
-            for s, m in zip(seen.subjects, moved, strict=True):
-                m[k] = max(m[k], spread.get(s.name, 0.0))
+            for m, apart in zip(moved, spread, strict=False):
+                m[k] = max(m[k], apart)
     subjects = (s._replace(scatter=float(m[0]) / eps("float64")) for s, m in zip(seen.subjects, moved, strict=True))
     return seen._replace(subjects=tuple(subjects)).with_evidence(
         lambda i, e: e._replace(slack=e.slack + SAFETY * moved[i])
     )
 
 
-def _spread(program: Program, leaves: list[Any], rng) -> dict[str, float]:
-    """How far rounding inside a gradient moves each parameter's."""
+def _spread(program: Program, leaves: list[Any], rng) -> list[float]:
+    """How far rounding inside a gradient moves each of its leaves."""
     try:
         grads = [jax.tree.unflatten(program.structure, out) for out in scattered(program, leaves, rng)]
     except Exception:  # anyone's code, in steps that need not run one by one: it is allowed nothing more
-        return {}
-    some = {name: np.ptp(np.stack([as_float64(g[name]) for g in grads]), axis=0) for name in grads[0]}
-    return {name: float(np.nan_to_num(apart, posinf=0).max(initial=0)) for name, apart in some.items()}
+        return []
+    ranges = (np.ptp(g, axis=0) if g[0] is not None else np.zeros(()) for g in zip(*grads, strict=True))
+    return [float(np.nan_to_num(np.asarray(apart, np.float64), posinf=0).max(initial=0)) for apart in ranges]
 
 
 def _between_kinks(seen: Comparison) -> Comparison:

@@ -18,17 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking.leaves import narrowest_of
-from jaxbackprop.programs.flat import (
-    Constant,
-    Program,
-    Step,
-    equations,
-    inside,
-    needed,
-    run,
-    shape_of,
-    variables,
-)
+from jaxbackprop.programs.flat import Constant, Program, Step, equations, inside, needed, run, shape_of, variables
 
 KERNELS = ("pallas_call", "pure_callback", "io_callback", "ffi_call", "custom_call")  # JAX cannot look inside
 OPAQUE = (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxbackprop.checking.mistakes import Site
-from jaxbackprop.programs.flat import Program, Step, inside, variables
+from jaxbackprop.programs.flat import Program, Step, inside, shape_of, variables
 
 SINGLES = 4  # steps of a loop that are looked at one by one, at most
 SHAPING = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type", "copy", "expand_dims")
@@ -38,9 +38,9 @@ def edges_of(program: Program) -> list[Edge]:
     """The operands through which something comes back, those of one line and of equal shapes together."""
     found: dict[Any, list[Step]] = {}
     for step in program.steps:
-        for position, operand in enumerate(step.reads):
-            if felt(program, operand) and gives_one(program, step):
-                shapes = tuple(program.shapes[v].shape for v in (operand, step.writes[0]))
+        for position, operand in enumerate(step.reads) if gives_one(program, step) else ():
+            if felt(program, operand):
+                shapes = shape_of(program, operand), shape_of(program, step.writes[0])
                 found.setdefault((step.name, step.line or step.number, position, shapes), []).append(step)
     return [Edge(tuple(steps), position) for (_, _, position, _), steps in found.items()]
 

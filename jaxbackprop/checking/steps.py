@@ -8,53 +8,20 @@ left out; of what is looked up twice in a table only the last is added.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
 
-from jaxbackprop.checking.lines import (
-    Edge,
-    at,
-    edges_of,
-    felt,
-    gives_one,
-    operand_of,
-    sizes_of,
-    some_of,
-    variable_of,
-)
-from jaxbackprop.checking.mistakes import (
-    TOGETHER,
-    Here,
-    Mistake,
-    Site,
-    delta,
-    fixed,
-    formed_with,
-    in_groups,
-    nothing,
-    own,
-    without_slope,
-)
+from jaxbackprop.checking.lines import Edge, at, edges_of, felt, gives_one, operand_of, sizes_of, some_of, variable_of
+from jaxbackprop.checking.mistakes import Here, Mistake, Site, delta, fixed, formed_with, nothing, own, without_slope
 from jaxbackprop.checking.products import roots
 from jaxbackprop.programs.flat import Program, Step, shape_of, variables
 
-TRIED = 256  # mistakes, at most
-COMPILED_STEPS = 4000  # for all of them together, at about one millisecond each
 BILINEAR = ("mul", "dot_general", "conv_general_dilated")
 ANCESTORS = 3  # values that an operand is made from, and that may stand in its place
 COMPOSED = 8  # steps back from where a softmax or a normalisation ends
 LINEAR = ("add", "sub", "add_any", "neg", "copy", "convert_element_type")  # there is no slope to leave out
 SLOPES = {"tanh": lambda h: 1 - h * h, "logistic": lambda h: h * (1 - h)}  # of g, by its own value h
-
-
-@lru_cache(maxsize=16)
-def compiled(program: Program) -> list[tuple[list[Mistake], Callable]]:
-    """The mistakes of a program in groups, each compiled."""
-    # of a long program fewer
-    most = min(TRIED, TOGETHER * max(1, COMPILED_STEPS // len(program.steps)))
-    return list(in_groups(program, itertools.islice(mistakes(program), most)))
 
 
 def mistakes(program: Program) -> Iterator[Mistake]:

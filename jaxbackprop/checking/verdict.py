@@ -1,7 +1,5 @@
 """The verdict on each parameter, from both gradients and what differences say, and the report over all."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from jaxbackprop.checking import causes, disputes
@@ -12,14 +10,15 @@ from jaxbackprop.checking.disputes import Looked
 from jaxbackprop.checking.leaves import as_float64, max_each, relative
 from jaxbackprop.checking.reference import Reference, forward_mode
 from jaxbackprop.checking.report import Kinks, Report, Row
+from jaxbackprop.checking.tested import Tested
 
 SYMMETRIC = "JAX's rule for {} is that of symmetric matrices: give it (A + Aᵀ) / 2"
 ORDERED = "JAX's rule for lax.clamp is that of bounds in order, min ≤ max: jnp.clip has one for all"
 
 
-def verdict(reference: Reference, gradient: Callable, params, data, given, rng: np.random.Generator) -> Report:
-    """Judge a gradient, of arrays by name, by the reference; `given` is what it returned. Runs with 64-bit types on."""
-    seen = compared(reference, gradient, params, data, given, rng)
+def verdict(reference: Reference, tested: Tested, params, data, given, rng: np.random.Generator) -> Report:
+    """Judge a gradient by the reference; `given`: what it returned, by name. Runs with 64-bit types on."""
+    seen = compared(reference, tested, params, data, given, rng)
     looked = disputes.look(seen, rng)
     rows = [_row(reference, subject, some) for subject, some in zip(seen.subjects, looked, strict=True)]
     rows = causes.with_examples(seen, causes.explained(seen, rows))
