@@ -154,7 +154,7 @@ def removals(data: Dataset, question: Question, key) -> dict[str, np.ndarray]:
 def losses_without(data: Dataset, questions: list[Question], seed: int, epochs: int) -> list[dict[str, float]]:
     """For each test digit, its loss after training with all training digits, and without some, each way."""
     key, removal_key = jax.random.split(jax.random.key(1 + seed))
-    x, y = map(jnp.asarray, data.train)
+    x, y = map(jnp.asarray, (data.x_train, data.y_train))
     test_x, test_y = (jnp.asarray([getattr(q, name) for q in questions]) for name in ("x", "label"))
 
     def losses(without: Any) -> list[float]:
@@ -171,7 +171,7 @@ def losses_without(data: Dataset, questions: list[Question], seed: int, epochs: 
 
 def ask(data: Dataset, checkpoints: list[dict], ranks: tuple[float, ...]) -> list[Question]:
     """Choose the test digits, and compute every training digit's influence on them."""
-    losses = np.asarray(each_loss(checkpoints[-1], *data.test))
+    losses = np.asarray(each_loss(checkpoints[-1], data.x_test, data.y_test))
     chosen = np.argsort(losses)[[round(rank * (len(losses) - 1)) for rank in ranks]]
     x, y = data.x_test[chosen], data.y_test[chosen]
     answers = np.argmax(jax.vmap(convnet, (None, 0))(checkpoints[-1], x), axis=1)
@@ -257,10 +257,10 @@ def draw_losses(axis, row: dict, last: bool) -> None:
 def main() -> None:
     quick, folder = measure.arguments(__doc__, "one test digit, one seed, two epochs")
     stamp, data, epochs = measure.stamp(), load("digits"), 2 if quick else EPOCHS
-    x, y = map(jnp.asarray, data.train)
+    x, y = map(jnp.asarray, (data.x_train, data.y_train))
     watched = train(x, y, np.ones(len(x)), jax.random.key(0), epochs)
     checkpoints = [watched[epoch] for epoch in CHECKPOINTS if epoch <= epochs]
-    print(f"held-out accuracy {convnet_accuracy(watched[-1], *data.test):.3f}")
+    print(f"held-out accuracy {convnet_accuracy(watched[-1], data.x_test, data.y_test):.3f}")
     questions = ask(data, checkpoints, RANKS[:1] if quick else RANKS)
     losses = [losses_without(data, questions, seed, epochs) for seed in range(1 if quick else SEEDS)]
     rows = tabulate(data, questions, losses)

@@ -78,9 +78,9 @@ def convnet_accuracies(seeds, noise_multiplier: float | None, epochs: int, rate:
     found = []
     for seed in seeds:
         digits = data.load("digits", seed=seed)
-        x, y = map(jnp.asarray, digits.train)
+        x, y = map(jnp.asarray, (digits.x_train, digits.y_train))
         params = train(x, y, jax.random.key(seed), noise_multiplier, rate, epochs)
-        found.append(float(convnet_accuracy(params, *digits.test)))
+        found.append(float(convnet_accuracy(params, digits.x_test, digits.y_test)))
     return found
 
 
