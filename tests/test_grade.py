@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -223,7 +221,9 @@ def test_right_lines_are_right(quantity, text):
     verdict = grade(text)
     assert set(statuses(verdict)) == {"right"}, str(verdict)
     # the report keeps the letters of the text: A_1 and a1 are what the exercise calls h1
-    assert {re.sub(r"[aA](\d)", r"h\1", line.quantity).replace("Z", "z").replace("W", "w") for line in verdict.lines} == {quantity}
+    assert {
+        re.sub(r"[aA](\d)", r"h\1", line.quantity).replace("Z", "z").replace("W", "w") for line in verdict.lines
+    } == {quantity}
     assert verdict.ok
     assert verdict.score == 1
 
