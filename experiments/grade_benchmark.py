@@ -46,7 +46,9 @@ def derivations(file: Path) -> list[Derivation]:
         signed = [line for line in lines if line[:1] and line[0] in "+-? "]
         if any(line[0] in "+-?" for line in signed):
             text = "\n".join(line[1:] for line in signed)
-            found.append(Derivation(titles[-1][1:].strip() if titles else "", text, "".join(line[0] for line in signed)))
+            found.append(
+                Derivation(titles[-1][1:].strip() if titles else "", text, "".join(line[0] for line in signed))
+            )
     return found
 
 
@@ -94,7 +96,10 @@ def mistakes(right: Expr, others: list[Expr], vectors: bool) -> Iterator[tuple[s
     for node, put in spots(right):
         if node.op in ("+", "product", "hadamard") and len(node.args) > 1:
             rest = node.args[:-1]
-            yield "dropped", put(rest[0] if len(rest) == 1 else plus(list(rest)) if node.op == "+" else Expr(node.op, rest))
+            yield (
+                "dropped",
+                put(rest[0] if len(rest) == 1 else plus(list(rest)) if node.op == "+" else Expr(node.op, rest)),
+            )
             break
     for node, put in spots(right):
         if node.op == "compare" or (node.op == "cases" and not _derivatives(node)):
@@ -113,14 +118,18 @@ def planted(derivation: Derivation) -> Iterator[tuple[str, int, str]]:
     alias = {v for v, (_, e) in reading.definitions.items() if e.op == "name"}
     alias |= {e.args[0] for _, e in reading.definitions.values() if e.op == "name"}
     symbols = [name(v, k) for v, (k, _) in reading.definitions.items() if v not in (*alias, reading.loss)]
-    symbols += [n for n in dict.fromkeys(n for _, e in reading.definitions.values() for n in nodes(e) if n.op == "name") if n.args[0] in reading.free]
+    symbols += [
+        n
+        for n in dict.fromkeys(n for _, e in reading.definitions.values() for n in nodes(e) if n.op == "name")
+        if n.args[0] in reading.free
+    ]
     vectors = any(mark in derivation.text for mark in ("^T", ".T", "@", "||", "\\|", "softmax", "tr("))
     for claim in reading.claims:
         alone = sum(c.row == claim.row for c in reading.claims) == 1
         if not (alone and claim.read and derivation.truth[claim.row - 1] == "+" and "=" in rows[claim.row - 1]):
             continue
         defines = claim.left.op == "name" and not claim.left.args[0].startswith("δ")  # type: ignore[union-attr]
-        if defines or claim.left.op == "call" or not names(claim.right) and not _derivatives(claim.right):  # type: ignore[union-attr, arg-type]
+        if defines or claim.left.op == "call" or (not names(claim.right) and not _derivatives(claim.right)):  # type: ignore[union-attr, arg-type]
             continue
         for kind, wrong in mistakes(claim.right, symbols, vectors):  # type: ignore[arg-type]
             shown = f"{show(claim.left, reading.loss or 'L')} = {show(wrong, reading.loss or 'L')}"  # type: ignore[arg-type]
@@ -164,7 +173,10 @@ def main():
                     print(f"{derivation.name}: {kind}: {text.split(chr(10))[row - 1]}: {result}")
     found = {
         "derivations": number_of,
-        "lines": {truth: {what: lines[t, what] for what in ("right", "wrong", "no verdict", "lost")} for t, truth in (("+", "right"), ("-", "wrong"), ("?", "open"))},
+        "lines": {
+            truth: {what: lines[t, what] for what in ("right", "wrong", "no verdict", "lost")}
+            for t, truth in (("+", "right"), ("-", "wrong"), ("?", "open"))
+        },
         "mistakes": {kind: dict(counts) for kind, counts in mistakes_.items()},
     }
     if not arguments.quick and not arguments.list:

@@ -351,7 +351,9 @@ def _add_grade(known) -> None:
     )
     command.set_defaults(command=commands.grade_command)
     command.add_argument("file", metavar="FILE", help="the derivation; - reads standard input")
-    command.add_argument("--allow-unread", action="store_true", help="exit status 0 however little was judged, if it is right")
+    command.add_argument(
+        "--allow-unread", action="store_true", help="exit status 0 however little was judged, if it is right"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 

@@ -118,7 +118,12 @@ def test_odd_lines_are_listed(text, row):
 
 def test_what_was_not_read_whole_is_not_judged():
     text = "z1 = w1 x\nh1 = relu(z1)\nyhat = w2 h1\n"
-    for line in ("dL/dh1 = dL/dyhat w2 wout", "dL/dh1 = dL/dyhat w2 (wx + bout)", "dL/dh1 = dL/dyhat w2 ]", "dL/dh1 = dL/dyhat w2 {sw"):
+    for line in (
+        "dL/dh1 = dL/dyhat w2 wout",
+        "dL/dh1 = dL/dyhat w2 (wx + bout)",
+        "dL/dh1 = dL/dyhat w2 ]",
+        "dL/dh1 = dL/dyhat w2 {sw",
+    ):
         last = grade(text + line).lines[-1]
         assert last.status in ("not read", "not judged"), line
     assert grade(text + "dL/dh1 = dL/dyhat w2 (chain rule)").lines[-1].status == "right"
@@ -217,7 +222,9 @@ def test_a_missing_transpose_does_not_fit_since_all_sizes_differ():
 def test_the_report_says_first_what_the_text_was_judged_as():
     assert grade("dL/dz1 = dL/dh1 * [z1 >= 0]").basis.startswith("network: the exercise (no forward equations given)")
     basis = grade("z = W x + b\nyhat = z\nL = 1/2 ||yhat - y||^2\ndL/dx = W^T (yhat - y)").basis
-    assert basis.startswith("network: from lines 1-2; loss: L of line 3; vectors and matrices, one example as a column: x (2x1)")
+    assert basis.startswith(
+        "network: from lines 1-2; loss: L of line 3; vectors and matrices, one example as a column: x (2x1)"
+    )
     assumed = grade("Z = W X + b\nA = sigmoid(Z)\ndZ = A - Y\ndW = 1/m dZ X.T")
     assert "cross-entropy (assumed)" in assumed.basis
     assert "for L = the cross-entropy" in assumed.lines[2].reason

@@ -8,8 +8,20 @@ import re
 from collections.abc import Iterator
 
 from jaxbackprop.grading.comparison import compare
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, name, names, nodes, number, show_variable
-from jaxbackprop.grading.reading import Claim, Reading, is_number, with_names
+from jaxbackprop.grading.expression import (
+    Expr,
+    ShapeError,
+    UnknownError,
+    has,
+    name,
+    names,
+    nodes,
+    number,
+    replace,
+    show_variable,
+)
+from jaxbackprop.grading.functions import FUNCTIONS
+from jaxbackprop.grading.reading import Claim, Reading, read
 from jaxbackprop.grading.shapes import INPUT, TARGET, Layout
 from jaxbackprop.grading.world import Loss, World, build, cost, output_of
 
@@ -35,12 +47,11 @@ def choose(reading: Reading) -> World | None:
     """The world under which the most lines hold."""
     best, most = None, -1.0
     trials = max(2, TRIALS // (1 + cost(reading)))
-    claims = [c for c in reading.claims if c.read and c.left.op == "derivative" or (c.read and c.left.op == "name")]
     for world in _limited(worlds(reading), trials):
         for variant in (world, world._replace(turned_adjoints="all"), world._replace(turned_adjoints="vectors")):
-            if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(claims)):
+            if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(reading.claims)):
                 break
-            held = sum(holds(variant, c) for c in variant.reading.claims if c in claims or c.read)
+            held = sum(holds(variant, c) for c in variant.reading.claims if c.read)
             if held > most + bool(variant.turned_adjoints):
                 best, most = variant, held
         if most == sum(c.read for c in reading.claims):
@@ -76,7 +87,21 @@ def _formulae(reading: Reading) -> list[Expr]:
 
 def marked(expr: Expr) -> bool:
     """Whether a formula is written for vectors or matrices."""
-    wide = ("softmax", "log_softmax", "norm", "tr", "diag", "vec", "logsumexp", "npsum", "mean", "std", "var", "max", "min")
+    wide = (
+        "softmax",
+        "log_softmax",
+        "norm",
+        "tr",
+        "diag",
+        "vec",
+        "logsumexp",
+        "npsum",
+        "mean",
+        "std",
+        "var",
+        "max",
+        "min",
+    )
     for n in nodes(expr):
         if n.op in _MARKS:
             return True
@@ -107,7 +132,13 @@ def layouts(reading: Reading) -> list[Layout]:
     one, many = Layout(True, rows), Layout(True, rows, True)
     found = [many, one] if several else [one, many]
     found += [Layout(True, not rows, several)]
-    return [*found, Layout()] if not strong or not reading.definitions else found if _sound(reading, found) else [*found, Layout()]
+    return (
+        [*found, Layout()]
+        if not strong or not reading.definitions
+        else found
+        if _sound(reading, found)
+        else [*found, Layout()]
+    )
 
 
 def _sound(reading: Reading, found: list[Layout]) -> bool:
@@ -149,7 +180,6 @@ def _typed(reading: Reading) -> Reading:
     """w_ji and w_kj as two names: letters say which layer."""
 
     def side(e):
-        from jaxbackprop.grading.expression import replace
 
         def one(v):
             return (f"{v[0]}⟨{''.join(v[1])}⟩", v[1]) if v[1] else v
@@ -163,8 +193,6 @@ def _typed(reading: Reading) -> Reading:
 
         return replace(e, change) if isinstance(e, Expr) else e
 
-    from jaxbackprop.grading.reading import read
-
     claims = [
         c._replace(left=side(c.left), right=side(c.right), before=side(c.before), terms=tuple(map(side, c.terms)))
         for c in reading.claims
@@ -173,7 +201,6 @@ def _typed(reading: Reading) -> Reading:
 
 
 def _generics(reading: Reading) -> tuple[str, ...]:
-    from jaxbackprop.grading.functions import FUNCTIONS
 
     generic = any(n.op == "call" and n.args[0] not in FUNCTIONS for e in _formulae(reading) for n in nodes(e))
     given = any(v not in reading.rows and e.op == "call" for v, (_, e) in reading.definitions.items())
@@ -196,7 +223,14 @@ def losses(reading: Reading, layout: Layout) -> list[Loss]:
         base = [loss for loss in _assumed(reading, target) if loss] + base
     if not layout.batch:
         return base
-    mean = any(n.op == "reduce" and n.args[0] == "mean" or (n.op == "name" and n.args[0] in "mNnB") for n in nodes(reading.definitions[reading.loss][1])) if own else True
+    mean = (
+        any(
+            (n.op == "reduce" and n.args[0] == "mean") or (n.op == "name" and n.args[0] in "mNnB")
+            for n in nodes(reading.definitions[reading.loss][1])
+        )
+        if own
+        else True
+    )
     ways = [(False, False), (True, True), (True, False)] if not own or not mean else [(False, False), (False, True)]
     return [loss._replace(mean=m, each=e) for loss in base for m, e in ways]
 
@@ -205,8 +239,8 @@ def target_of(reading: Reading) -> str | None:
     """A name like y that only lines with derivatives have."""
     known = {*reading.definitions, *reading.free, *reading.notes}
     for c in reading.claims:
-        if c.read and c.left.op in ("derivative", "name"):
-            for v in sorted(names(c.right)):
+        if c.read and c.left.op in ("derivative", "name"):  # type: ignore
+            for v in sorted(names(c.right)):  # type: ignore
                 if v not in known and TARGET.fullmatch(v):
                     return v
     return None
@@ -216,9 +250,9 @@ def _assumed(reading: Reading, target: str) -> Iterator[Loss | None]:
     output = output_of(reading)
     if not output:
         return
-    letters, e = reading.definitions[output]
+    e = reading.definitions[output][1]
     while e.op == "name" and e.args[0] in reading.definitions:
-        letters, e = reading.definitions[e.args[0]]
+        e = reading.definitions[e.args[0]][1]
     out, y = name(output, reading.definitions[output][0]), name(target, reading.definitions[output][0])
 
     def total(body: Expr) -> Expr:
@@ -247,12 +281,21 @@ def _assumed(reading: Reading, target: str) -> Iterator[Loss | None]:
 
 def with_deltas(world: World) -> World:
     """Say which adjoint each δ is: of the pre-activation with its index, unless its uses say otherwise."""
-    used = {n.args for c in world.reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e) if n.op == "name"}
-    texts = sorted({v[0] for v in used if v[0].startswith("δ") and v[0] not in world.values and v[0] not in world.reading.notes})
+    used = {
+        n.args
+        for c in world.reading.claims
+        for e in (c.left, c.right)
+        if isinstance(e, Expr)
+        for n in nodes(e)
+        if n.op == "name"
+    }
+    texts = sorted(
+        {v[0] for v in used if v[0].startswith("δ") and v[0] not in world.values and v[0] not in world.reading.notes}
+    )
     for _ in range(2 if len(texts) > 1 else 1):
         for text in texts[:12]:
             candidates = _candidates(world, text)
-            uses = [c for c in world.reading.claims if c.read and text in names(c.right)][:12]
+            uses = [c for c in world.reading.claims if c.read and text in names(c.right)][:12]  # type: ignore
             scored = [(sum(holds(_standing(world, text, v), c) for c in uses), -i, v) for i, v in enumerate(candidates)]
             if scored:
                 world = _standing(world, text, max(scored)[2])
@@ -266,22 +309,22 @@ def _standing(world: World, text: str, v: str) -> World:
 def _candidates(world: World, text: str) -> list[str]:
     """Names that δ may belong to: pre-activations first, those with its index alone where there are any."""
     definitions = {v: e for v, (_, e) in world.reading.definitions.items() if v not in ("", world.reading.loss)}
-    active = {n.args[2].args[0] for e in definitions.values() for n in nodes(e) if n.op == "call" and n.args[2].op == "name"}
-    active |= {n.args[2].args[0] for e in definitions.values() for n in nodes(e) if n.op == "reduce" and n.args[2].op == "name"}
+    active = {
+        n.args[2].args[0] for e in definitions.values() for n in nodes(e) if n.op == "call" and n.args[2].op == "name"
+    }
+    active |= {
+        n.args[2].args[0] for e in definitions.values() for n in nodes(e) if n.op == "reduce" and n.args[2].op == "name"
+    }
 
     def acted(v: str) -> bool:
         e = definitions[v]
-        return e.op in ("call", "cases") or (e.op == "reduce" and e.args[0] == "softmax") or (e.op == "name" and e.args[0] in definitions)
+        return (
+            e.op in ("call", "cases")
+            or (e.op == "reduce" and e.args[0] == "softmax")
+            or (e.op == "name" and e.args[0] in definitions)
+        )
 
     order = sorted(definitions, key=lambda v: (v not in active, acted(v), -list(definitions).index(v)))
     tag = text[1:].lstrip("_")
     same = [v for v in order if tag and re.sub(r"^[A-Za-zͰ-Ͽ]+?(?=[\d_⟨]|$)", "", v).lstrip("_") == tag]
     return same or ([v for v in order if not acted(v)] if not tag else order)
-
-
-def numbers_only(claim: Claim) -> bool:
-    """Whether the right side is a plain number."""
-    return isinstance(claim.right, Expr) and is_number(claim.right)
-
-
-__all__ = ["choose", "holds", "layouts", "marked", "with_names", "worlds"]

@@ -40,7 +40,9 @@ def sides(world: World, left: Expr, right: Expr) -> Sides:
     """
     a, b = value_of(world, left, (right,)), value_of(world, right, (left,))
     if a.shape != b.shape and not is_number(right):
-        raise ShapeError(f"its shape is {b.shape[0]}x{b.shape[1]} where {world.called(left)} is {a.shape[0]}x{a.shape[1]}")
+        raise ShapeError(
+            f"its shape is {b.shape[0]}x{b.shape[1]} where {world.called(left)} is {a.shape[0]}x{a.shape[1]}"
+        )
     letters = tuple(sorted({*a.letters, *b.letters}))
     x, y = (_with(n, letters) for n in (a, b))
     try:
@@ -62,12 +64,12 @@ def differs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         strictly = finite & (np.abs(a - b) > RELATIVE * size + ABSOLUTE)
         if strictly.sum() > OFTEN * (finite & (size > 0)).sum():
             return strictly
-        return finite & (np.abs(a - b) > CANCELLED * size + ABSOLUTE)
+        return np.asarray(finite & (np.abs(a - b) > CANCELLED * size + ABSOLUTE))
 
 
 def at_points(mask: np.ndarray) -> np.ndarray:
     """Whether anything is true, point by point."""
-    return mask.reshape(len(mask), -1).any(axis=1)
+    return mask.reshape(len(mask), -1).any(axis=1)  # type: ignore
 
 
 def compare(world: World, left: Expr, right: Expr) -> Outcome:

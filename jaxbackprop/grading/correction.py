@@ -8,10 +8,23 @@ import numpy as np
 
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.expression import (
-    ONE, ZERO, Expr, ShapeError, UnknownError, adjoint, has, name, names, nodes, number, plus, replace, size,
+    ONE,
+    ZERO,
+    Expr,
+    ShapeError,
+    UnknownError,
+    adjoint,
+    has,
+    name,
+    names,
+    nodes,
+    number,
+    plus,
+    replace,
+    size,
 )  # fmt: skip
-from jaxbackprop.grading.functions import Function
-from jaxbackprop.grading.values import Node, Scope, apply, evaluate
+from jaxbackprop.grading.functions import FUNCTIONS, Function
+from jaxbackprop.grading.values import Node, Scope, apply, evaluate, pull
 from jaxbackprop.grading.world import World, resolved, value_of
 
 LONG = 30  # symbols in a formula beyond which the chain rule is given instead
@@ -38,7 +51,14 @@ def _with_counts(world: World, left: Expr):
     """What is proposed; and over a batch the same divided by the number of examples."""
     found = [f for f in _proposed(world, left) if f is not None]
     yield from found
-    m = next((v for v in world.counts if any(isinstance(e, Expr) and v in names(e) for c in world.reading.claims for e in (c.left, c.right))), None)
+    m = next(
+        (
+            v
+            for v in world.counts
+            if any(isinstance(e, Expr) and v in names(e) for c in world.reading.claims for e in (c.left, c.right))
+        ),
+        None,
+    )
     if world.layout.batch and m is not None:
         yield from (Expr("product", (Expr("/", (ONE, name(m))), f)) for f in found)
 
@@ -70,11 +90,13 @@ def _proposed(world: World, left: Expr):
         case "derivative", (top, bottom):
             if len(top[1]) == len(bottom[1]) == 1:  # of a softmax
                 i, k = name(*top), name(top[0], bottom[1])
-                yield Expr("product", (i, Expr("+", (Expr("delta", (top[1][0], bottom[1][0])), Expr("negative", (k,))))))
+                yield Expr(
+                    "product", (i, Expr("+", (Expr("delta", (top[1][0], bottom[1][0])), Expr("negative", (k,)))))
+                )
             if top == bottom:
                 yield ONE
             elif top[0] in reading.definitions:
-                found = _quiet(lambda: gathered(world, pullback(world, reading.definitions[top[0]][1], ONE), bottom, top[1]))
+                found = _quiet(lambda: gathered(pullback(world, reading.definitions[top[0]][1], ONE), bottom, top[1]))
                 yield found and spelled(world, found)
         case "name", (text, letters):
             if text in world.deltas:
@@ -99,12 +121,11 @@ def _quiet(make):
 
 def formula_of(world: World, bottom) -> Expr | None:
     """dL/d(bottom): the sum over the formulae that use it."""
-    text, letters = bottom
-    terms = []
+    text, terms = bottom[0], []
     for t, (own, e) in world.reading.definitions.items():
         if text in names(e):
             seed = ONE if t == (world.reading.loss or "") or t == "" else adjoint(t, own)
-            terms.append(gathered(world, pullback(world, e, seed), bottom, ()))
+            terms.append(gathered(pullback(world, e, seed), bottom, ()))
     return plus([t for t in terms if t is not None]) if terms else None
 
 
@@ -130,7 +151,7 @@ def _fresh(letters, taken) -> tuple[str, ...]:
     return tuple(free.pop(0) if x in taken else x for x in letters)
 
 
-def gathered(world: World, shares: list[Share], bottom, kept: tuple[str, ...]) -> Expr | None:
+def gathered(shares: list[Share], bottom, kept: tuple[str, ...]) -> Expr | None:
     """The shares of one name added up, each summed over the letters that it has and the name has not."""
     text, letters = bottom
     terms = []
@@ -143,7 +164,13 @@ def gathered(world: World, shares: list[Share], bottom, kept: tuple[str, ...]) -
         if not letters and own:
             return None
         letters_in = _letters(share)
-        clash = {x: y for x, y in zip(sorted((letters_in - set(own)) & set(letters)), [f for f in FRESH if f not in letters_in and f not in letters], strict=False)}
+        clash = dict(
+            zip(
+                sorted((letters_in - set(own)) & set(letters)),
+                [f for f in FRESH if f not in letters_in and f not in letters],
+                strict=False,
+            )
+        )
         share = _relettered(_relettered(share, clash), dict(zip(own, letters, strict=True)))
         summed = tuple(sorted(_letters(share) - set(letters) - set(kept)))
         terms.append(Expr("sum", (summed, share, "")) if summed else share)
@@ -171,9 +198,12 @@ def _relettered(expr: Expr, new: dict[str, str]) -> Expr:
     def change(node: Expr) -> Expr | None:
         match node.op, node.args:
             case "name", (text, letters):
-                return name(text, tuple(new.get(x, x) for x in letters))
+                return name(text, tuple(str(new.get(x, x)) for x in letters))
             case "derivative", ((top, upper), (bottom, lower)):
-                return Expr("derivative", ((top, tuple(new.get(x, x) for x in upper)), (bottom, tuple(new.get(x, x) for x in lower))))
+                return Expr(
+                    "derivative",
+                    ((top, tuple(new.get(x, x) for x in upper)), (bottom, tuple(new.get(x, x) for x in lower))),
+                )
             case "delta", (j, k):
                 return Expr("delta", (new.get(j, j), new.get(k, k)))
             case "sum", (letters, a, bound):
@@ -223,7 +253,9 @@ def pullback(world: World, expr: Expr, seed: Expr) -> list[Share]:
         case "^", (a, Expr(op="number", args=(n, _))):
             power = a if n == 2 else Expr("^", (a, number(n - 1)))
             scaled = times(number(n), seed)
-            return pullback(world, a, times(scaled, power, "product" if scaled.op == "number" or shape(a) == (1, 1) else "hadamard"))
+            return pullback(
+                world, a, times(scaled, power, "product" if scaled.op == "number" or shape(a) == (1, 1) else "hadamard")
+            )
         case "call", (function, primes, a):
             op = "product" if shape(a) == (1, 1) else "hadamard"
             return pullback(world, a, times(seed, Expr("call", (function, primes + 1, a)), op))
@@ -236,7 +268,9 @@ def pullback(world: World, expr: Expr, seed: Expr) -> list[Share]:
             for i, branch in enumerate(branches[1::2]):
                 for text, share in pullback(world, branch, seed):
                     shown = [share if j == i else ZERO for j in range(len(branches) // 2)]
-                    found.append((text, Expr("cases", tuple(x for pair in zip(branches[::2], shown, strict=True) for x in pair))))
+                    found.append(
+                        (text, Expr("cases", tuple(x for pair in zip(branches[::2], shown, strict=True) for x in pair)))
+                    )
             return found
         case "number", _:
             return []
@@ -303,8 +337,6 @@ def relu_like(world: World, call: Expr) -> str:
 
 
 def _probed(function: tuple[str, Expr], probe: np.ndarray):
-    from jaxbackprop.grading.functions import FUNCTIONS
-    from jaxbackprop.grading.values import pull
 
     start = Node(probe)
 

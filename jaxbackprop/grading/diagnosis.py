@@ -13,10 +13,25 @@ import numpy as np
 from jaxbackprop.grading.comparison import at_points, compare, differs, sides
 from jaxbackprop.grading.correction import activations, derivative_words, spelled
 from jaxbackprop.grading.expression import (
-    ONE, Expr, ShapeError, UnknownError, adjoint, has, name, names, negated, nodes, plus, replace, show_variable, size, spots,
+    ONE,
+    Expr,
+    ShapeError,
+    UnknownError,
+    adjoint,
+    has,
+    name,
+    names,
+    negated,
+    nodes,
+    number,
+    plus,
+    replace,
+    show_variable,
+    size,
+    spots,
 )  # fmt: skip
 from jaxbackprop.grading.values import Node, evaluate, pull
-from jaxbackprop.grading.world import World, value_of, with_adjoints
+from jaxbackprop.grading.world import World, scope_of, stored, value_of, with_adjoints
 
 TRIES = 240  # formulae tried for one line, by one finder
 EVALUATED = 120_000  # symbols evaluated in the search, in one text
@@ -66,13 +81,14 @@ def said(world: World, finding: Finding) -> str:
 
 
 class Case(NamedTuple):
-    """A wrong line, with the values of its sides; `right_value` is None where the shapes do not fit."""
+    """A wrong line, with the values of its sides; the right one's is the left one's where the shapes are not `fitting`."""
 
     world: World
     left: Expr
     right: Expr
     truth: np.ndarray
-    value: np.ndarray | None
+    value: np.ndarray
+    fitting: bool
     spent: list[int]
 
     def heals(self, expr: Expr) -> bool:
@@ -96,22 +112,19 @@ def diagnose(world: World, left: Expr, right: Expr, spent: list[int]) -> Finding
     """What is wrong with `left = right`; `spent` counts the symbols evaluated so far in the text."""
     if spent[0] > EVALUATED:
         return Finding("differ")
-    value = None
+    fitting = True
     try:
         truth, value = sides(world, left, right)
     except ShapeError:
-        truth = value_of(world, left, (right,)).array
-    case = Case(world, left, right, truth, value, spent)
-    finders = _FINDERS if value is not None else (_transposes, _symbols, _masks, _swapped, _superfluous, _added)
+        truth = value = value_of(world, left, (right,)).array
+        fitting = False
+    case = Case(world, left, right, truth, value, fitting, spent)
+    finders = _FINDERS if fitting else (_transposes, _symbols, _masks, _swapped, _superfluous, _added)
     for find in finders:
         found = next(iter(find(case)), None)
         if found is not None:
-            return _both(case, found)
+            return found
     return Finding("differ")
-
-
-def _both(case: Case, found: Finding) -> Finding:
-    return found
 
 
 # --- one finder per kind of mistake ----------------------------------------------------------------------------------
@@ -141,7 +154,6 @@ def _constant(case: Case) -> Iterator[Finding]:
 
 
 def _scaled(ratio: float, right: Expr) -> Expr:
-    from jaxbackprop.grading.expression import number
 
     whole = round(1 / ratio) if abs(ratio) < 1 else round(ratio)
     if abs(ratio) < 1 and abs(whole * ratio - 1) < 1e-9:
@@ -165,7 +177,14 @@ def _another(case: Case) -> Iterator[Finding]:
             continue
         if np.any(world.adjoints[v]) and case._replace(left=adjoint(v)).heals(right):
             label = Finding("another", (adjoint(v), left), None)
-            symbol = next((f for f in _symbols(case) if f.kind == "symbol" and isinstance(f.parts[0], Expr) and f.parts[0].op == "name"), None)
+            symbol = next(
+                (
+                    f
+                    for f in _symbols(case)
+                    if f.kind == "symbol" and isinstance(f.parts[0], Expr) and f.parts[0].op == "name"
+                ),
+                None,
+            )
             symbol = symbol or next(_superfluous(case), None)
             mask = next((m for m in _masks(case) if m.kind in ("mask", "missing")), None)
             yield symbol or mask or label
@@ -203,19 +222,26 @@ def _value_for_derivative(case: Case) -> Iterator[Finding]:
                 for new in (derivative, Expr("hadamard", (derivative, ONE))):
                     if case.heals(put(new)):
                         yield Finding("value", (call, derivative_words(world, call)), spelled(world, put(derivative)))
-            if node.op == "call" and node.args[1] and same(node.args[2].args[0] if node.args[2].op == "name" else "") == z and case.heals(put(call)):
+            if (
+                node.op == "call"
+                and node.args[1]
+                and same(node.args[2].args[0] if node.args[2].op == "name" else "") == z
+                and case.heals(put(call))
+            ):
                 yield Finding("derivative", (node, call), put(call))
 
 
 def shares(world: World, v: str) -> dict[str, np.ndarray]:
     """The parts of an adjoint, by the definition through which each comes."""
-    from jaxbackprop.grading.world import _scope, _store
-
     found = {}
     for t, (letters, e) in world.reading.definitions.items():
         if v in names(e):
             starts = {u: Node(world.values[u].array, world.values[u].letters) for u in names(e) if u in world.values}
-            value = _store(evaluate(e, _scope(world._replace(values=starts), [e, name(t, letters)])), letters, world.sized.names.get(t))
+            value = stored(
+                evaluate(e, scope_of(world._replace(values=starts), [e, name(t, letters)])),
+                letters,
+                world.sized.names.get(t),
+            )
             seed = world.adjoints[t]
             part = pull(value, np.broadcast_to(seed, value.array.shape)).get(id(starts[v]))
             if part is not None:
@@ -242,7 +268,7 @@ def _paths(case: Case) -> Iterator[Finding]:
     world, left, value = case.world, case.left, case.value
     if left.op != "derivative" or left.args[0][0]:
         return
-    mine, letters = left.args[1]
+    mine = left.args[1][0]
     found = shares(world, mine)
     for t, part in found.items():
         if len(found) > 1 and part.size == value.size:
@@ -267,8 +293,12 @@ def _masks(case: Case) -> Iterator[Finding]:
         wide = "product" if not world.layout.vectors else "hadamard"
         whole = Expr(wide, (right, derivative))
         if case.heals(whole):
-            yield Finding("mask", (derivative, label), spelled(world, whole)) if label != derivative else Finding("missing", (label,), whole)
-        if case.value is not None and not has(right, "call", "cases"):
+            yield (
+                Finding("mask", (derivative, label), spelled(world, whole))
+                if label != derivative
+                else Finding("missing", (label,), whole)
+            )
+        if case.fitting and not has(right, "call", "cases"):
             continue
         for node, put in spots(right):
             if node.op in ("call", "cases") and node != right and case.heals(put(ONE)):
@@ -301,12 +331,18 @@ def _symbols(case: Case) -> Iterator[Finding]:
 def _others(node: Expr, left: Expr, known, units, same, world: World) -> list[Expr]:
     match node.op, node.args:
         case "name", (text, letters):
-            others = [name(v, _letters_for(world, v, letters)) for v in known if same(v) != same(text) and _same_rank(world, v, text)]
+            others = [
+                name(v, _letters_for(v, letters)) for v in known if same(v) != same(text) and _same_rank(world, v, text)
+            ]
             deltas = [name(d, letters) for d in world.deltas if d != text and text in world.deltas]
             return deltas + others
         case "derivative", (("", _), (bottom, letters)):
             asked = left.args[-1][0] if left.op == "derivative" else ""
-            return [adjoint(v, letters) for v in known if same(v) not in (same(bottom), same(asked)) and _same_rank(world, v, bottom)]
+            return [
+                adjoint(v, letters)
+                for v in known
+                if same(v) not in (same(bottom), same(asked)) and _same_rank(world, v, bottom)
+            ]
         case "derivative", ((top, upper), (bottom, lower)):
             pairs = [(a, b) for a in world.reading.definitions for b in known if a != b and (a == top or b == bottom)]
             return [Expr("derivative", ((a, upper), (b, lower))) for a, b in pairs]
@@ -314,7 +350,9 @@ def _others(node: Expr, left: Expr, known, units, same, world: World) -> list[Ex
             return [Expr("call", (function, primes, name(v, letters))) for v in units if v != z]
         case "cases", _ if len(names(node)) == 1:
             (only,) = names(node)
-            return [replace(node, lambda e, z=z: name(z, e.args[1]) if e.op == "name" else None) for z in units if z != only]
+            return [
+                replace(node, lambda e, z=z: name(z, e.args[1]) if e.op == "name" else None) for z in units if z != only
+            ]
     return []
 
 
@@ -323,7 +361,7 @@ def _same_rank(world: World, v: str, other: str) -> bool:
     return other not in values or len(values[v].letters) == len(values[other].letters)
 
 
-def _letters_for(world: World, v: str, letters) -> tuple[str, ...]:
+def _letters_for(v: str, letters) -> tuple[str, ...]:
     """The letters of a name that carries them in itself, else those of the one whose place it takes."""
     inside = v.partition("⟨")[2].rstrip("⟩")
     return tuple(inside) if inside else letters
@@ -384,7 +422,7 @@ def _factors(case: Case) -> Iterator[Finding]:
     """A factor too few."""
     world, right = case.world, case.right
     op = "hadamard" if world.layout.vectors else "product"
-    variables = [name(v, _letters_for(world, v, ())) for v in world.values if v not in ("", world.reading.loss)][:40]
+    variables = [name(v, _letters_for(v, ())) for v in world.values if v not in ("", world.reading.loss)][:40]
     for v in variables:
         whole = Expr(op, (right, v))
         if case.heals(whole):
@@ -402,7 +440,9 @@ def _added(case: Case) -> Iterator[Finding]:
     world, right = case.world, case.right
     if not world.layout.vectors:
         return
-    variables = [name(v) for v in world.values if v not in ("", world.reading.loss) and not world.values[v].letters][:20]
+    variables = [name(v) for v in world.values if v not in ("", world.reading.loss) and not world.values[v].letters][
+        :20
+    ]
     for v in variables:
         for factor in (v, Expr("transpose", (v,))):
             for whole in (Expr("product", (right, factor)), Expr("product", (factor, right))):

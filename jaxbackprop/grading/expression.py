@@ -173,7 +173,18 @@ def plus(terms: list[Expr]) -> Expr:
 
 # --- print -----------------------------------------------------------------------------------------------------------
 
-_BINDING = {"+": 1, "negative": 2, "hadamard": 2, "outer": 2, "sum": 2, "product": 3, "matmul": 3, "/": 3, "^": 5, "transpose": 5}
+_BINDING = {
+    "+": 1,
+    "negative": 2,
+    "hadamard": 2,
+    "outer": 2,
+    "sum": 2,
+    "product": 3,
+    "matmul": 3,
+    "/": 3,
+    "^": 5,
+    "transpose": 5,
+}
 _SIGN = {"matmul": " @ ", "hadamard": " ⊙ ", "outer": " ⊗ ", "/": " / ", "^": "^"}
 
 

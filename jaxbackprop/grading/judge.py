@@ -9,7 +9,19 @@ from jaxbackprop.grading.choice import choose, holds, marked
 from jaxbackprop.grading.comparison import compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.diagnosis import diagnose, example, said
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, has, has_local, names, nodes, show, show_variable
+from jaxbackprop.grading.expression import (
+    Expr,
+    ShapeError,
+    UnknownError,
+    adjoint,
+    has,
+    has_local,
+    names,
+    nodes,
+    show,
+    show_variable,
+    symbols,
+)
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
@@ -43,7 +55,7 @@ class Court(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Status, reason and the right line of one claim; `left` where an arrow points at something other than its chain's first term."""
+    """Status, reason and the right line of one claim; `left` where an arrow points elsewhere than at its chain's first term."""
 
     status: str
     reason: str = ""
@@ -101,10 +113,16 @@ def convene(reading: Reading, stated: Reading | None = None) -> Court | None:
     elif set(stated.definitions) - {reading.loss}:
         same = {v: d for v, d in stated.definitions.items() if v in reading.definitions and v in reading.rows}
         if any(reading.definitions[v] != d for v, d in same.items()):
-            written = _quietly(lambda: build(reading._replace(definitions=reading.definitions | same), world.layout, world.loss, world.generic))
+            written = _quietly(
+                lambda: build(
+                    reading._replace(definitions=reading.definitions | same), world.layout, world.loss, world.generic
+                )
+            )
     numbers = None
     if mended.layout.vectors:
-        numbers = _quietly(lambda: build(mended.reading, Layout(), Loss(mended.loss.formula, mended.loss.words), mended.generic))
+        numbers = _quietly(
+            lambda: build(mended.reading, Layout(), Loss(mended.loss.formula, mended.loss.words), mended.generic)
+        )
         numbers = numbers and numbers._replace(deltas=mended.deltas)
     return Court(mended, numbers, written, at_numbers(mended), evidence, _mixed(reading))
 
@@ -154,7 +172,9 @@ def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
         return Judged(UNJUDGED, str(error))
     if found is not None and found.empty:
         words = {"0 on both sides": "both sides are 0 wherever one looks: it says nothing"}
-        return Judged(UNJUDGED, words.get(found.empty, f"{world.called(right)} has no finite value at the points tried"))
+        return Judged(
+            UNJUDGED, words.get(found.empty, f"{world.called(right)} has no finite value at the points tried")
+        )
     if found is not None:
         remark = found.remark
         if claim.bare:
@@ -173,7 +193,11 @@ def _assumed(world: World, claim: Claim) -> str:
     if world.loss.formula is None or not claim.read:
         return ""
     free = {v for v in names(world.loss.formula) if v not in world.reading.definitions}
-    return f"for L = {world.loss.words}".replace(" (assumed)", "") if names(claim.right) & free and claim.left.op in ("derivative", "name") else ""  # type: ignore[union-attr]
+    return (
+        f"for L = {world.loss.words}".replace(" (assumed)", "")
+        if names(claim.right) & free and claim.left.op in ("derivative", "name")  # type: ignore
+        else ""
+    )  # type: ignore[union-attr]
 
 
 def _mentions_loss(*formulae: Expr) -> bool:
@@ -196,7 +220,14 @@ def _not_a_claim(court: Court, claim: Claim, left: Expr, right: Expr) -> Judged 
         if left.op == "name" or given:
             return Judged(UNJUDGED, "a number: it holds for one choice of the inputs only, and is not judged")
     if given and right.op != "derivative" and not has(right, "derivative"):
-        return Judged(UNJUDGED, f"{world.called(left)} is the adjoint that is given: the text has no loss from which it could follow") if not holds(world, claim) else None
+        return (
+            Judged(
+                UNJUDGED,
+                f"{world.called(left)} is the adjoint that is given: the text has no loss from which it could follow",
+            )
+            if not holds(world, claim)
+            else None
+        )
     hanging = _hangs_on(world, left, right)
     if hanging:
         return Judged(UNJUDGED, _unread_words(reading, hanging))
@@ -209,13 +240,18 @@ def _not_a_claim(court: Court, claim: Claim, left: Expr, right: Expr) -> Judged 
 
 def _is_step(left: Expr, right: Expr) -> bool:
     """w = w - 0.1 dL/dw."""
-    return left.op == "name" and right.op == "+" and any(n.op == "derivative" for n in nodes(right)) and any(
-        t.op == "name" and (t == left or t.args[0].partition("_")[0] == left.args[0].partition("_")[0]) for t in right.args
+    return (
+        left.op == "name"
+        and right.op == "+"
+        and any(n.op == "derivative" for n in nodes(right))
+        and any(
+            t.op == "name" and (t == left or t.args[0].partition("_")[0] == left.args[0].partition("_")[0])
+            for t in right.args
+        )
     )
 
 
 def _is_only_a_word(reading: Reading, v: str) -> bool:
-    from jaxbackprop.grading.expression import symbols
 
     alias = v in reading.definitions and reading.definitions[v][1].op == "name" and v != "yhat"
     if not alias and (not (v.isalpha() and v.isascii() and len(v) > 2) or v == "yhat" or v == reading.loss):
@@ -230,10 +266,12 @@ def _hangs_on(world: World, left: Expr, right: Expr) -> str:
     for p, (_, inside) in reading.unread.items():
         if p == reading.loss or p in reading.definitions:
             continue
-        above = _above(reading, inside & {*reading.definitions, *reading.free, *world.values})
+        above = _above(reading, {*inside} & {*reading.definitions, *reading.free, *world.values})
         for e in (left, right):
             for n in nodes(e):
-                bottom = n.args[1][0] if n.op == "derivative" else world.deltas.get(n.args[0], "") if n.op == "name" else ""
+                bottom = (
+                    n.args[1][0] if n.op == "derivative" else world.deltas.get(n.args[0], "") if n.op == "name" else ""
+                )
                 if bottom and (bottom in above or bottom not in world.values):
                     return p
     return ""
@@ -319,7 +357,10 @@ def _own(world: World, claim: Claim) -> dict[str, np.ndarray]:
 def _inherited(court: Court, claim: Claim, left: Expr, right: Expr, own, earlier) -> str:
     """Why the line is right if an earlier wrong one is taken for granted; "" where it is not."""
     world = court.world
-    before = next((s for c, s in reversed(earlier) if c.row == claim.row and c.terms == claim.terms and c.right == claim.before), RIGHT)
+    before = next(
+        (s for c, s in reversed(earlier) if c.row == claim.row and c.terms == claim.terms and c.right == claim.before),
+        RIGHT,
+    )
     if before in (WRONG, INHERITED) and claim.before is not None:
         try:
             a, b = sides(world, claim.before, right)
@@ -327,7 +368,13 @@ def _inherited(court: Court, claim: Claim, left: Expr, right: Expr, own, earlier
                 return "it follows from the term before it, which is wrong"
         except (ShapeError, UnknownError):
             pass
-    mine = left.args[1][0] if left.op == "derivative" and not left.args[0][0] else world.deltas.get(left.args[0], "") if left.op == "name" else ""
+    mine = (
+        left.args[1][0]
+        if left.op == "derivative" and not left.args[0][0]
+        else world.deltas.get(left.args[0], "")
+        if left.op == "name"
+        else ""
+    )
     if not mine:
         return ""
     trials = []
@@ -356,7 +403,7 @@ def _wrong(court: Court, left: Expr, right: Expr, spent: list[int], lines: dict[
     if left.op == "name" and left.args[0] in court.evidence:
         formula = world.reading.definitions[left.args[0]][1]
         line = f"{world.called(left)} = {world.called(formula)}"
-        against = dict.fromkeys(f"{world.called(c.left)} (line {c.row})" for c in court.evidence[left.args[0]])
+        against = dict.fromkeys(f"{world.called(c.left)} (line {c.row})" for c in court.evidence[left.args[0]])  # type: ignore
         return Judged(WRONG, f"it contradicts the backward lines: {', '.join(against)} hold for {line}", line)
     try:
         value_of(world, left, (right,))
@@ -404,8 +451,14 @@ def _basis(court: Court, words: str) -> str:
         loss = "none"
     parts = [f"network: {words if words.startswith(('the ', 'no ')) else f'from {words}'}", f"loss: {loss}"]
     if world.layout.vectors:
-        what = "a batch of examples as " + ("rows" if world.layout.rows else "columns") if world.layout.batch else "one example as a " + ("row" if world.layout.rows else "column")
-        shapes = [f"{v} ({'x'.join(str(n) for n in (*s[0], s[1], s[2]))})" for v, s in list(sized.names.items())[:8] if v]
+        what = (
+            "a batch of examples as " + ("rows" if world.layout.rows else "columns")
+            if world.layout.batch
+            else "one example as a " + ("row" if world.layout.rows else "column")
+        )
+        shapes = [
+            f"{v} ({'x'.join(str(n) for n in (*s[0], s[1], s[2]))})" for v, s in list(sized.names.items())[:8] if v
+        ]
         parts.append(f"vectors and matrices, {what}: {', '.join(shapes)}")
         if world.loss.each:
             parts.append("derivatives of an example's quantities are those of its own loss")
@@ -437,7 +490,16 @@ def _with_slips(claims: list[Claim], judged: list[Judged], loss: str) -> Iterato
             else:
                 reason += f"; the same slip as line {current[1]}" if claim.row != current[1] else ""
             number = slip
-        yield Line(claim.text, quantities[i], verdict.status, reason, claim.row, _formula(claim, verdict, loss), verdict.correction, number)
+        yield Line(
+            claim.text,
+            quantities[i],
+            verdict.status,
+            reason,
+            claim.row,
+            _formula(claim, verdict, loss),
+            verdict.correction,
+            number,
+        )
 
 
 def _comes_back(i: int, claims, judged, quantities) -> int | None:
@@ -461,4 +523,6 @@ def _formula(claim: Claim, verdict: Judged, loss: str) -> str:
         return ""
     if claim.bare:
         return show(claim.right, loss)
-    return f"{show(verdict.left or claim.left, loss)} {'->' if claim.relation == '→' else '='} {show(claim.right, loss)}"
+    return (
+        f"{show(verdict.left or claim.left, loss)} {'->' if claim.relation == '→' else '='} {show(claim.right, loss)}"
+    )

@@ -58,7 +58,9 @@ _ENVIRONMENT = r"(?:align|aligned|alignat|equation|gather|gathered|eqnarray|spli
 _DELIMITER = re.compile(rf"\$\$|\$|\\[\[\]()]|\\(?:begin|end)\{{{_ENVIRONMENT}\}}(?:\{{[lrc|\d ]*\}})?")
 _CLOSING = {"$$": "$$", "$": "$", "\\[": "\\]", "\\(": "\\)"}
 _LABEL = re.compile(r"^\s*(?:[-*+>•]\s+|\(?(?:\d{1,2}|[ivx]{1,4}|[a-k])[.)]\s+|#+\s+|[∴∵]|\\therefore\b)+")
-_WORD = re.compile(r"(?<![A-Za-z0-9_À-ɏ⟨⨍∂:])[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ']*[A-Za-zÀ-ɏ](?:_\w+|\d+)?(?![A-Za-z0-9_À-ɏ⟩:])|[^\x00-\u024f\u0300-\u03ff\u2000-\u2fff⨍∂]{2,}")
+_WORD = re.compile(
+    r"(?<![A-Za-z0-9_À-ɏ⟨⨍∂:])[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ']*[A-Za-zÀ-ɏ](?:_\w+|\d+)?(?![A-Za-z0-9_À-ɏ⟩:])|[^\x00-\u024f\u0300-\u03ff\u2000-\u2fff⨍∂]{2,}"
+)
 _PLAIN_WORDS = re.compile(
     r"(?i)\b(?:because|since|as|where|which|due|by|from|using|via|follows|here|note|this|thus|so|see|is|are|the|a|an|of|with|per|to|in|on"
     r"|for|at|we|it|my|chain|rule|mistake|wrong|right|again|same|not|no|and|i|given|again|upstream|local|times|only|case"
@@ -98,7 +100,9 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
 
 
 def _has_equation(line: str) -> bool:
-    return bool(re.search(r"(?<![<>!])=(?!>)", line) and re.search(r"[^\W_]", line) and not re.match(r"\s*(```|~~~)", line))
+    return bool(
+        re.search(r"(?<![<>!])=(?!>)", line) and re.search(r"[^\W_]", line) and not re.match(r"\s*(```|~~~)", line)
+    )
 
 
 def _unread_row(row: int, line: str) -> Chain:
@@ -201,7 +205,9 @@ def _line(parts: list) -> list[Piece]:
     if formulae and not _RELATION.search(outside.strip(" -=>→⇒|")) and not outside.lstrip().startswith("="):
         return formulae
     whole = _comment_free("".join(f" {p[2]} " if p[3] else p[2] for p in parts)).strip()
-    if whole.startswith("|") or len(re.findall(r"(?<!\|)\|(?!\|)", whole)) > 1 and "=" in whole and not re.search(r"\|[^|=]*\|", whole):
+    if whole.startswith("|") or (
+        len(re.findall(r"(?<!\|)\|(?!\|)", whole)) > 1 and "=" in whole and not re.search(r"\|[^|=]*\|", whole)
+    ):
         cells = re.split(r"(?<!\|)\|(?!\|)", whole)
         return [Piece(row, end, cell.strip()) for cell in cells if cell.strip() and _RELATION.search(cell)]
     whole = re.sub(r"^(?:[-*+]\s+)?(\*\*|__|`)(.*)\1$", r"\2", whole)
@@ -216,7 +222,11 @@ def _comment_free(line: str) -> str:
 def _display(inside: str, row: int) -> list[Piece]:
     r"""The statements of a display: its rows where \\ ends them, and its cells where several hold a relation."""
     environment = r"\\(begin|end)\{(?:cases|rcases|dcases|array|matrix|pmatrix|bmatrix)\}"
-    inside = re.sub(rf"\\(?:begin|end)\{{{_ENVIRONMENT}\}}(?:\{{[lrc|\d ]*\}})?|\\hline", " ", inside) if "cases" not in inside else inside
+    inside = (
+        re.sub(rf"\\(?:begin|end)\{{{_ENVIRONMENT}\}}(?:\{{[lrc|\d ]*\}})?|\\hline", " ", inside)
+        if "cases" not in inside
+        else inside
+    )
     inside = re.sub(r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered|eqnarray|split)\*?\}", " ", inside)
     rows, level, start = [], 0, 0
     for mark in re.finditer(environment + r"|\\\\(?:\[\d+\w+\])?", inside):
@@ -231,7 +241,11 @@ def _display(inside: str, row: int) -> list[Piece]:
     for start, raw in rows:
         lead = len(raw) - len(raw.lstrip())
         first = row + inside.count("\n", 0, start + lead)
-        cells = [c for c in raw.split("&") if _SINGLE.search(c) and not c.strip().startswith(("=", "\\Rightarrow"))] if "cases" not in raw else []
+        cells = (
+            [c for c in raw.split("&") if _SINGLE.search(c) and not c.strip().startswith(("=", "\\Rightarrow"))]
+            if "cases" not in raw
+            else []
+        )
         for cell in cells if len(cells) > 1 and all(_SINGLE.search(c) for c in cells) and _separate(raw) else [raw]:
             if cell.strip():
                 found.append(Piece(first, first + raw.strip().count("\n"), " ".join(cell.split()), True))
@@ -247,12 +261,18 @@ def _joined_lines(pieces: list[Piece]) -> list[Piece]:
     """Put a formula that was broken after or before an operator together again; drop lines without a relation."""
     joined: list[Piece] = []
     for piece in pieces:
+        if not re.search(r"[^\W_]", piece.raw):
+            continue
         if piece.display or _RELATION.search(piece.raw):
             joined.append(piece)
         elif joined and not joined[-1].display and piece.row - joined[-1].end <= 1 and len(piece.raw) <= MAX_PIECE:
             before = joined[-1]
             broken = re.search(r"[-+*·×=@⊙]\s*$", before.raw) or re.match(r"[-+*·×@⊙]", piece.raw)
-            if broken and len(before.raw) <= 4 * MAX_PIECE and not _foreign(re.sub(r"\([^()]*\)", "", plain(piece.raw)), Vocabulary()):
+            if (
+                broken
+                and len(before.raw) <= 4 * MAX_PIECE
+                and not _foreign(re.sub(r"\([^()]*\)", "", plain(piece.raw)), Vocabulary())
+            ):
                 joined[-1] = before._replace(end=piece.end, raw=f"{before.raw} {piece.raw}")
     return joined
 
@@ -407,7 +427,9 @@ def _without_brackets(text: str, known: Vocabulary) -> str | Unread:
     for start, end in reversed(_brackets(text)):
         inside = text[start + 1 : end]
         words = _foreign(inside, known)
-        if not words or re.search(r"[\w⨍']$", text[:start].rstrip(" ") if text[start] == "(" and start and text[start - 1] != " " else ""):
+        if not words or re.search(
+            r"[\w⨍']$", text[:start].rstrip(" ") if text[start] == "(" and start and text[start - 1] != " " else ""
+        ):
             continue
         if re.search(r"[*+^@⊙∂\\Σ⨍=<>]", inside) and not _PLAIN_WORDS.search(inside):
             return Unread(f"cannot read {words[0][0]!r} in {text[start : end + 1][:40]!r}")
@@ -440,12 +462,18 @@ def _without_prose(text: str, known: Vocabulary, first: bool, last: bool) -> str
         before, after = text[: foreign[-1].start()], text[foreign[-1].end() :]
         if _MATHS.search(re.sub(r"\b\w\d*\b|\d", "", before)):
             return Unread(f"cannot read {before.strip()[:30]!r}")
-        return re.sub(r"^\s*(?:\d+|\([\w.]+\))\s*[:.)]?\s*(?=[A-Za-z∂])", "", after) if after.strip() else Unread(f"cannot read {text[:40]!r}: words, no formula")
+        return (
+            re.sub(r"^\s*(?:\d+|\([\w.]+\))\s*[:.)]?\s*(?=[A-Za-z∂])", "", after)
+            if after.strip()
+            else Unread(f"cannot read {text[:40]!r}: words, no formula")
+        )
     if last:
         rest = text[foreign[0].start() :]
         words = re.findall(r"[A-Za-zÀ-ɏ']+", rest)
         symbols = _MATHS.search(re.sub(r"\b[A-Za-z]+\d+\b|\(?\b\d+\b\)?", "", rest))
-        if _CONNECTIVE.match(rest) or (not symbols and (len(words) > 1 and _PLAIN_WORDS.search(rest)) or not symbols and len(words) > 2):
+        if _CONNECTIVE.match(rest) or (
+            (not symbols and (len(words) > 1 and _PLAIN_WORDS.search(rest))) or (not symbols and len(words) > 2)
+        ):
             return text[: foreign[0].start()]
         return Unread(f"cannot read {rest[:30]!r}")
     return Unread(f"cannot read {text[foreign[0].start() :][:30]!r}")

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905  (words, one after the other, are read more easily than as a list)
 """LaTeX, Unicode, NumPy and plain text into one notation, and which letters of a text are names.
 
     text --vocabulary()--> Vocabulary          raw formula --plain()--> the notation of `grammar`
@@ -20,15 +21,16 @@ ELEMENTWISE = frozenset(
 )
 GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")
 WORDS = frozenset(
-    "yhat target targets pred preds prediction loss cost bias mask logits logit net out inp input output total error err"
-    " score scores prob probs hidden label labels grad eps lr probabilities dot act pre post sum".split()
+    "yhat target targets pred preds prediction loss cost bias mask logits logit net out inp input output total error"
+    " err score scores prob probs hidden label labels grad eps lr probabilities dot act pre post sum".split()
 ) - {"dot", "sum"}  # fmt: skip
 STOP = frozenset(
-    "on in is of to at by as an we so if it be do no or us my up the and are not for you its was has can see then this that with from"
-    " also here rule chain due per du de la le et un im da zu es das der die den ist mit von les des une par car est pas".split()
+    "on in is of to at by as an we so if it be do no or us my up the and are not for you its was has can see then this that with"
+    " from also here rule chain due per du de la le et un im da zu es das der die den ist mit von les des une"
+    " par car est pas".split()
 )  # words, however their letters are used
 KEYWORDS = frozenset("if for when and otherwise else elsewhere T".split())
-GREEK = dict(
+GREEK: dict[str, str] = dict(
     zip(
         "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi psi omega"
         " Gamma Delta Theta Lambda Phi Psi Omega".split(),
@@ -57,7 +59,10 @@ class Vocabulary(NamedTuple):
     bare: frozenset[str] = frozenset()
 
 
-_LEFT = re.compile(r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)")
+NOTHING = Vocabulary()
+_LEFT = re.compile(
+    r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)"
+)
 _QUOTIENT = re.compile(rf"[d∂]\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
 _IDENTIFIER = re.compile(WORD)
 _SINGLE = re.compile(rf"[{LETTER}]\d*(?:_[A-Za-z0-9]+)*")
@@ -81,10 +86,12 @@ def vocabulary(text: str) -> Vocabulary:
     primed = set(re.findall(r"(?<![A-Za-zͰ-Ͽ_])([A-Za-zͰ-Ͽ]_?\d*)'+_?\d*\s*\(", flat))
     taken = set(re.findall(r"(?:=|[+\-*⊙(])\s*([hs])\s*\(\s*[A-Za-z]\d*(?:⟨[a-z]+⟩)?\s*\)", flat))
     bare = {w for w in left if len(w.rstrip("0123456789")) == 1} - primed
-    functions = primed | (taken - bare) - {w for w in bare}
-    functions |= {f for f in re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat)}
+    functions = primed | (taken - bare)
+    functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat))
     letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
-    return Vocabulary(frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare))
+    return Vocabulary(
+        frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare)
+    )
 
 
 def _base(token: str) -> str:
@@ -94,7 +101,9 @@ def _base(token: str) -> str:
 def _is_word(word: str) -> bool:
     """Whether it can only be a name of several letters."""
     stem = re.sub(r"\d+$", "", word)
-    shorthand = stem[0] in "d∂" and len(stem) > 1 and (len(stem) < 4 or stem[1:].split("_")[0] in WORDS or stem[1:4] == "net")
+    shorthand = (
+        stem[0] in "d∂" and len(stem) > 1 and (len(stem) < 4 or stem[1:].split("_")[0] in WORDS or stem[1:4] == "net")
+    )
     known = word.lower() in ELEMENTWISE or word in KEYWORDS or GENERIC.fullmatch(word)
     return len(stem) > 1 and not _SINGLE.fullmatch(word) and not known and not shorthand
 
@@ -115,7 +124,19 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("𝜕𝛛𝝏", "∂"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2003\u2002\u200b\ufeff\t\r\x00", " "),
         **dict.fromkeys("∑", "Σ"),
-        **{"≠": "!=", "⊤": "^T", "½": "(1/2)", "¼": "(1/4)", "″": "''", "𝟙": "1 ", "√": " sqrt", "ℒ": "L", "‖": "∥", "ϕ": "φ", "ε": "ε"},
+        **{
+            "≠": "!=",
+            "⊤": "^T",
+            "½": "(1/2)",
+            "¼": "(1/4)",
+            "″": "''",
+            "𝟙": "1 ",
+            "√": " sqrt",
+            "ℒ": "L",
+            "‖": "∥",
+            "ϕ": "φ",
+            "ε": "ε",
+        },
     }
 )
 _COMMANDS = {
@@ -129,19 +150,29 @@ _COMMANDS = {
     **dict.fromkeys(("top", "intercal", "transpose"), "T"),
     **{"prime": "'", "ell": "ℓ", "nabla": "∇", "sum": " Σ"},
     **{f: f" {f} " for f in "tanh exp ln log sin cos max min sqrt".split()},
-    **{word: letter for word, letter in GREEK.items()},
-    **dict.fromkeys("left right big Big bigl bigr Bigl Bigr bigg Bigg displaystyle textstyle limits nonumber notag".split(), ""),
+    **GREEK,
+    **dict.fromkeys(
+        "left right big Big bigl bigr Bigl Bigr bigg Bigg displaystyle textstyle limits nonumber notag".split(), ""
+    ),
     **dict.fromkeys("downarrow uparrow swarrow searrow hookrightarrow mathrm mathit mathsf mathcal mathbf".split(), ""),
     **dict.fromkeys("boldsymbol bm vec operatorname mathbb mathscr nolimits hspace".split(), ""),
     **{"quad": " , ", "qquad": " , ", "boxed": "", "fbox": "", "colon": ":", "ldots": "…", "cdots": "…"},
 }
-_HATS = {"hat": "hat", "widehat": "hat", "bar": "bar", "overline": "bar", "tilde": "tilde", "widetilde": "tilde", "dot": "dot"}
+_HATS = {
+    "hat": "hat",
+    "widehat": "hat",
+    "bar": "bar",
+    "overline": "bar",
+    "tilde": "tilde",
+    "widetilde": "tilde",
+    "dot": "dot",
+}
 _COMBINING = {"\u0302": "hat", "\u0304": "bar", "\u0303": "tilde"}
 _PHRASES = {"falls": "if", "wenn": "if", "für": "for", "pour": "for", "si": "if", "sonst": "otherwise", "sinon": "otherwise",
             "andernfalls": "otherwise", "ansonsten": "otherwise", "und": "and"}  # fmt: skip
 
 
-def plain(raw: str, known: Vocabulary = Vocabulary()) -> str:
+def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     r"""Turn LaTeX and Unicode into the notation of the grammar.
 
     >>> plain(r"\frac{\partial L}{\partial \hat{y}} \cdot w_2")
@@ -150,19 +181,31 @@ def plain(raw: str, known: Vocabulary = Vocabulary()) -> str:
     "Σ⟨i⟩ w⟨ji⟩ x⟨i⟩ + ⨍σ'(z1)"
     """
     text = _layers(_flat(raw), known.layered)
-    text = re.sub(r"\b(?:np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special)\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])", "ⓝ", text)
+    text = re.sub(
+        r"\b(?:np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special)\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])",
+        "ⓝ",
+        text,
+    )
     text = re.sub(r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum", text).replace("ⓝ", "")
     text = re.sub(r"\.(?:astype\(\w+\)|float\(\)|copy\(\))", "", text)
     text = re.sub(r",\s*(?:keepdims?|dtype)\s*=\s*\w+", "", text)
     text = re.sub(r"\b(?:axis|dim)\s*=\s*(-?\d)", r"axis:\1", text)
     text = re.sub(r"\.(sum|mean|max)\(\s*(-?\d)\s*\)", r".\1(axis:\2)", text)
-    text = re.sub(r"(?<![A-Za-z0-9_])(?:I|1_?)\s*(?=[\[{])|(?<![A-Za-z0-9_.])1_\s*(?=\()|(?<![A-Za-z0-9_])I\s*(?=\([^()]*[<>])", "1 ", text)
+    text = re.sub(
+        r"(?<![A-Za-z0-9_])(?:I|1_?)\s*(?=[\[{])|(?<![A-Za-z0-9_.])1_\s*(?=\()|(?<![A-Za-z0-9_])I\s*(?=\([^()]*[<>])",
+        "1 ",
+        text,
+    )
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
     text = re.sub(r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu|softmax)\b", lambda m: m[1].lower(), text)
-    text = re.sub(r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b", _primed, text)
+    text = re.sub(
+        r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b",
+        _primed,
+        text,
+    )
     text = re.sub(r"\s+(?='+\s*\()", "", text)
     text = re.sub(r"('+)_?(\d+)(?=\s*\()", r"\2\1", text)  # g'_1 is g1'
-    text = _derivatives(text, known)
+    text = _derivatives(text)
     text = _words(text, known)
     text = re.sub(r"\band\s+(?=[\w.]+\s+(?:otherwise|else|if|for|when)\b)", ", ", text)
     text = re.sub(r",(?:\s*,)+", ",", text)
@@ -170,7 +213,7 @@ def plain(raw: str, known: Vocabulary = Vocabulary()) -> str:
     text = re.sub(r"\b(if|for|when)\s+(else|otherwise|elsewhere)\b", r"\2", text)
     text = re.sub(r"\b(else|otherwise|elsewhere)\s*[.:,]", r"\1", text)
     text = re.sub(r"(?<=\s)\.(?=\s)", "*", text)  # w1 . h0
-    return re.sub(r"\s+", " ", text).strip(" ,;.:")
+    return re.sub(r"\s+(?=[)\]])", "", re.sub(r"\s+", " ", text)).strip(" ,;.:")
 
 
 def _step(known: Vocabulary):
@@ -182,14 +225,30 @@ def _flat(raw: str) -> str:
     text = re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", raw)  # circled numbers only label
     text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
     text = re.sub(f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
-    text = re.sub(r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent, text).translate(_CHARACTERS)
-    text = re.sub(r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}", text)
+    text = re.sub(
+        r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent, text
+    ).translate(_CHARACTERS)
+    text = re.sub(
+        r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}", text
+    )
     text = _norms(_latex(text))
-    text = re.sub(r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫", text)  # not read
+    text = re.sub(
+        r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫", text
+    )  # not read
     text = re.sub(r"\*\*", "^", text)
-    text = re.sub(r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker, text)
-    text = re.sub(r"(?<![\w⟨])(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)", lambda m: GREEK[m[1]], text)
-    text = re.sub(r"(?<=[A-Za-zͰ-Ͽ0-9⟩])_\(?([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", lambda m: m[0] if "(" in m[0] else _tag(m[1].split("_")), text)
+    text = re.sub(
+        r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker, text
+    )
+    text = re.sub(
+        r"(?<![\w⟨])(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)",
+        lambda m: GREEK[m[1]],
+        text,
+    )
+    text = re.sub(
+        r"(?<=[A-Za-zͰ-Ͽ0-9⟩])_\(?([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)",
+        lambda m: m[0] if "(" in m[0] else _tag(m[1].split("_")),
+        text,
+    )
     text = re.sub(rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩", text)
     text = re.sub(r"(⟨[a-z]+⟩)_?(\d+)(?![\d.])", r"\2\1", text)
     text = re.sub(r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩", text)
@@ -242,15 +301,22 @@ def _primed(match: re.Match) -> str:
     return f"{(match[1] or match[2]).lower()}'"
 
 
-def _derivatives(text: str, known: Vocabulary) -> str:
+def _derivatives(text: str) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})(?![A-Za-z0-9])", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?\(?\s*({NAME})\)?", r" ∂\1 ", text)
-    text = re.sub(rf"([d∂])\s*({GENERIC.pattern}|{'|'.join(ELEMENTWISE)})\s*\(\s*({NAME})\s*\)\s*/\s*[d∂]\s*({NAME})", _slope, text)
+    text = re.sub(
+        rf"([d∂])\s*({GENERIC.pattern}|{'|'.join(ELEMENTWISE)})\s*\(\s*({NAME})\s*\)\s*/\s*[d∂]\s*({NAME})",
+        _slope,
+        text,
+    )
     text = re.sub(rf"\bd({'|'.join(LOSSES)})_?_?d_?(?=[A-Za-zͰ-Ͽ])", r"∂\1/∂", text)
-    text = re.sub(rf"(?<![A-Za-z0-9_Ͱ-Ͽ])[d∂]\s*{named}\s*/\s*(?:\(\s*[d∂]\s*({NAME})\s*\)|[d∂]\s*({NAME}))",
-                  lambda m: f" ∂{m[1] or m[2]}/∂{m[3] or m[4]} ", text)
+    text = re.sub(
+        rf"(?<![A-Za-z0-9_Ͱ-Ͽ])[d∂]\s*{named}\s*/\s*(?:\(\s*[d∂]\s*({NAME})\s*\)|[d∂]\s*({NAME}))",
+        lambda m: f" ∂{m[1] or m[2]}/∂{m[3] or m[4]} ",
+        text,
+    )
     text = re.sub(rf"(?<![A-Za-z0-9_])[d∂]\s*/\s*[d∂]\s*({NAME})", r" ∂/∂\1 ", text)
     text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])d\s*(?=\([^()]*(?:\([^()]*\)[^()]*)*\)\s*/\s*[d∂])", "∂", text)
     return re.sub(rf"(\)\s*)/\s*d(?={NAME})", r"\1/∂", text)
@@ -270,7 +336,12 @@ def _words(text: str, known: Vocabulary) -> str:
 
     def resolved(match: re.Match) -> str:
         before, word, rest = text[: match.start()], match[0], text[match.end() :]
-        if before.endswith(("⟨", "⟨:", ".", "⨍")) or re.search(r"⟨[a-z]*:$|axis$", before) or rest.startswith(":-") or word == "axis":
+        if (
+            before.endswith(("⟨", "⟨:", ".", "⨍"))
+            or re.search(r"⟨[a-z]*:$|axis$", before)
+            or rest.startswith(":-")
+            or word == "axis"
+        ):
             return word
         return _word(word, rest, before.rstrip().endswith("∂"), known)
 
@@ -299,12 +370,17 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     if _SINGLE.fullmatch(word) or _is_name(word):
         return word
     short = re.fullmatch(r"(?:d|grad_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+)_grad|(\w+)\.grad", word)
-    inner = short and next(g for g in short.groups() if g)
-    if short and (inner in known.words or _SINGLE.fullmatch(inner) or _is_name(inner)):
+    inner = next(g for g in short.groups() if g) if short else ""
+    if inner and (inner in known.words or _SINGLE.fullmatch(inner) or _is_name(inner)):
         return f"∂{inner}"
     pieces = re.findall(r"[A-Za-zͰ-Ͽ]\d*", word)
     stems = {p[0] for p in known.letters} | {"d"} - {"d"}
-    if word not in STOP and "".join(pieces) == word and len(pieces) <= 4 and all(p in known.letters or p[0] in stems and len(p) == 1 for p in pieces):
+    if (
+        word not in STOP
+        and "".join(pieces) == word
+        and len(pieces) <= 4
+        and all(p in known.letters or (p[0] in stems and len(p) == 1) for p in pieces)
+    ):
         last = _word(pieces[-1], rest, False, known)
         return " ".join([*pieces[:-1], last])
     return word
@@ -344,8 +420,14 @@ def _latex(text: str) -> str:
     text = re.sub(r"\\(?:textcircled|tag|label|ref|eqref)\*?\s*(?:\{[^{}]*\}|\d)", " ", text)
     text = re.sub(r"\\(?:text|textrm|textbf|textit|mbox|mathrm|operatorname)\*?\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"\\mathb[bf]m?\s*\{\s*([1I])\s*\}|\\mathbbm\s*\{?1\}?", "1 ", text)
-    text = re.sub(r"\\(?:mathbf|boldsymbol|bm|mathcal|mathit|mathsf|mathscr|vec)\s*\{\s*(\\?[A-Za-z]+)\s*\}", r" \1", text)
-    text = re.sub(r"\\(hat|widehat|bar|overline|tilde|widetilde|dot)\s*(?:\{\s*(\\?[A-Za-z]+)\s*\}|\s(\\?[A-Za-z])|(\\[a-z]+))", _hat, text)
+    text = re.sub(
+        r"\\(?:mathbf|boldsymbol|bm|mathcal|mathit|mathsf|mathscr|vec)\s*\{\s*(\\?[A-Za-z]+)\s*\}", r" \1", text
+    )
+    text = re.sub(
+        r"\\(hat|widehat|bar|overline|tilde|widetilde|dot)\s*(?:\{\s*(\\?[A-Za-z]+)\s*\}|\s(\\?[A-Za-z])|(\\[a-z]+))",
+        _hat,
+        text,
+    )
     text = re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"(\2/\3)", text)
     text = re.sub(r"\\[dtc]?frac(?![A-Za-z])", "⁄", text)
     text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r" sqrt(\1)", text)

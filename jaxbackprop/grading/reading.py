@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, symbols
+from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import Chain
 from jaxbackprop.grading.notation import GENERIC, LOSSES
+from jaxbackprop.grading.values import Scope, apply, evaluate
 
 
 class Claim(NamedTuple):
@@ -84,9 +85,7 @@ def claims_of(found: Iterable[Chain]) -> list[Claim]:
         for link in links:
             text = link.raw if chain.bare else f"{left_text} {link.relation} {link.raw}".strip()
             terms = last_terms if isinstance(left, Expr) else ()
-            claims.append(
-                Claim(chain.row, text, left, link.expr, before, link.relation, terms, chain.bare, link.raw)
-            )
+            claims.append(Claim(chain.row, text, left, link.expr, before, link.relation, terms, chain.bare, link.raw))
             before = link.expr if isinstance(link.expr, Expr) else None
     return [_turned(c) for c in claims]
 
@@ -142,7 +141,9 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
     new = dict(definitions)
     for z in asked:
         tag = re.sub(r"^[A-Za-z]+_?", "", z)
-        same = [v for v in inline if re.sub(r"^[A-Za-z]+_?", "", v) == tag] or (list(inline) if len(inline) == 1 else [])
+        same = [v for v in inline if re.sub(r"^[A-Za-z]+_?", "", v) == tag] or (
+            list(inline) if len(inline) == 1 else []
+        )
         if len(same) == 1 and same[0] in inline:
             letters, e = inline.pop(same[0])
             new[z] = (letters, e.args[2])
@@ -191,7 +192,13 @@ def _define(bare, formulae, row, definitions, alternatives, functions, rows) -> 
         if own is not None:
             _learn_function(functions, call.args[0], variable, own)
     head = bare[0]
-    if concrete and not calls and concrete[0].op == "cases" and len(names(concrete[0])) == 1 and re.fullmatch(r"[ahAH]\d*|yhat", head.args[0]):
+    if (
+        concrete
+        and not calls
+        and concrete[0].op == "cases"
+        and len(names(concrete[0])) == 1
+        and re.fullmatch(r"[ahAH]\d*|yhat", head.args[0])
+    ):
         # an activation that is written out: give it a name, so that its derivative has one
         variable = next(iter(names(concrete[0])))
         _learn_function(functions, f"g_{head.args[0]}", variable, concrete[0])
@@ -234,10 +241,8 @@ def is_number(expr: Expr) -> bool:
 
 
 def _number(expr: Expr) -> float:
-    from jaxbackprop.grading.values import Scope, evaluate
 
     def leaf(e: Expr):
-        from jaxbackprop.grading.values import apply
 
         return apply(FUNCTIONS[e.args[0]], evaluate(e.args[2], scope))
 
@@ -291,13 +296,14 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
 
 
 def _with_loss(claim: Claim, loss: str) -> Claim:
-    left, right, before = (_lossless(e, loss) if isinstance(e, Expr) else e for e in (claim.left, claim.right, claim.before))
+    left, right, before = (
+        _lossless(e, loss) if isinstance(e, Expr) else e for e in (claim.left, claim.right, claim.before)
+    )
     return claim._replace(left=left, right=right, before=before, terms=tuple(_lossless(t, loss) for t in claim.terms))
 
 
 def _lossless(expr: Expr, loss: str) -> Expr:
     """Write dE/dz as the derivative of the loss, where E is the loss."""
-    from jaxbackprop.grading.expression import replace
 
     def change(node: Expr) -> Expr | None:
         if loss and node.op == "derivative" and node.args[0] == (loss, ()):

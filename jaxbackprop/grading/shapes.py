@@ -119,7 +119,10 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
     count = {ONE: 1} | {root: 2 + i % 8 for i, root in enumerate(r for r in roots if r != ONE)}
-    found = {v: (tuple(count[sizes.find(i)] for i in s[0]), count[sizes.find(s[1])], count[sizes.find(s[2])]) for v, s in sizes.known.items()}
+    found = {
+        v: (tuple(count[sizes.find(i)] for i in s[0]), count[sizes.find(s[1])], count[sizes.find(s[2])])
+        for v, s in sizes.known.items()
+    }
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
 
 
@@ -135,7 +138,11 @@ def _anchor(expr: Expr, sizes: Sizes) -> None:
     """Where no size is known yet, the factor next to the examples is the input."""
     for n in _products(expr):
         factors = [f.args[0] if f.op == "transpose" else f for f in n.args]
-        candidates = [f for f in (factors if sizes.layout.rows else factors[::-1]) if f.op == "name" and f.args[0] not in sizes.known]
+        candidates = [
+            f
+            for f in (factors if sizes.layout.rows else factors[::-1])
+            if f.op == "name" and f.args[0] not in sizes.known
+        ]
         if candidates:
             sizes.known[candidates[0].args[0]] = _input(sizes)
             return
@@ -163,7 +170,7 @@ def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, for
         case "delta", (j, k):
             both = sizes.same(bound.setdefault(j, bound.get(k, sizes.new())), bound.setdefault(k, bound[j]), e)
             return Shape(tuple(sorted({(j, both), (k, both)})), ONE, ONE)
-        case ("+" | "hadamard" | "compare" | "and"), args:
+        case (("+" | "hadamard" | "compare" | "and"), args):
             return _together([a for a in args if isinstance(a, Expr)], e, sizes, bound, want, force)
         case "negative", (a,):
             return inner(a, want)
@@ -174,7 +181,15 @@ def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, for
             return _chain(list(factors), e, sizes, bound, want, force)
         case (("outer" | "kron"), (a, b)):
             s, t = inner(a), inner(b)
-            return s and t and Shape(_letters(s, t), s.columns if sizes.one(s.rows) else s.rows, t.columns if sizes.one(t.rows) else t.rows)
+            return (
+                s
+                and t
+                and Shape(
+                    _letters(s, t),
+                    s.columns if sizes.one(s.rows) else s.rows,
+                    t.columns if sizes.one(t.rows) else t.rows,
+                )
+            )
         case "/", (a, b):
             top, bottom = inner(a, want), inner(b)
             if bottom is None:
@@ -211,8 +226,8 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
     if text not in sizes.known:
         if letters:
             slots = tuple(bound.setdefault(x, sizes.new()) for x in letters)
-            vector = want is not None and sizes.layout.vectors
-            sizes.known[text] = (slots, *((want.rows, want.columns) if vector else (ONE, ONE)))
+            rows, columns = (want.rows, want.columns) if want is not None and sizes.layout.vectors else (ONE, ONE)
+            sizes.known[text] = (slots, rows, columns)
         elif not sizes.layout.vectors or RATE.fullmatch(text):
             sizes.known[text] = ((), ONE, ONE)
         elif want is not None:
@@ -227,7 +242,13 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
         if slots:
             raise ShapeError(f"{show(e)} has {len(letters)} indices, and {len(slots)} elsewhere")
         inside = [i for i in (rows, columns) if not sizes.one(i)]
-        slots = tuple(inside) if len(inside) == len(letters) else (rows, columns) if len(letters) == 2 else (inside + [ONE])[:1]
+        slots = (
+            tuple(inside)
+            if len(inside) == len(letters)
+            else (rows, columns)
+            if len(letters) == 2
+            else [*inside, ONE][:1]
+        )
         rows = columns = ONE
     elif slots and not letters:  # W of w_ji, x of x_i
         if len(slots) > 2:
@@ -257,10 +278,10 @@ def _together(terms, e: Expr, sizes: Sizes, bound, want: Shape | None, force: bo
         found[0] = _infer(terms[0], sizes, bound, want, True)
         known = [s for s in found if s is not None]
     total = want if not known else known[0]
-    for s in known[1:]:
-        total = _joined(total, s, sizes, e)
     if total is None:
         return None
+    for s in known[1:]:
+        total = _joined(total, s, sizes, e)
     if want is not None and known:
         total = _joined(total, Shape((), want.rows, want.columns), sizes, e) if not sizes.scalar(want) else total
     for t, s in zip(terms, found, strict=True):
@@ -281,10 +302,10 @@ def _chain(factors, e: Expr, sizes: Sizes, bound, want: Shape | None, force: boo
             found[i] = fitting and _infer(factors[i], sizes, bound, fitting, force)
             if found[i] is None:
                 return None
-    total = found[0]
-    for s in found[1:]:
-        total = _times(total, s, sizes, e)
-    return total
+    first, *rest = [s for s in found if s is not None]
+    for s in rest:
+        first = _times(first, s, sizes, e)
+    return first
 
 
 def _times(a: Shape, b: Shape, sizes: Sizes, e: Expr) -> Shape:

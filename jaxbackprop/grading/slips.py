@@ -33,10 +33,12 @@ def repaired(world: World) -> Repaired:
         for v, expr in islice(_alternatives(world), most) if len({c.left for c in bad}) > 1 else ():
             changed = _changed(world, v, expr)
             # what no longer reaches the output has the adjoint 0, and makes every line about it true: 0 = 0
-            if changed is None or not {u for u in _reached(world)} <= {u for u in _reached(changed)}:
+            if changed is None or not set(_reached(world)) <= set(_reached(changed)):
                 continue
             now = [c for c in bad if holds(changed, c)]
-            if len({c.left for c in now}) > max(1, len({c.left for c in gain})) and all(holds(changed, c) for c in good):
+            if len({c.left for c in now}) > max(1, len({c.left for c in gain})) and all(
+                holds(changed, c) for c in good
+            ):
                 best, gain = (v, changed), now
         if best is None:
             break

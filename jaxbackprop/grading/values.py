@@ -115,19 +115,17 @@ def _binary(a: Node, b: Node, operation, to_a, to_b, verb: str, expr: Expr) -> N
 
 def add(a: Node, b: Node, expr: Expr) -> Node:
     """a + b."""
-    return _binary(a, b, np.add, lambda d, x, y: d, lambda d, x, y: d, "added", expr)
+    return _binary(a, b, np.add, lambda d, *_: d, lambda d, *_: d, "added", expr)
 
 
 def times(a: Node, b: Node, expr: Expr) -> Node:
     """a ⊙ b, entry by entry."""
-    return _binary(
-        a, b, np.multiply, lambda d, x, y: d * y, lambda d, x, y: d * x, "multiplied entry by entry", expr
-    )
+    return _binary(a, b, np.multiply, lambda d, _, y: d * y, lambda d, x, _: d * x, "multiplied entry by entry", expr)
 
 
 def over(a: Node, b: Node, expr: Expr) -> Node:
     """a / b, entry by entry."""
-    return _binary(a, b, np.divide, lambda d, x, y: d / y, lambda d, x, y: -d * x / y**2, "divided", expr)
+    return _binary(a, b, np.divide, lambda d, _, y: d / y, lambda d, x, y: -d * x / y**2, "divided", expr)
 
 
 def raised(a: Node, b: Node, expr: Expr) -> Node:
@@ -214,7 +212,7 @@ def reduced(a: Node, axes: tuple[int, ...]) -> Node:
     shape = array.shape
 
     def share(d):
-        return np.broadcast_to(d.reshape(shape[:0] + (d.shape[0], *shape[1:])), (d.shape[0], *a.array.shape[1:]))
+        return np.broadcast_to(d.reshape(d.shape[0], *shape[1:]), (d.shape[0], *a.array.shape[1:]))
 
     return Node(array.squeeze(gone) if gone else array, letters, ((a, share),))
 
@@ -241,7 +239,7 @@ def over_letters(a: Node, letters: tuple[str, ...], sizes: dict[str, int]) -> No
     return Node(total.array * factor, total.letters, ((total, lambda d: d * factor),)) if factor != 1 else total
 
 
-def select(guards: list[np.ndarray], branches: list[Node], expr: Expr) -> Node:
+def select(guards: list[Node], branches: list[Node], expr: Expr) -> Node:
     """Cases: where a guard is the first that holds, its branch; NaN where none does."""
     total = Node(np.full((1, 1, 1), np.nan))
     for guard, branch in reversed(list(zip(guards, branches, strict=True))):
@@ -371,12 +369,6 @@ def _axes(axis: int | None, a: Node, rules: Rules, along_classes: bool = False) 
     return (-2, -1)
 
 
-def _keep(a: Node, axes: tuple[int, ...]) -> Node:
-    """The sum over axes, with the letters kept at size 1, so that it can be taken from the value itself."""
-    kept = reduced(a, axes)
-    return kept
-
-
 def _reduce(how: str, axis: int | None, a: Node, rules: Rules, expr: Expr) -> Node:
     if how in ("sum", "npsum") and axis is None and rules.batch:
         axis = 0 if rules.rows else 1
@@ -394,7 +386,9 @@ def _reduce(how: str, axis: int | None, a: Node, rules: Rules, expr: Expr) -> No
             return variance if how == "var" else apply(FUNCTIONS["sqrt"], variance)
         case "logsumexp" | "softmax" | "log_softmax":
             e = apply(FUNCTIONS["exp"], a)
-            total = reduced(e, _axes(axis, a, rules, how != "logsumexp" or axis is not None or a.shape[0] > 1 < a.shape[1]))
+            total = reduced(
+                e, _axes(axis, a, rules, how != "logsumexp" or axis is not None or a.shape[0] > 1 < a.shape[1])
+            )
             if how == "softmax":
                 return over(e, total, expr)
             log = apply(FUNCTIONS["log"], total)

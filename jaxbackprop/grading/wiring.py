@@ -4,7 +4,7 @@ import re
 from functools import cache
 from typing import Any
 
-from jaxbackprop.grading.expression import Expr, name, names, plus, symbols
+from jaxbackprop.grading.expression import Expr, name, names, plus, renamed, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.reading import Reading, claims_of, ordered, read, with_names
@@ -30,7 +30,9 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     reading = _same_letters(reading)
     own = [v for v in reading.definitions if v != reading.loss]
     known = {*reading.definitions, *reading.free, *reading.notes, *reading.functions}
-    asked = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v} - {*reading.notes}
+    asked = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v} - {
+        *reading.notes
+    }
     apart = _apart(reading)
     missing = {_exercise_name(v, apart) for v in asked - known} & {*exercise(), "w0", "w1", "w2", "w3"}
     theirs = {*exercise(), "x", "w0", "w1", "w2", "w3"}
@@ -51,7 +53,6 @@ def completed(reading: Reading) -> tuple[Reading, str]:
 
 
 def _renamed(e: Expr, spelling: dict[str, str]) -> Expr:
-    from jaxbackprop.grading.expression import renamed
 
     return renamed(e, lambda v: spelling.get(v, v))
 
@@ -112,10 +113,11 @@ def from_network(network: Any, reading: Reading) -> Reading:
     except (AttributeError, TypeError):
         raise TypeError(f"network is a {type(network).__name__}: give a jaxbackprop.Network") from None
     z_of = {t[0]: "z" + (t[0][1:] if t[0][0] == "h" and t[0][1:].isdigit() else str(i)) for i, t in enumerate(layers)}
-    edges = {(z_of[t[0]], s): (f"w{i}", f"w_{t[0]}_{s}") for i, (t, s) in enumerate((t, s) for t in layers for s in t[1])}
+    edges = {
+        (z_of[t[0]], s): (f"w{i}", f"w_{t[0]}_{s}") for i, (t, s) in enumerate((t, s) for t in layers for s in t[1])
+    }
     edges |= {(z_of[t[0]], None): (f"b{i}", f"b_{t[0]}") for i, t in enumerate(layers) if t[3]}
-    asked = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v}
-    reading = with_names(reading, lambda v: _network_name(v, asked, {*z_of, *z_of.values(), "x"}))
+    reading = with_names(reading, lambda v: _network_name(v, {*z_of, *z_of.values(), "x"}))
     written = _written_names(reading, edges, z_of)
     definitions: Definitions = {}
     longer: dict[str, str] = {}
@@ -137,11 +139,15 @@ def from_network(network: Any, reading: Reading) -> Reading:
     reading = with_names(reading, lambda v: longer.get(v, v))
     if reading.loss in reading.definitions:
         definitions[reading.loss] = reading.definitions[reading.loss]
-    extra = {v: d for v, d in reading.definitions.items() if v not in definitions and v in reading.rows and v not in z_of and names(d[1]) <= {*definitions}}
+    extra = {
+        v: d
+        for v, d in reading.definitions.items()
+        if v not in definitions and v in reading.rows and v not in z_of and names(d[1]) <= {*definitions}
+    }
     return reading._replace(definitions=ordered(definitions | extra))
 
 
-def _network_name(v: str, asked: set[str], layers: set[str]) -> str:
+def _network_name(v: str, layers: set[str]) -> str:
     """Capitals and a for h, as far as the network's own names go."""
     low = v.lower() if v.lower() in layers or re.fullmatch(r"[wb]\d+", v.lower()) else v
     swapped = re.sub(r"^a(?=\d+$)", "h", low)

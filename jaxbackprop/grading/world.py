@@ -1,6 +1,6 @@
 """A text's equations with numbers in: every value, and by reverse mode every derivative, at random points.
 
-    Reading, Layout, Loss --build()--> World --value_of()--> the value of any formula
+Reading, Layout, Loss --build()--> World --value_of()--> the value of any formula
 """
 
 import re
@@ -10,11 +10,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, Variable, name, names, nodes, show, show_variable, size
+from jaxbackprop.grading.expression import (
+    Expr,
+    ShapeError,
+    UnknownError,
+    Variable,
+    name,
+    names,
+    nodes,
+    replace,
+    show,
+    show_variable,
+    size,
+)
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
 from jaxbackprop.grading.reading import Reading, is_generic, ordered
 from jaxbackprop.grading.shapes import INPUT, RATE, Layout, Sized, infer
-from jaxbackprop.grading.values import Node, Rules, Scope, apply, at_first, evaluate, pull
+from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, evaluate, pull
 
 DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
 MOST = 64  # entries of a quantity whose every derivative is taken
@@ -102,7 +114,21 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
     counts = _counts(reading, sized, layout)
     draws = _draw(reading, sized, counts, layout, rng, DRAWN if plain else POINTS)
     rules = Rules(rows=layout.rows)
-    empty = World(reading, layout, loss, sized, {}, {}, "", {}, generic, rules, zero=np.zeros(DRAWN if plain else POINTS, bool), counts=counts, cache={})
+    empty = World(
+        reading,
+        layout,
+        loss,
+        sized,
+        {},
+        {},
+        "",
+        {},
+        generic,
+        rules,
+        zero=np.zeros(DRAWN if plain else POINTS, bool),
+        counts=counts,
+        cache={},
+    )
     if plain:
         draws = _patterns(empty, draws)
         zero = np.zeros(len(next(iter(draws.values()))) if draws else 1, bool)
@@ -121,7 +147,11 @@ def at_numbers(world: World) -> World | None:
     needed = [v for v in world.reading.free if v in world.sized.names and not RATE.fullmatch(v)]
     if world.layout.vectors or not needed or any(v not in world.reading.given for v in needed):
         return None
-    draws = {v: np.full((1, 1, 1), world.reading.given.get(v, 1.0)) for v in world.sized.names if v not in world.reading.definitions}
+    draws = {
+        v: np.full((1, 1, 1), world.reading.given.get(v, 1.0))
+        for v in world.sized.names
+        if v not in world.reading.definitions
+    }
     small = world._replace(values={}, kinks=(), zero=np.zeros(1, bool))
     return with_adjoints(small._replace(values=_run(small, draws)))
 
@@ -207,7 +237,13 @@ def gates(world: World) -> list[tuple[str, np.ndarray]]:
             if n.op == "call" and not n.args[1] and _kinked(world, n):
                 inside = n.args[2]
             elif n.op == "compare":
-                inside = n.args[1] if n.args[2].op == "number" else n.args[2] if n.args[1].op == "number" else Expr("+", (n.args[1], Expr("negative", (n.args[2],))))
+                inside = (
+                    n.args[1]
+                    if n.args[2].op == "number"
+                    else n.args[2]
+                    if n.args[1].op == "number"
+                    else Expr("+", (n.args[1], Expr("negative", (n.args[2],))))
+                )
             else:
                 continue
             if show(inside) not in found:
@@ -222,7 +258,10 @@ def _kinked(world: World, call: Expr) -> bool:
     function = resolved(world, call.args[0], call.args[2])
     if isinstance(function, Function):
         return function.kinked
-    return any(n.op == "cases" or (n.op == "call" and n.args[0] in FUNCTIONS and FUNCTIONS[n.args[0]].kinked) for n in nodes(function[1]))
+    return any(
+        n.op == "cases" or (n.op == "call" and n.args[0] in FUNCTIONS and FUNCTIONS[n.args[0]].kinked)
+        for n in nodes(function[1])
+    )
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -230,19 +269,19 @@ def _kinked(world: World, call: Expr) -> bool:
 
 def _run(world: World, draws: dict[str, np.ndarray]) -> dict[str, Node]:
     """Forward: the definitions one after the other."""
-    values: dict[str, Node] = {v: _stored(a) for v, a in draws.items()}
+    values: dict[str, Node] = {v: as_node(a) for v, a in draws.items()}
     world = world._replace(values=values)
     for v, (letters, e) in world.reading.definitions.items():
-        values[v] = _store(evaluate(e, _scope(world, [e, name(v, letters)])), letters, world.sized.names.get(v))
+        values[v] = stored(evaluate(e, scope_of(world, [e, name(v, letters)])), letters, world.sized.names.get(v))
     return values
 
 
-def _stored(array: np.ndarray) -> Node:
+def as_node(array: np.ndarray) -> Node:
     """A name's value: its slots are axes numbered 0, 1, ..."""
     return Node(array, tuple(str(i) for i in range(array.ndim - 3)))
 
 
-def _store(node: Node, letters: tuple[str, ...], slots) -> Node:
+def stored(node: Node, letters: tuple[str, ...], slots) -> Node:
     """A value whose letters are a name's slots."""
     array_letters = tuple(str(letters.index(x)) if x in letters else x for x in node.letters)
     if slots and len(slots[0]) > len(node.letters):
@@ -266,7 +305,7 @@ def with_letters(node: Node, letters: tuple[str, ...], rows: bool) -> Node:
     elif slots and not letters:
         return _packed(node, rows)
     if len(set(letters)) < len(letters):
-        return _diagonal(node, letters)
+        raise UnknownError(f"the index {letters[0]} twice in one name")
     return _relabelled(node, letters) if letters else node
 
 
@@ -278,7 +317,11 @@ def _unpacked(node: Node, many: int) -> Node:
     if len(inside) > many:
         raise UnknownError("one index of a matrix")
     inside += [1] * (many - len(inside))
-    return Node(node.array.reshape(shape[0], *inside, 1, 1), tuple(map(str, range(many))), ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),))
+    return Node(
+        node.array.reshape(shape[0], *inside, 1, 1),
+        tuple(map(str, range(many))),
+        ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),),
+    )
 
 
 def _packed(node: Node, rows: bool) -> Node:
@@ -289,14 +332,12 @@ def _packed(node: Node, rows: bool) -> Node:
     return Node(node.array.reshape(shape[0], *new), (), ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),))
 
 
-def _diagonal(node: Node, letters: tuple[str, ...]) -> Node:
-    raise UnknownError(f"the index {letters[0]} twice in one name")
-
-
 def letter_sizes(sized: Sized, formulae: list[Expr]) -> dict[str, int]:
     """How far each letter runs in some formulae."""
     found: dict[str, int] = {}
-    if not any(slots for slots, _, _ in sized.names.values()) and not any(n.op in ("sum", "delta") for e in formulae for n in nodes(e)):
+    if not any(slots for slots, _, _ in sized.names.values()) and not any(
+        n.op in ("sum", "delta") for e in formulae for n in nodes(e)
+    ):
         return found
 
     def learn(variable: Variable):
@@ -323,7 +364,8 @@ def letter_sizes(sized: Sized, formulae: list[Expr]) -> dict[str, int]:
     return found
 
 
-def _scope(world: World, formulae: list[Expr]) -> Scope:
+def scope_of(world: World, formulae: list[Expr]) -> Scope:
+    """What a formula is evaluated in; all of `formulae` say how far its letters run."""
     sizes = letter_sizes(world.sized, formulae)
     for e in formulae if sizes and world.deltas else ():  # δ_j has the size of what it stands for
         for n in nodes(e):
@@ -334,7 +376,7 @@ def _scope(world: World, formulae: list[Expr]) -> Scope:
 
 def value_of(world: World, expr: Expr, beside: tuple[Expr, ...] = ()) -> Node:
     """The value of a formula; `beside` are others that say how far its letters run."""
-    return evaluate(expr, _scope(world, [expr, *beside]))
+    return evaluate(expr, scope_of(world, [expr, *beside]))
 
 
 def leaf(world: World, expr: Expr, formulae: list[Expr]) -> Node:
@@ -361,7 +403,7 @@ def _name(world: World, variable: Variable, formulae: list[Expr]) -> Node:
     if text in world.values:
         return at_first(with_letters(world.values[text], letters, world.layout.rows), world.sized.fixed)
     if note is not None and note != name(*variable):
-        return evaluate(note, _scope(world, [note, *formulae]))
+        return evaluate(note, scope_of(world, [note, *formulae]))
     if text in world.deltas:
         return _adjoint(world, (world.deltas[text], letters))
     if text == world.reading.loss and "" in world.values:
@@ -382,7 +424,7 @@ def _adjoint(world: World, bottom: Variable) -> Node:
     text, letters = bottom
     if text not in world.adjoints:
         raise UnknownError(_unknown(world, show_variable(bottom)))
-    node = at_first(with_letters(_stored(world.adjoints[text]), letters, world.layout.rows), world.sized.fixed)
+    node = at_first(with_letters(as_node(world.adjoints[text]), letters, world.layout.rows), world.sized.fixed)
     vector = 1 in node.shape
     if world.turned_adjoints == "all" or (world.turned_adjoints == "vectors" and vector):
         node = Node(np.swapaxes(node.array, -1, -2), node.letters)
@@ -411,7 +453,7 @@ def resolved(world: World, function: str, argument: Expr) -> Function | tuple[st
 
 
 def _call(world: World, function: str, primes: int, argument: Expr, formulae: list[Expr]) -> Node:
-    inside = evaluate(argument, _scope(world, [argument, *formulae]))
+    inside = evaluate(argument, scope_of(world, [argument, *formulae]))
     found = resolved(world, function, argument)
     turned = show(argument) in world.rules.turned
     if isinstance(found, Function):
@@ -440,10 +482,9 @@ def _call(world: World, function: str, primes: int, argument: Expr, formulae: li
 
 def _turned(body: Expr) -> Expr:
     """A formula by cases with the other branch taken at the kink itself."""
-    from jaxbackprop.grading.expression import replace
-    from jaxbackprop.grading.values import TURNED
-
-    return replace(body, lambda e: Expr("compare", (TURNED.get(e.args[0], e.args[0]), *e.args[1:])) if e.op == "compare" else None)
+    return replace(
+        body, lambda e: Expr("compare", (TURNED.get(e.args[0], e.args[0]), *e.args[1:])) if e.op == "compare" else None
+    )
 
 
 # --- derivatives -----------------------------------------------------------------------------------------------------
@@ -479,7 +520,7 @@ def _backward(world: World, seeds: dict[str, np.ndarray], own: dict[str, np.ndar
             continue
         starts = {u: Node(world.values[u].array, world.values[u].letters) for u in names(e) if u in world.values}
         here = world._replace(values=starts)
-        value = _store(evaluate(e, _scope(here, [e, name(v, letters)])), letters, world.sized.names.get(v))
+        value = stored(evaluate(e, scope_of(here, [e, name(v, letters)])), letters, world.sized.names.get(v))
         found = pull(value, np.broadcast_to(total[v], value.array.shape))
         for u, start in starts.items():
             if id(start) in found:
@@ -498,10 +539,19 @@ def output_of(reading: Reading) -> str:
     """What the adjoint is given of, where the text has no loss: yhat, or the last thing computed."""
     used = {v for _, e in reading.definitions.values() for v in names(e)}
     sinks = [v for v in reading.definitions if v not in used]
-    if "yhat" in sinks or "yhat" in used and "yhat" in reading.definitions:
+    if "yhat" in sinks or ("yhat" in used and "yhat" in reading.definitions):
         return "yhat"
-    asked = {n.args[1][0] for c in reading.claims for s in (c.left, c.right) if isinstance(s, Expr) for n in nodes(s) if n.op == "derivative"}
-    first = min((c.row for c in reading.claims if isinstance(c.left, Expr) and c.left.op == "derivative"), default=10**9)
+    asked = {
+        n.args[1][0]
+        for c in reading.claims
+        for s in (c.left, c.right)
+        if isinstance(s, Expr)
+        for n in nodes(s)
+        if n.op == "derivative"
+    }
+    first = min(
+        (c.row for c in reading.claims if isinstance(c.left, Expr) and c.left.op == "derivative"), default=10**9
+    )
     early = [v for v in sinks if reading.rows.get(v, 0) <= first]
     for group in ([v for v in early if v in asked], early, sinks):
         if group:
@@ -547,12 +597,18 @@ def _jacobian(world: World, t: str, b: str, direct: tuple[tuple[str, ...], Expr]
     if entries > MOST:
         raise UnknownError(f"{entries} derivatives at once are not judged")
     n = world.points
-    tiled = {v: Node(np.tile(np.broadcast_to(x.array, (n, *x.array.shape[1:])), (entries,) + (1,) * (x.array.ndim - 1)), x.letters) for v, x in world.values.items()}
+    tiled = {
+        v: Node(
+            np.tile(np.broadcast_to(x.array, (n, *x.array.shape[1:])), (entries,) + (1,) * (x.array.ndim - 1)),
+            x.letters,
+        )
+        for v, x in world.values.items()
+    }
     start = tiled[b]
     here = world._replace(values=tiled)
     if direct:
         letters, e = direct
-        value = _store(evaluate(e, _scope(here, [e, name(t, letters)])), letters, None)
+        value = stored(evaluate(e, scope_of(here, [e, name(t, letters)])), letters, None)
     elif t == b:
         value = start
     else:
@@ -560,7 +616,7 @@ def _jacobian(world: World, t: str, b: str, direct: tuple[tuple[str, ...], Expr]
         for v, (letters, e) in world.reading.definitions.items():
             if reached & names(e) and v != b:
                 reached.add(v)
-                tiled[v] = _store(evaluate(e, _scope(here, [e, name(v, letters)])), letters, world.sized.names.get(v))
+                tiled[v] = stored(evaluate(e, scope_of(here, [e, name(v, letters)])), letters, world.sized.names.get(v))
         value = tiled[t]
     seeds = np.eye(entries).reshape(entries, 1, *like.array.shape[1:])
     seed = np.broadcast_to(seeds, (entries, n, *like.array.shape[1:])).reshape(entries * n, *like.array.shape[1:])
