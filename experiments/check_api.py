@@ -12,6 +12,7 @@ written as soon as it is known. Exit status 1 if there was an alarm.
 
 import importlib
 import inspect
+import statistics
 import time
 import zlib
 from collections import Counter
@@ -35,9 +36,9 @@ SHAPES: tuple[tuple[tuple[int, ...], ...], ...] = (
     *((VECTOR,), (SQUARE,), (VECTOR, VECTOR), (SQUARE, SQUARE), (VECTOR, VECTOR, VECTOR)),
     *((SMALL,), (SMALL, SMALL), (VECTOR, VECTOR, VECTOR, VECTOR), (SQUARE, (3,)), ((2, 3, 4),)),
 )
-# called wrong once, or hard: a solve, a product that is 0 at 0, one that cancels
 # the rules of these hold for bounds in order, and for symmetric matrices; the arguments drawn are neither
 ASSUMING = {"jax.lax.clamp": "bounds in order", "jax.scipy.linalg.cholesky": "symmetric matrices"}
+# called wrong once, or hard: a solve, a product that is 0 at 0, one that cancels
 QUICK = ("jax.numpy.linalg.inv", "jax.scipy.special.xlogy", "jax.numpy.sinc")
 
 
@@ -126,6 +127,27 @@ def checked(case: Case) -> Found:
     return Found(case.name, verdict, said, time.perf_counter() - start)
 
 
+def others(found: list[Found]) -> list[dict]:
+    """What was not called right."""
+    return [{"name": f.name, "verdict": f.verdict, "said": f.said} for f in found if f.verdict != "right"]
+
+
+def summary(found: list[Found], left_out: int) -> dict:
+    """How many functions got each verdict, how many are left out, and how long the checks took."""
+    seconds = [f.seconds for f in found]
+    took = {
+        "median": round(statistics.median(seconds), 2),
+        "longest": round(max(seconds), 2),
+        "all": round(sum(seconds)),
+    }
+    return {
+        "functions": len(found),
+        "verdicts": Counter(f.verdict for f in found),
+        "left_out": left_out,
+        "seconds": took,
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = measure.Parser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three functions; writes only to --out")
@@ -135,26 +157,27 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     folder = given.out or (None if given.quick or given.only else measure.RESULTS)
     todo = [name for name in (QUICK if given.quick else names()) if given.only in name]
-    about, began, rows, tried = measure.stamp(), time.perf_counter(), [], 0
+    about, began, found, tried = measure.stamp(), time.perf_counter(), [], 0
     with measure.progress(len(todo)) as say:
         for name in todo:
             if time.perf_counter() - began > 60 * given.minutes:
                 break
             say(name)
             if (case := case_of(name)) is not None:
-                rows.append(checked(case)._asdict())
+                found.append(checked(case))
                 if folder:
-                    measure.save("check_api", rows, folder, stamp=about, left_out=len(todo) - tried - 1)
+                    measure.save(
+                        "check_api", others(found), folder, stamp=about, **summary(found, len(todo) - tried - 1)
+                    )
             tried += 1
             say("", steps=1)
-    others = [{k: row[k] for k in ("name", "verdict", "said")} for row in rows if row["verdict"] != "right"]
-    if others:
-        measure.show("not called right", others)
-    counts = Counter(row["verdict"] for row in rows)
+    if others(found):
+        measure.show("not called right", others(found))
+    counts = Counter(one.verdict for one in found)
     print(
-        f"{len(rows)} functions checked in {time.perf_counter() - began:.0f} s: {counts['right']} right, "
+        f"{len(found)} functions checked in {time.perf_counter() - began:.0f} s: {counts['right']} right, "
         f"{counts['no derivative']} no derivative, as is said, {counts['alarm']} alarms, {counts['refused']} refused; "
-        f"{tried - len(rows)} not differentiable on these arguments, {len(todo) - tried} left out"
+        f"{tried - len(found)} not differentiable on these arguments, {len(todo) - tried} left out"
     )
     return int(counts["alarm"] > 0)
 

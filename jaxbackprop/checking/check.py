@@ -20,7 +20,8 @@ by a few eps moves it: a ReLU near its kink may take the other side.)
 At a kink any choice of a side is right: there a gradient may lie anywhere between those that JAX gives when each tie is broken
 upwards or downwards. Where the two differ by more, differences decide: where they confirm the gradient under test, `jax.grad` of
 the value is what is wrong (a custom rule, say), and the report says so. What `stop_gradient` is given is held constant for
-differences, as it is for the derivative. What stays wrong is compared with the familiar mistakes (`diagnosis.py`).
+differences, as it is for the derivative. What rounding inside either gradient moves it by is allowed where they differ: an exact
+formula may cancel. What stays wrong is compared with the familiar mistakes (`diagnosis.py`, `causes.py`).
 """
 
 from collections.abc import Callable
@@ -53,8 +54,9 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     Args:
         value: (params, *data) → scalar, in plain JAX.
         gradient: (params, *data) → gradient, shaped like params. Anyone's, however it was made; it is also called with
-            float64 arrays, and at drawn parameters: entries moved and turned in sign. Where it cannot take float64 it is
-            judged in the given dtype alone; drawn parameters that it refuses are left out.
+            float64 arrays, and at drawn parameters: entries moved and turned in sign, matrices that a step of the value wants
+            symmetric still symmetric. Arrays that it finds around it follow into float64, in a copy; where it cannot take
+            float64 even so it is judged in the given dtype alone. Drawn parameters that it refuses are left out.
         params: a pytree that holds floating-point arrays, a module of Equinox or Flax NNX say; complex ones are checked in
             their real and imaginary parts. Integers, functions and the like in it have no gradient, and are passed on.
         *data: what else both functions take; it is never changed, as it may obey rules that the derivation relies on.
@@ -63,7 +65,8 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     Returns:
         `Report`: `.ok`, `.outcome`, `.rows`, `.line`, `str(report)`, `.to_dict()`, `.raise_if_wrong()`. `.ok`: nothing
         wrong was found. `.outcome` is "right", "wrong", or "right where looked at", where a decision of the value (a ReLU, a
-        clip, a margin) was never seen on both sides, however far the parameters were drawn.
+        clip, a margin) was never seen on both sides, however far the parameters were drawn, or cannot be seen (a `while`
+        loop's, a kernel's); `.unseen` says which.
 
     Raises:
         ValueError: `value` is not a real scalar, or not finite here, or there are no floating-point parameters.
