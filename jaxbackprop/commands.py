@@ -610,8 +610,9 @@ def _fit(arguments: Namespace, training: _Training, mesh: Mesh | None, stop: "_S
 
 @contextmanager
 def _said_in_lines():
-    """What training warns of, as one line each; divergence is said by its own line at the end."""
+    """What is warned of, as one line each; divergence is said by its own line at the end."""
     with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)  # each is another line
         warnings.filterwarnings("ignore", "the loss is .* training stopped")
         warnings.showwarning = lambda message, *_args, **_more: print(f"jaxbackprop: {message}", file=sys.stderr)
         yield

@@ -375,10 +375,10 @@ def test_numbers_as_text_are_numbers():
 def test_row_numbers_that_pandas_wrote_are_left_out():
     d = load(csv({"": range(ROWS)} | flowers()))
     assert d.encoding.features == ("length", "width")
-    assert d.table[0].split(maxsplit=1) == ["''", "dropped  it has no name"]
+    assert d.table[0].split(maxsplit=1) == ["''", "dropped: it has no name"]
     d = load(parquet(**flowers(), __index_level_0__=list(range(ROWS))))
     assert d.encoding.target == "colour"
-    assert d.table[-1].split(maxsplit=1) == ["'__index_level_0__'", "dropped  row numbers that pandas wrote"]
+    assert d.table[-1].split(maxsplit=1) == ["'__index_level_0__'", "dropped: row numbers that pandas wrote"]
 
 
 # ---- what is refused, and how it is said

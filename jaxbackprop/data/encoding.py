@@ -228,6 +228,9 @@ def from_dict(d: Mapping[str, Any]) -> Encoding:
         used = [column for column in values["columns"] if column.kind != "dropped"]
         if values["columns"] and names_of(used)[0] != values["features"]:
             raise TypeError("its columns do not make its features")
+        numbers = [number for name in names if name.endswith(("mean", "scale")) for number in values[name]]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("its means or scales are no numbers")
         if not all(isinstance(column.fill, int | float | None) for column in used):
             raise TypeError("what fills its gaps is no number")
     except (TypeError, KeyError) as error:

@@ -71,12 +71,16 @@ class Dataset:
         """
         lines: list[list[str]] = []
         for column in self.encoding.columns:
-            deed = ["dropped", column.why] if column.kind == "dropped" else [column.deed, column.why]
-            if lines and lines[-1][1:] == deed:
+            deed = (
+                f"dropped: {column.why}"
+                if column.kind == "dropped"
+                else "; ".join(filter(None, (column.deed, column.why)))
+            )
+            if lines and lines[-1][1] == deed:
                 first = lines[-1][0].partition(" … ")[0]
                 lines[-1][0] = f"{first} … {shown(column.name, 40)}"
             else:
-                lines.append([shown(column.name, 40), *deed])
+                lines.append([shown(column.name, 40), deed])
         return aligned(lines) if lines else []
 
 
