@@ -45,8 +45,9 @@ wiring; `jaxbackprop.backprop`, equations (1) and (2); `jaxbackprop.factors`, eq
 `jaxbackprop.variance` and `jaxbackprop.sketches`; `jaxbackprop.gradient`, the rule behind `jax.custom_vjp`. Then the
 packages, each with a guide: `jaxbackprop.programs`, any JAX model; `jaxbackprop.checking`, anyone's gradient checked;
 `jaxbackprop.grading`, a derivation marked; `jaxbackprop.tracing`, one worked with numbers; `jaxbackprop.scaling`, tiles,
-kernels and devices; then data and training. What is not in the short list stands in its module:
-`jaxbackprop.losses.LOSSES`, `jaxbackprop.blocks.open_npy`.
+kernels and devices; `jaxbackprop.data`, tables and data larger than memory; `jaxbackprop.training`; `jaxbackprop.cli`, the
+command line. What is not in the short list stands in its module: `jaxbackprop.losses.LOSSES`,
+`jaxbackprop.blocks.open_npy`.
 
 Nothing is imported before it is asked for, JAX neither.
 """

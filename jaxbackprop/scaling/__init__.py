@@ -39,7 +39,36 @@ measured, on which device.
 
 What to read next. streaming; kernel, with kernel_tpu, kernel_gpu and what they share; mesh, and processes beneath it. Where
 a command computes, and when a small step is faster on a CPU than on a GPU: `jaxbackprop.devices`.
-"""
+
+Several devices, several machines. A gradient is a sum over examples. Lay the batch over a mesh, and the partitioner does the rest: each device sweeps its own
+examples, and one all-reduce a step adds the sums. The model's code, and the readouts, stay as they are.
+
+`data_mesh(model=2)` adds a second axis, over which layers of width 1,024 and more are shared out. From the command line:
+
+| where | how |
+|---|---|
+| one machine, one device | `jaxbackprop train big/` |
+| one machine, several GPUs | `jaxbackprop train big/ --devices 4 --batch-size 4096` |
+| several machines | on machine `I` of `N`, with process 0 on the first: `jaxbackprop train big/ --coordinator 10.0.0.1:8476 --processes N --process-id I` |
+| a TPU slice | on every worker: `jaxbackprop train big/ --coordinator auto`, as by `gcloud compute tpus tpu-vm ssh NAME --worker=all --command=…` |
+| a cluster under SLURM | one task a GPU: `srun --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 jaxbackprop train big/ --coordinator auto` |
+
+Each process trains on its own part of a folder's rows (means, scales and held-out figures each computes over all of them); 1, 2, 4
+or 8 processes, no more, take the same batches and end at the same parameters, within rounding. Process 0 prints and writes; the
+others need the data, and no shared disk. Where they were told different things, or one refuses what it was given, all end before
+anything is written. A process that is lost ends the
+others, at once or within ten seconds, with a line that says so and exit status 75 (or JAX aborts them, if its own watch is
+faster); `jaxbackprop train --resume RUN` goes on from the last checkpoint with as many processes as there are. A signal to any of
+them stops all, saved.
+
+`python experiments/devices_benchmark.py` measures your devices. Four virtual ones on 2 CPU cores show only what sharing out
+costs: a step runs at 0.97 to 1.15 times one device's speed. Between two processes of one machine an all-reduce of 4 kB takes 1.7
+ms, one of 17 MB 29 ms; over a network that fast, N machines would keep an *estimated* 90 to 96% of their speed at N = 2 and 74 to
+77% at 8, with the batches and by the formula that stand in the script.
+
+What was tried: four virtual CPU devices, and two processes on one machine, in every run of the tests; SLURM's variables, set by
+hand. Not yet: GPUs, TPUs, a network between machines.
+"""  # noqa: E501
 
 from jaxbackprop._lazy import submodules
 
