@@ -133,9 +133,7 @@ def fit(
     secret = obtained(key, checkpoints and Path(checkpoints.folder)) if method.secret else None
     own_key = secret.key if secret else is_key(key)
     fresh = _fresh(problem, epoch, own_key, params, data)
-    keeper = checkpoints and Keeper(
-        checkpoints, made_for(problem, data, own_key, fresh.state) | dict(checkpoints.made_for)
-    )
+    keeper = checkpoints and Keeper(checkpoints, made_for(problem, data, own_key, fresh.state))
     started = _going_on(problem, fresh, keeper, secret, epochs)
 
     reached, held_out = shown(problem, started), partial(_held_out, model, validation)

@@ -31,7 +31,8 @@ class Keeper:
     """Saves and loads for one `fit`; it counts minutes from the last save, or from its making."""
 
     def __init__(self, checkpoints: Checkpoints, made_for: dict[str, str]):
-        self.checkpoints, self.made_for = checkpoints, made_for
+        words = dict(checkpoints.made_for)  # the caller's, which say more than a digest: compared first
+        self.checkpoints, self.made_for = checkpoints, words | made_for | words
         self.folder, self.saved_at, self.saved = Path(checkpoints.folder), time.monotonic(), (0, 0)
         self.store: Any = _STORES[checkpoints.store]
         self.best: Kept | None = None  # not on disk yet
