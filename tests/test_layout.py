@@ -29,7 +29,7 @@ checking checking.products checking.leaves checking.arguments checking.decisions
 checking.diagnosis checking.terms checking.report checking.reference checking.comparison checking.check
 grading grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
 grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
-grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade
+grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade grading.worked
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
 _cache devices data blocks stored checkpoint orbax_store secret runs train privacy
 """
