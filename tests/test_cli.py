@@ -1087,7 +1087,6 @@ def test_trace_works_a_derivation_through():
         ("z = w x\nL = z^2", (), "no number for w: give each, as in w=0.5"),
         ("z = w x", ("--set", "w=1"), "the text defines no loss"),
         ("z = w x\nL = z^2", ("--set", "w=1", "u=2"), "u is not free in the equations: they need w, x"),
-        ("z = W x\nL = ||z||^2", ("--set", "W=1"), "written for vectors"),
         ("z = w x\nL = z^2", ("--set", "w=1", "--format", "latex"), "shown as text alone"),
     ],
 )

@@ -1,4 +1,5 @@
 """A written derivation, marked line by line: `grade`.
 
-In the order to read them: report, formula, notation, statements, wiring, worlds, court, remarks, judge, grade.
+In the order to read them: report | expression, grammar, notation, lines | reading, values, shapes, world | comparison,
+choice, wiring, slips | diagnosis, correction, numbers | judge, grade. `worked` works a text's own network through.
 """
