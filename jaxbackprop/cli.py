@@ -114,6 +114,7 @@ TRACE_EXAMPLES = """examples:
   jaxbackprop trace                                   an example in which every path counts
   jaxbackprop trace --x 1.5 --y 2 --weights 0.8 1.3 -0.7 0.45
   jaxbackprop trace --weights 0.8 -1.3 -0.7 0.45      h1 is off: only the skip connection is left
+  jaxbackprop trace derivation.md --x 2 --set w=3 b=1  the network of its forward equations
   jaxbackprop trace --figure exercise.svg             the picture, too
   jaxbackprop trace --format latex > exercise.tex
 """
@@ -408,9 +409,10 @@ def _add_grade(known) -> None:
 def _add_trace(known) -> None:
     trace = known.add_parser(
         "trace",
-        help="work the exercise through: every value and every adjoint, with its formula and its numbers",
+        help="work the exercise, or a derivation's own network, through: every value and every adjoint",
         description="Work the exercise through: z0 = w0 x, h0 = g(z0), z1 = w1 h0, h1 = g(z1), yhat = w2 h1 + w3 h0, "
-        "L = ½ (yhat − y)², and back. Each adjoint stands beside jax.grad's.",
+        "L = ½ (yhat − y)², and back. Each adjoint stands beside jax.grad's. With FILE, the forward equations in it "
+        "instead, of numbers, at the numbers given; each gradient stands beside a central difference.",
         epilog=TRACE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -419,6 +421,10 @@ def _add_trace(known) -> None:
     matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
     trace._negative_number_matcher = matcher  # pyright: ignore[reportAttributeAccessIssue]
     add = trace.add_argument
+    add(
+        "file", nargs="?", metavar="FILE", help="a derivation with forward equations and a loss; - reads standard input"
+    )
+    add("--set", type=_setting, nargs="+", default=[], metavar="NAME=NUMBER", help="numbers for the names in FILE")
     add("--x", type=_number, default=1.5, metavar="X", help="the input (1.5)")
     add("--y", type=_number, default=2.0, metavar="Y", help="the target (2)")
     add(
@@ -510,6 +516,13 @@ def _positive_number(given: str) -> float:
     if not 0 < number < 3.4e38:  # float32's largest
         raise argparse.ArgumentTypeError(f"{given!r} is not a positive number")
     return number
+
+
+def _setting(given: str) -> tuple[str, float]:
+    name, equals, number = given.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{given!r} is not NAME=NUMBER")
+    return name, _number(number)
 
 
 def _number(given: str) -> float:

@@ -32,7 +32,10 @@ from jaxbackprop.data.blocks import Blocks, examples_of, spilled
 from jaxbackprop.data.figures import figures_of, lines_of
 from jaxbackprop.data.stored import is_stored
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
+from jaxbackprop.grading import worked
 from jaxbackprop.grading.grade import grade
+from jaxbackprop.grading.lines import chains
+from jaxbackprop.grading.reading import claims_of, read
 from jaxbackprop.grading.report import WRONG
 from jaxbackprop.losses import as_loss
 from jaxbackprop.scaling import mesh as meshes
@@ -224,22 +227,27 @@ def evaluate_command(arguments: Namespace) -> int:
 
 def grade_command(arguments: Namespace) -> int:
     """Mark a written derivation; returns the exit status: 1 if anything is wrong, 3 if too little was judged."""
-    try:
-        text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(
-            f"{arguments.file} is not UTF-8 text: save the derivation as plain text, Markdown or LaTeX"
-        ) from None
-    verdict = grade(text)
+    verdict = grade(_derivation(arguments.file))
     print(json.dumps(verdict.to_dict(), ensure_ascii=False) if arguments.json else verdict)
     if verdict.count(WRONG):
         return 1
     return 0 if verdict.enough or (arguments.allow_unread and verdict.ok) else 3
 
 
+def _derivation(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8 text: save the derivation as plain text, Markdown or LaTeX") from None
+
+
 def trace_command(arguments: Namespace) -> int:
-    """Work the exercise through at the given numbers; returns the exit status."""
+    """Work the exercise, or a derivation's own network, through at the given numbers; returns the exit status."""
     path: Path | None = arguments.figure
+    if arguments.file:
+        return _trace_derivation(arguments)
+    if arguments.set:
+        raise ValueError("--set is for a derivation's own network: give its FILE, or --weights for the exercise's")
     if path and path.suffix not in (".svg", ".png", ".pdf"):
         raise ValueError(f"{path} is not a picture's name: give --figure a name in .svg, .png or .pdf")
     if path and path.exists():
@@ -265,6 +273,17 @@ def trace_command(arguments: Namespace) -> int:
     print(shown.rstrip("\n"))
     if path:
         print(f"picture in {path}", file=sys.stderr)  # stdout stays what was asked for
+    return 0
+
+
+def _trace_derivation(arguments: Namespace) -> int:
+    if arguments.figure or arguments.format != "text":
+        raise ValueError("a derivation's own network is shown as text alone: leave out --figure and --format")
+    given = {"x": arguments.x, "y": arguments.y} | dict(arguments.set)
+    text = _derivation(arguments.file)
+    free = read(claims_of(chains(text))).free
+    rows = worked.work(text, {v: number for v, number in given.items() if v in free or v in dict(arguments.set)})
+    print(worked.table(rows))
     return 0
 
 

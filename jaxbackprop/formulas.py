@@ -43,9 +43,9 @@ def softmax_cross_entropy(yhat: np.ndarray, y: np.ndarray, show: Show) -> Writte
     mass = float(p.sum())
     scaled = abs(mass - 1) > 1e-9  # weights rather than probabilities
     times = f"·{show(mass)}" if scaled else ""
-    derivative = "softmax(yhat) Σ p − p" if scaled else "softmax(yhat) − p"
+    derivative = "softmax(yhat) Σ y − y" if scaled else "softmax(yhat) − y"
     slopes = [f"{show(a)}{times} − {bracketed(show(b))}" for a, b in zip(s, p, strict=True)]
-    return Written("−Σ p log softmax(yhat)", _minus_logs(p, s, show), derivative, slopes)
+    return Written("−Σ y log softmax(yhat)", _minus_logs(p, s, show), derivative, slopes)
 
 
 def sigmoid_binary_cross_entropy(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:

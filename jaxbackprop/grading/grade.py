@@ -1,10 +1,10 @@
 """A written derivation in, a verdict per line out.
 
-    text --notation--> equations --wiring--> network, true values and adjoints --here--> right or wrong, and why
+    text --lines, notation--> equations --reading, choice--> a network, its values and adjoints --judge--> right or wrong, and why
 
 The network is what the forward equations say; without any it is the exercise's. Each equation is judged by itself: the
 two sides are compared as numbers, with the right adjoints upstream, at points that cover every on/off pattern of the
-hidden units and z = 0. Nothing in the text is ever executed.
+units. Nothing in the text is ever executed.
 """
 
 from typing import Any
@@ -17,15 +17,19 @@ from jaxbackprop.words import extra
 def grade(text: str, network: Any = None) -> Verdict:
     """Judge a written derivation, equation by equation.
 
-    Plain text, Unicode, LaTeX and Markdown are read; prose is passed over; what looks like an equation and cannot be
-    read is listed as "not read". Forward equations define the network; where the text has none it is the exercise,
-    z0 = w0 x, h0 = g(z0), z1 = w1 h0, h1 = g(z1), z2 = w2 h1 + w3 h0, yhat = z2 with g(z) = 0 for z < 0, z otherwise.
-    The adjoint dL/dyhat is given, unless the text has a loss (L = ...); a text that has none but says what dL/dyhat is
-    is held to half the squared error. Where g has a kink the stated branch decides its slope at 0; another choice is
-    accepted with a remark.
+    Plain text, Unicode, LaTeX, NumPy and Markdown are read; prose is passed over; every line with an equals sign is in the
+    result. Forward equations define the network; where the text has none, or leaves open what the exercise defines, it is
+    the exercise: z0 = w0 x, h0 = g(z0), z1 = w1 h0, h1 = g(z1), z2 = w2 h1 + w3 h0, yhat = z2 with g(z) = 0 for z < 0, z
+    otherwise. The loss is the scalar whose derivatives are taken, whatever it is called. Without one the adjoint of the
+    output is given; a text that says what it is, of y, is held to half the squared error, or to the cross-entropy where
+    its lines hold for that after a sigmoid or a softmax, and the verdict says so. Where g has a kink the stated branch
+    decides its slope at 0; another choice is accepted with a remark.
 
-    An equation with ^T, @ or an outer product is judged with matrices of different sizes, for one example; and so
-    are the others of such a text, local derivatives (dz2/dh0) apart. Gradients have the shape of what they belong to.
+    Whether names are numbers, vectors, matrices, a batch as rows or as columns, or families with index letters follows
+    from their marks (^T, @, norms, axis=, capitals, letters); where that leaves a choice, the reading under which the
+    forward equations fit and the most lines hold counts: `Verdict.basis` says which. All sizes differ, so that a missing
+    transpose does not fit. What was not read whole is not judged, nor what depends on a definition that was not read.
+    Not read: layers counted by a letter (z^l), a second derivative, indices that are computed (h_{t-1}).
 
     Args:
         text: at most 100,000 characters and 400 equations.

@@ -212,6 +212,9 @@ class _Build:
                 return Expr("cases", (zero, at_zero, Expr("compare", (">", a, ZERO)), ONE, OTHERWISE, ZERO))
             case (("outer" | "kron" | "matmul"), (a, b)):
                 return Expr(function, (a, b))
+            case "ce", (y, p):  # the cross-entropy
+                terms = Expr("hadamard", (y, Expr("call", ("log", 0, p))))
+                return Expr("negative", (Expr("reduce", ("sum", None, terms)),))
             case ("dot", (a, b)):
                 return Expr("matmul", (a, b))
             case ("multiply", (a, b)):

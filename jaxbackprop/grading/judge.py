@@ -184,6 +184,9 @@ def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
         return Judged(UNREAD, f"a formula without =, which is not {world.called(left)} of the line above")
     if world.reading.loss in world.reading.unread and _mentions_loss(left, right):
         return Judged(UNJUDGED, _unread_words(world.reading, world.reading.loss))
+    lost = next((c.row for c in world.reading.claims if isinstance(c.left, Unread)), 0)
+    if lost and world.reading.loss not in world.reading.definitions and _mentions_loss(left, right):
+        return Judged(UNJUDGED, f"the loss may stand in line {lost}, which was not read")
     inherited = _inherited(court, claim, left, right, own, earlier)
     return Judged(INHERITED, inherited) if inherited else _wrong(court, left, right, spent, lines)._replace(left=left)
 
@@ -243,9 +246,8 @@ def _is_step(left: Expr, right: Expr) -> bool:
     return (
         left.op == "name"
         and right.op == "+"
-        and any(n.op == "derivative" for n in nodes(right))
         and any(
-            t.op == "name" and (t == left or t.args[0].partition("_")[0] == left.args[0].partition("_")[0])
+            t == left or (t.op == "name" and has(right, "derivative") and t.args[0] == left.args[0].partition("_")[0])
             for t in right.args
         )
     )

@@ -372,7 +372,7 @@ def _substance(raw: str, known: Vocabulary) -> bool:
     if len(raw) > 4 * MAX_PIECE:
         return True
     text = _comments_out(plain(raw, known), known)
-    return bool(re.search(r"[A-Za-z0-9\\Ͱ-Ͽ∂]", text))
+    return bool(re.search(r"[A-Za-z0-9\\Ͱ-Ͽ∂ℓ]", text))
 
 
 def _comments_out(text: str, known: Vocabulary) -> str:

@@ -17,7 +17,7 @@ INDEX = "ijklmnpqrsc"  # letters that index
 ELEMENTWISE = frozenset(
     "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sqrt"
     " abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
-    " where max min maximum minimum sum npsum mean std var square transpose multiply".split()
+    " where max min maximum minimum sum npsum mean std var square transpose multiply ce".split()
 )
 GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")
 WORDS = frozenset(
@@ -50,6 +50,7 @@ class Vocabulary(NamedTuple):
         functions: letters that are functions.
         layered: names whose superscripts count layers: z^1, a^2.
         bare: names that stand on the left of an equation.
+        index: letters that index; in w_n the n does not, where the text has a value n.
     """
 
     words: frozenset[str] = frozenset()
@@ -57,6 +58,7 @@ class Vocabulary(NamedTuple):
     functions: frozenset[str] = frozenset()
     layered: frozenset[str] = frozenset()
     bare: frozenset[str] = frozenset()
+    index: str = INDEX
 
 
 NOTHING = Vocabulary()
@@ -75,11 +77,14 @@ def vocabulary(text: str) -> Vocabulary:
     >>> sorted(known.words), sorted(known.layered)
     (['net_h1', 'pred'], ['w', 'z'])
     """
-    flat = "\n".join(_flat(line) for line in text.split("\n"))
+    index = _index(text)
+    flat = "\n".join(_flat(line, index) for line in text.split("\n"))
     left = {m[1] for m in _LEFT.finditer(flat)}
     quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(flat)]
     tops = {w for pair in quotients for w in pair}
     words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
+    if re.search(r"@|\bnp\.|\*\*|\.T\b", text):  # in code a word between operators is a name
+        words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", flat) if _is_word(w)}
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
     layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", flat))
@@ -90,8 +95,22 @@ def vocabulary(text: str) -> Vocabulary:
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat))
     letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
     return Vocabulary(
-        frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare)
+        frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare), index
     )
+
+
+def _index(text: str) -> str:
+    """i, j, k, l always; another letter where a sum runs over it, or where it stands beside or in the place of one of these."""
+
+    def indexes(x: str) -> bool:
+        summed = re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_\s*\{{?[a-z,\s]*{x}", text)
+        beside = re.search(rf"_\s*\{{?\s*(?:[ijkl],?\s*{x}|{x},?\s*[ijklnm])(?![A-Za-z])", text)
+        bases = set(re.findall(rf"([A-Za-z])_\{{?{x}(?![A-Za-z])", text))
+        replaces = any(re.search(rf"{b}_\{{?[ijkl](?![A-Za-z])", text) for b in bases)
+        value = re.search(rf"(?m)(?:^|[,;$&])\s*{x}\s*=", text)
+        return bool(summed or (not value and (beside or replaces)))
+
+    return "ijkl" + "".join(x for x in "mnpqrsc" if indexes(x))
 
 
 def _base(token: str) -> str:
@@ -180,7 +199,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     >>> plain(r"\sum_i w_{ji} x_i + \sigma'(z^{[1]})")
     "Σ⟨i⟩ w⟨ji⟩ x⟨i⟩ + ⨍σ'(z1)"
     """
-    text = _layers(_flat(raw), known.layered)
+    text = _layers(_flat(raw, known.index), known.layered)
     text = re.sub(
         r"\b(?:np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special)\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])",
         "ⓝ",
@@ -197,7 +216,9 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
         text,
     )
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
-    text = re.sub(r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu|softmax)\b", lambda m: m[1].lower(), text)
+    text = re.sub(
+        r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu|softmax|ce(?=\s*\())\b", lambda m: m[1].lower(), text
+    )
     text = re.sub(
         r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b",
         _primed,
@@ -220,7 +241,7 @@ def _step(known: Vocabulary):
     return lambda m: m[0] if m[0] in known.letters and m[0] in known.functions else "step"
 
 
-def _flat(raw: str) -> str:
+def _flat(raw: str, index: str = INDEX) -> str:
     """Characters and LaTeX resolved: sub- and superscripts of names are digits, ⟨letters⟩ or words after _."""
     text = re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", raw)  # circled numbers only label
     text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
@@ -231,7 +252,7 @@ def _flat(raw: str) -> str:
     text = re.sub(
         r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}", text
     )
-    text = _norms(_latex(text))
+    text = _norms(_latex(text, index))
     text = re.sub(
         r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫", text
     )  # not read
@@ -246,7 +267,7 @@ def _flat(raw: str) -> str:
     )
     text = re.sub(
         r"(?<=[A-Za-zͰ-Ͽ0-9⟩])_\(?([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)",
-        lambda m: m[0] if "(" in m[0] else _tag(m[1].split("_")),
+        lambda m: m[0] if "(" in m[0] else _tag(m[1].split("_"), index),
         text,
     )
     text = re.sub(rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩", text)
@@ -266,7 +287,7 @@ def _kronecker(match: re.Match) -> str:
     return f"δ⟨{match[1] or match[3]}{match[2] or match[4]}⟩"
 
 
-def _tag(parts: list[str]) -> str:
+def _tag(parts: list[str], index: str) -> str:
     """A subscript: digits belong to the name, letters index it, a word goes on the name."""
     digits, letters, words = "", "", []
     for part in parts:
@@ -274,9 +295,9 @@ def _tag(parts: list[str]) -> str:
             digits += ("_" if digits or words else "") + part
         elif part == "o":
             digits += "0"  # as a scan reads 0
-        elif len(part) <= 2 and set(part) <= set(INDEX):
+        elif len(part) <= 2 and set(part) <= set(index):
             letters += part
-        elif len(part) == 2 and part[0].isdigit() and part[1] in INDEX:
+        elif len(part) == 2 and part[0].isdigit() and part[1] in index:
             digits, letters = digits + part[0], letters + part[1]
         else:
             words.append(digits.join(["", ""]) + part)
@@ -373,6 +394,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     inner = next(g for g in short.groups() if g) if short else ""
     if inner and (inner in known.words or _SINGLE.fullmatch(inner) or _is_name(inner)):
         return f"∂{inner}"
+    if re.fullmatch(r"[A-Z][a-z]", word) and word.lower() not in STOP:  # W x
+        return f"{word[0]} {word[1]}"
     pieces = re.findall(r"[A-Za-zͰ-Ͽ]\d*", word)
     stems = {p[0] for p in known.letters} | {"d"} - {"d"}
     if (
@@ -407,7 +430,7 @@ def is_formula(word: str, known: Vocabulary) -> bool:
 # --- LaTeX -----------------------------------------------------------------------------------------------------------
 
 
-def _latex(text: str) -> str:
+def _latex(text: str, index: str) -> str:
     """Resolve commands, then braces from the inside out; what is left over stays, and will be reported."""
     text = re.sub(r"\\left\s*\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?|\\begin\{(?:cases|rcases|dcases)\}", "⟦", text)
     text = re.sub(r"\\end\{array\}\s*\\right\s*\.|\\end\{(?:cases|rcases|dcases)\}", "⟧", text)
@@ -436,7 +459,7 @@ def _latex(text: str) -> str:
         before = text
         text = re.sub(r"(?:\\underbrace|\\overbrace)\s*\{([^{}]*)\}\s*[_^]\s*\{[^{}]*\}", r"(\1)", text)
         text = re.sub(r"Σ\s*_\s*(?:\{([^{}]*)\}|([a-z]))\s*(?:\^\s*(?:\{([^{}]*)\}|(\w)))?", _sum, text)
-        text = re.sub(r"_\s*\{([^{}]*)\}", _subscript, text)
+        text = re.sub(r"_\s*\{([^{}]*)\}", lambda m: _subscript(m, index), text)
         text = re.sub(r"\^\s*\{([^{}]*)\}", _superscript, text)
         text = re.sub(r"⁄\s*\{([^{}]*)\}\s*\{([^{}]*)\}", _fraction, text)
         # a brace that an operator awaits is left to the next pass; any other groups, or is a case distinction
@@ -466,13 +489,13 @@ def _sum(match: re.Match) -> str:
     return f" Σ⟨{letters}{bound}⟩ "
 
 
-def _subscript(match: re.Match) -> str:
+def _subscript(match: re.Match, index: str) -> str:
     inside = match[1].strip()
     if re.search(r"[<>=]", inside):
         return f"⟦{inside}⟧"  # 1_{z1 >= 0}
     if re.search(r"[+\-*/]", inside):
         return f"_⟪{inside}⟫"  # an index that is computed: not read
-    return _tag([p for p in re.split(r"[\s,()\[\]_⟨⟩]+", inside) if p])
+    return _tag([p for p in re.split(r"[\s,()\[\]_⟨⟩]+", inside) if p], index)
 
 
 def _superscript(match: re.Match) -> str:

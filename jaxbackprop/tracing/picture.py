@@ -346,8 +346,9 @@ def _legend(figure: "Figure", off: bool) -> None:
     handles = [
         Line2D([], [], marker="s", linestyle="", color=VALUE, label="value, forward"),
         Line2D([], [], marker="s", linestyle="", color=ADJOINT, label="adjoint, backward: dfoo is dL/dfoo"),
+        Line2D([], [], color=LINE, linewidth=2.8, label="the thicker, the larger |w|"),
     ]
     if off:
         ring = {"markerfacecolor": OFF, "markeredgecolor": LINE, "markersize": 8}
         handles.append(Line2D([], [], marker="o", linestyle="", label="off: g'(z) = 0", **ring))
-    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=SIZE - 1, handletextpad=0.2)
+    figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False, fontsize=SIZE - 1, handletextpad=0.2)
