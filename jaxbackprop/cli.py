@@ -325,7 +325,12 @@ def _add_train(known) -> None:
         "Ctrl-C and SIGTERM stop, saved, after the epoch or within a long one; a kill loses what came after the last one",
     )
     add = keep.add_argument
-    add("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, perhaps to more --epochs")
+    add(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in DIR, perhaps to more --epochs, or after a divergence at a lower --learning-rate",
+    )
     add("--checkpoint-every", type=_positive, metavar="N", help="epochs from one checkpoint to the next (never)")
     add("--checkpoint-minutes", type=_positive_number, metavar="M", help="and minutes (1)")
     where = train.add_argument_group(

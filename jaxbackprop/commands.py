@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 LOST = 75  # "try again", as sysexits.h has it
 WHERE = ("devices", "coordinator", "processes", "process_id", "scratch")  # what a run may have otherwise each time
-SAID_ANEW = ("resume", "epochs", "json", "checkpoint_every", "checkpoint_minutes", "device", *WHERE)  # beside --resume
+SAID_ANEW = ("resume", "epochs", "learning_rate", "json", "checkpoint_every", "checkpoint_minutes", "device", *WHERE)
 NOT_KEPT = ("command", "resume", "out", "json", *WHERE)  # arguments that a resumed run does not take over
 
 
@@ -126,7 +126,10 @@ def _train(arguments: Namespace) -> int:
     last = history[-1] if history else None
     if last and not steps.is_finite(last):
         found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
-        kept = "the metrics" + (" and a checkpoint of the last good state" if int(state.step) else "")
+        goes_on = (
+            f" and a checkpoint: jaxbackprop train --resume {training.folder} --learning-rate RATE goes on from it"
+        )
+        kept = "the metrics" + (goes_on if int(state.step) and not training.spent else "")
         hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {kept}"
         if first:
             print(f"jaxbackprop: {found}: {hint}", file=sys.stderr)

@@ -543,6 +543,29 @@ def test_training_that_diverges_is_a_failure_with_a_hint(epochs):
     refused(jaxbackprop("predict", "run", "new.csv"), "run holds no params.npz: that run did not finish")
 
 
+def test_a_run_that_diverged_goes_on_from_the_last_good_state_at_a_lower_rate(monkeypatch):
+    plain = optax.sgd
+
+    def doomed(rate):  # from the third epoch on, where it is large
+        return plain(optax.piecewise_constant_schedule(rate, {2 * 3: 1e37 if rate == 0.1 else 0.5}))
+
+    monkeypatch.setattr(optax, "sgd", doomed)
+    words = ["kinds.csv", *QUICK, "--optimizer", "sgd", "--epochs", 4, "--checkpoint-every", 1, "--out", "run"]
+    finished = jaxbackprop("train", *words[:-1], "other", "--learning-rate", 0.05)
+    assert finished.status == 0
+    other = jaxbackprop("train", "--resume", "other", "--learning-rate", 0.01)
+    assert other.status == 2
+    assert "made for another optimizer, sgd at 0.05, and this is sgd at 0.01" in other.err
+    result = jaxbackprop("train", *words, "--learning-rate", 0.1)
+    assert result.status == 1
+    assert result.err.endswith(
+        "and a checkpoint: jaxbackprop train --resume run --learning-rate RATE goes on from it\n"
+    )
+    assert jaxbackprop("train", "--resume", "run", "--learning-rate", 0.05).status == 0
+    assert [json.loads(line)["epoch"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert json.loads(Path("run/config.json").read_text())["learning_rate"] == 0.05
+
+
 def test_diverging_with_json_prints_no_second_kind_of_output():
     words = ["--learning-rate", "1e30", "--optimizer", "sgd", "--epochs", 5, "--json"]
     result = jaxbackprop("train", "houses.csv", *words)

@@ -26,9 +26,9 @@ with it. At a kink the branch "otherwise" decides, as in the exercise: relu'(0) 
 
 What it says. `line.status`, `line.reason` with a counterexample, `line.correction` with the right line, `line.row` where it
 stands; `print(verdict)` is a table, `verdict.to_dict()` the same as JSON can hold it. `jaxbackprop grade derivation.md`
-prints it, with exit status 1 if a line is wrong, 3 if more than a fifth could not be judged. A line that follows from a wrong one without a mistake of its own is
-"right given the line above". Nothing in a text is ever executed, and time, memory and nesting are bounded, so that a
-stranger's text may be graded.
+prints it, with exit status 1 if a line is wrong, 3 if more than a fifth could not be judged. A line that follows from a
+wrong one without a mistake of its own is "right given the line above". Nothing in a text is ever executed, and time, memory
+and nesting are bounded, so that a stranger's text may be graded.
 
 What to read next. `help(jaxbackprop.grade)`; `jaxbackprop.tracing`, the right derivation with its numbers.
 
