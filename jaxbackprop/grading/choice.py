@@ -22,7 +22,7 @@ from jaxbackprop.grading.expression import (
 )
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.reading import Claim, Reading, read
-from jaxbackprop.grading.shapes import INPUT, TARGET, Layout
+from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
 from jaxbackprop.grading.world import Loss, World, build, cost, output_of
 
 TRIALS = 60_000  # symbols evaluated in the choice of a reading
@@ -132,6 +132,8 @@ def layouts(reading: Reading) -> list[Layout]:
     one, many = Layout(True, rows), Layout(True, rows, True)
     found = [many, one] if several else [one, many]
     found += [Layout(True, not rows, several)]
+    if any(COLUMN.fullmatch(v) for v in free):
+        found += [layout._replace(single=True) for layout in found[:2]]
     return (
         [*found, Layout()]
         if not strong or not reading.definitions

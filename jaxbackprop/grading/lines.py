@@ -396,6 +396,10 @@ def _chain(row: int, links: list[tuple[str, str]], continues: bool, known: Vocab
 # --- one side --------------------------------------------------------------------------------------------------------
 
 
+# J(w, b) = …: a value, with what it is a function of
+_ARGUMENTS = re.compile(r"^([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)$")
+
+
 def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, boxed: bool = False) -> Expr | Unread:
     """One side: boxes, remarks and labels taken off, then parsed; nothing else may be left over."""
     if len(raw) > 4 * MAX_PIECE:
@@ -417,6 +421,7 @@ def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, b
     if isinstance(text, Unread):
         return text
     text = _unboxed(text.strip(" ,.;:|'")) if first else text.strip(" ,.;:|")
+    text = _ARGUMENTS.sub(r"\1", text) if first else text
     if not text and raw.strip():
         return Unread(f"cannot read {' '.join(raw.split())[:60]!r}: words, no formula")
     return parse(text)

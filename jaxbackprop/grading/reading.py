@@ -107,6 +107,7 @@ def read(claims: list[Claim]) -> Reading:
     >>> list(found.definitions), found.free, found.loss
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
+    claims = _of_all_entries(claims)
     definitions: dict[str, tuple[tuple[str, ...], Expr]] = {}
     alternatives: dict[str, list[Expr]] = {}
     functions: dict[str, tuple[str, Expr]] = {}
@@ -149,6 +150,31 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
             new[z] = (letters, e.args[2])
             new[same[0]] = (letters, Expr("call", (*e.args[:2], name(z, letters))))
     return new
+
+
+def _of_all_entries(claims: list[Claim]) -> list[Claim]:
+    """Where f(x) = log Σ_i e^{x_i}, f is one number of all entries, and no function that goes entry by entry."""
+    heads = {
+        c.left.args[0]
+        for c in claims
+        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call"
+        if not c.left.args[1] and c.left.args[0] not in FUNCTIONS and has(c.right, "sum", "reduce")
+    }
+
+    def side(e):
+        return replace(
+            e, lambda n: name(n.args[0]) if n.op == "call" and n.args[0] in heads and not n.args[1] else None
+        )
+
+    if not heads:
+        return claims
+    return [
+        c._replace(
+            **{k: side(getattr(c, k)) for k in ("left", "right", "before") if isinstance(getattr(c, k), Expr)},
+            terms=tuple(map(side, c.terms)),
+        )
+        for c in claims
+    ]
 
 
 def _learn(terms, row, definitions, alternatives, functions, notes, given, rows) -> None:
@@ -208,6 +234,9 @@ def _define(bare, formulae, row, definitions, alternatives, functions, rows) -> 
     anchor = next((v for v in bare if v.args[0] not in inside), None)
     if formula is not None and anchor is not None and anchor.args[0] not in names(formula):
         if anchor.args[0] in definitions:
+            letters, first = definitions[anchor.args[0]]
+            if _in_steps(first, formula, definitions):
+                definitions[anchor.args[0]], formula = (letters, formula), first
             alternatives.setdefault(anchor.args[0], []).append(formula)
         else:
             definitions[anchor.args[0]] = (anchor.args[1], formula)
@@ -218,6 +247,13 @@ def _define(bare, formulae, row, definitions, alternatives, functions, rows) -> 
         if other.args[0] not in known and other != first and other.args[0] not in definitions:
             definitions[other.args[0]] = (other.args[1], first)  # another name of it
             rows[other.args[0]] = row
+
+
+def _in_steps(whole: Expr, formula: Expr, definitions) -> bool:
+    """Whether a formula says the same in steps that are named: f = (x + y) z, then q = x + y and f = q z."""
+    steps = names(formula) & definitions.keys()
+    inside = (names(formula) - steps).union(*(names(definitions[v][1]) for v in steps))
+    return bool(steps) and not names(whole) & definitions.keys() and inside <= names(whole)
 
 
 def show_key(variable: Expr) -> str:

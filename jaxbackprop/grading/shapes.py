@@ -25,6 +25,9 @@ class Shape(NamedTuple):
     columns: int
 
 
+COLUMN = re.compile("w|v|u|θ|theta|β|beta")  # a vector of weights, where outputs are numbers
+
+
 class Layout(NamedTuple):
     """What a text's values are taken for.
 
@@ -32,12 +35,14 @@ class Layout(NamedTuple):
         vectors: names are vectors and matrices; else numbers.
         rows: an example is a row, and weights stand on the right.
         batch: there are several examples.
+        single: weights of one small letter are columns: w gives one number for each example.
         inputs: the names of inputs where the text's are not called x.
     """
 
     vectors: bool = False
     rows: bool = False
     batch: bool = False
+    single: bool = False
 
 
 Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its rows, its columns
@@ -102,6 +107,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     for text, letters in sorted(used):
         if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text):
             sizes.known.setdefault(text, _input(sizes))
+        if layout.single and text not in defined and not letters and COLUMN.fullmatch(text):
+            sizes.known.setdefault(text, ((), sizes.new(), ONE))
     fixed: set[str] = set()
     running = {x for _, e in definitions.values() for n in nodes(e) if n.op == "sum" for x in n.args[0]}
     for v, (letters, expr) in definitions.items():
