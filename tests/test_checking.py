@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxbackprop.checking import points
-from jaxbackprop.checking.decisions import counted, longest_sum, narrowest, opaque, value_and_sides
+from jaxbackprop.checking.decisions import counted, opaque, value_and_sides
 from jaxbackprop.checking.differences import Seen, noise_of, slope
+from jaxbackprop.checking.rounding import longest_sum, narrowest
 from jaxbackprop.programs.flat import CALLS, SCAN, flatten, run, without_custom_rules
 
 

@@ -28,9 +28,10 @@ programs programs.flat programs.loops programs.axes programs.linear programs.use
 programs.explain programs.compare programs.clipped
 scaling scaling.streaming gradient scaling.processes scaling.mesh scaling.padded
 scaling.kernel_parts scaling.kernel_tpu scaling.kernel_gpu scaling.kernel
-checking checking.products checking.leaves checking.arguments checking.decisions checking.points checking.differences
-checking.diagnosis checking.mistakes checking.layers checking.lines checking.steps checking.report checking.closures
-checking.reference checking.tested checking.comparison checking.disputes checking.causes checking.verdict checking.check
+checking checking.products checking.leaves checking.arguments checking.closures checking.decisions checking.rounding
+checking.points checking.differences checking.diagnosis checking.mistakes checking.layers checking.lines checking.steps
+checking.report checking.reference checking.tested checking.comparison checking.disputes checking.causes checking.verdict
+checking.check
 grading grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
 grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
 grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade grading.worked

@@ -41,10 +41,10 @@ takes seconds. It cannot see a value that is itself wrong, nor what happens only
 What to read next. `help(jaxbackprop.check_gradient)`, `help(jaxbackprop.check_vjp)`; of a whole model's per-example
 gradients `jaxbackprop.check_factored`; of a derivation on paper `jaxbackprop.grading`.
 
-In the order to read them. What is looked at: leaves, arguments, closures, decisions, points, reference (the right gradient),
-tested (the one under test). Who is right: comparison, differences, disputes, verdict, report. What went wrong: diagnosis (read
-off one parameter), causes, mistakes (made on purpose), layers, lines, steps (which there are to make). Then check, where all
-begins. Of the rest of the package they import `programs` and what refuses a wrong argument.
+In the order to read them. What is looked at: leaves, arguments, closures, decisions, rounding, points, reference (the right
+gradient), tested (the one under test). Who is right: comparison, differences, disputes, verdict, report. What went wrong:
+diagnosis (read off one parameter), causes, mistakes (made on purpose), layers, lines, steps (which there are to make). Then
+check, where all begins. Of the rest of the package they import `programs` and what refuses a wrong argument.
 """
 
 from jaxbackprop._lazy import submodules

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.checking import points
-from jaxbackprop.checking.decisions import narrowest, scattered, wants_symmetry
+from jaxbackprop.checking.decisions import wants_symmetry
 from jaxbackprop.checking.diagnosis import Diagnosis, Evidence
 from jaxbackprop.checking.leaves import as_float64, eps, max_each, on_host, one_line
 from jaxbackprop.checking.points import Points
 from jaxbackprop.checking.reference import LOOP_STEPS, SAFETY, Reference, Right, between_kinks, right_gradients, slack
+from jaxbackprop.checking.rounding import narrowest, scattered
 from jaxbackprop.checking.tested import Tested
 from jaxbackprop.programs.flat import Program, flatten
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxbackprop.checking import points
 from jaxbackprop.checking.closures import with_arrays_widened
-from jaxbackprop.checking.decisions import longest_sum, narrowest, scattered, stopped, ties, with_ties_broken
+from jaxbackprop.checking.decisions import stopped, ties, with_ties_broken
 from jaxbackprop.checking.leaves import eps, max_each, narrowed, on_host, one_line
+from jaxbackprop.checking.rounding import longest_sum, narrowest, scattered
 from jaxbackprop.programs.flat import CALLS, CUSTOM_VJP, RULELESS, SCAN, Program, as_function, flatten, traced
 from jaxbackprop.programs.loops import bounded, has_loops
 
