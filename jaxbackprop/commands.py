@@ -461,9 +461,12 @@ def _unprotected(arguments: Namespace, classes: tuple[str, ...], columns: tuple[
         found.append(f"mean and scale of the {whose}, taken from the training rows (--bounds FILE or --scale none)")
     if classes and not arguments.classes:
         found.append("the classes, found in the rows (--classes)")
-    if columns:
+    told = arguments.numbers or ()
+    of_rows = [c.name for c in columns if c.name not in told or c.indicator]
+    if of_rows:
         found.append(
-            "what kind each column is of, its median and its categories, found in the rows (numbers in a .npz)"
+            f"what kind of columns {', '.join(map(repr, of_rows[:5]))}{', …' if of_rows[5:] else ''} are, with categories and "
+            "gaps, found in the rows (--numbers NAME …, --missing drop)"
         )
     return found
 

@@ -129,17 +129,19 @@ def test_the_command_hides_which_of_two_files_it_was(tmp_path, monkeypatch, caps
         lines = ["a,b,label", *(f"{a},{b},{label}" for (a, b), label in zip(rows.tolist(), target, strict=True))]
         Path(f"{name}.csv").write_text("\n".join(lines) + "\n")
         command = ["train", f"{name}.csv", "--private", "--epochs", "2", "--hidden", "4", "--out", name]
-        assert cli.main([*command, "--classes", "no", "yes", "--bounds", "bounds.csv"]) == 2, "no such file"
+        command += ["--numbers", "a", "b", "--missing", "drop", "--classes", "no", "yes", "--bounds", "bounds.csv"]
+        assert cli.main(command) == 2, "no such file"
         Path("bounds.csv").write_text("column,least,most\n*,-3,3\n")
-        assert cli.main([*command, "--classes", "no", "yes", "--bounds", "bounds.csv"]) == 0
+        assert cli.main(command) == 0
         Path("bounds.csv").unlink()
     found = {name: params_of(name) for name in ("truth", "same", "other")}
     assert not np.array_equal(found["truth"], found["same"])
     assert not np.array_equal(found["truth"], found["other"])
     encodings = [json.loads(Path(name, "config.json").read_text())["encoding"] for name in ("truth", "other")]
-    assert encodings[0] == encodings[1], "with bounds and classes nothing but the parameters comes from the rows"
+    assert encodings[0] == encodings[1], "with bounds, classes and kinds nothing but the parameters comes from the rows"
     assert encodings[0]["mean"] == [0.0, 0.0]
     assert encodings[0]["scale"] == [3.0, 3.0]
+    assert [column["fill"] for column in encodings[0]["columns"]] == [0.0, 0.0]
     assert json.loads(Path("truth/config.json").read_text())["private"]["not_protected"] == []
     assert "not protected:" not in capsys.readouterr().out
 

@@ -109,7 +109,8 @@ def load(
             stretch of each block.
         seed: the same seed gives the same split.
         scale: "rows", by the training rows' mean and deviation; "none"; or bounds, {column: (least, most)}, which
-            become −1 and 1, "*" for each column that has no line of its own. A regression's target is scaled likewise.
+            become −1 and 1, "*" for each column that has no line of its own. A regression's target is scaled likewise. Without
+            "rows" a gap becomes what becomes 0.
         classes: the labels, in the order of the outputs; by default those that the rows hold.
         stratify: whether a classification's rows are split class by class. Otherwise which rows are kept for testing
             depends on the seed and their number alone, so that one row's label decides nothing about another row.
@@ -283,6 +284,9 @@ def _encoded_by(
         ]
         x = x[:, ~nothing]
         columns = learned(columns, x[train], table.labels[train], MOST_CATEGORIES)
+        if scale != "rows":  # then no number is taken from the rows: a gap is the middle of the bounds
+            middle = iter(scaling(scale, [c.name for c in columns if c.kind in NUMERIC], lambda: ((), ()))[0])
+            columns = [replace(c, fill=float(next(middle))) if c.kind in NUMERIC else c for c in columns]
         x = inputs(columns, x, table.labels)
         features, count = names_of(columns)
     mean, size = scaling(scale, features[:count], lambda: moments_of(x[train][:, :count]) if count else ((), ()))
