@@ -716,11 +716,13 @@ def test_what_cannot_be_resumed_is_refused_in_one_line_and_changes_nothing(kinds
         (["--resume", "nowhere"], "nowhere is not a run: it has no config.json"),
         (["--resume", "run", "--hidden", "8"], "leave out --hidden"),
         (["kinds.csv", "--resume", "run"], "leave out DATA"),
-        (["--resume", "run", "--learning-rate", "1"], "leave out --learning-rate"),
         (["--resume", "run", "--seed", "0"], "leave out --seed"),  # what is the default is said nonetheless
         (["digits", "--resume", "run"], "leave out DATA"),
     ):
         refused(jaxbackprop("train", *words), message)
+    rate = jaxbackprop("train", "--resume", "run", "--learning-rate", "1")  # after a divergence alone
+    assert rate.status == 2
+    assert re.fullmatch(r"jaxbackprop: [^\n]+ adamw at 0.003, and this is adamw at 1: [^\n]+\n", rate.err)
     fewer = jaxbackprop("train", "--resume", "run", "--epochs", 1)
     assert fewer.status == 2
     assert re.fullmatch(r"jaxbackprop: [^\n]+ is of epoch 3: expected epochs of at least 3, not 1\n", fewer.err)
