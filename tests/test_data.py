@@ -414,8 +414,7 @@ def test_files_that_cannot_be_opened(read, monkeypatch):
     refused(read, "no/where.parquet", "no file 'no/where.parquet' in ", FileNotFoundError)
     refused(read, Path("nothing"), "no file 'nothing' in ", FileNotFoundError)
     os.mkdir("folder.csv")
-    words = "holds neither x.npy" if read is load else "is not a file; expected the path of a .csv, .tsv, .txt, .npz or"
-    refused(read, "folder.csv", words)
+    refused(read, "folder.csv", "holds neither x.npy")
     os.mkfifo("pipe.csv")
     refused(read, "pipe.csv", "'pipe.csv' is not a file")
     with pytest.raises(ValueError, match=r"'aaa.*\.\.\.aaa.*csv' can't be opened \(File name too long\)"):
@@ -505,11 +504,11 @@ def test_missing_values_that_a_run_of_an_earlier_version_knows_nothing_of():
 
 
 def test_missing_targets():
-    words = "target 'colour' is missing in 1 rows (first: row 2): fill it in, or leave such rows out by --missing drop"
+    words = "target 'colour' is missing in 1 row (first: row 2): fill it in, or leave such rows out by --missing drop"
     for colour in (["red", "", *COLOURS[2:]], ["red", "NA", *COLOURS[2:]], [1.5, "", *range(10)]):
         refused(load, csv(flowers(colour=colour)), words)
     refused(load, parquet(**flowers(colour=["red", "", *COLOURS[2:]])), words)
-    refused(load, npz(x=np.eye(6), y=["a", " ", *"abab"]), "target 'y' is missing in 1 rows (first: row 2)")
+    refused(load, npz(x=np.eye(6), y=["a", " ", *"abab"]), "target 'y' is missing in 1 row (first: row 2)")
     refused(load, csv(flowers(colour=[1e39, *range(11)])), "'colour' has 1 values beyond float32's")
     refused(load, npz(x=np.eye(21), y=[np.inf, *[0, 1] * 10]), "column 'y' has 1 infinite values")
 
@@ -862,7 +861,7 @@ import importlib, pkgutil, sys, jaxbackprop
 extras = {"pyarrow", "sklearn", "orbax", "matplotlib", "tqdm", "dp_accounting", "rich", "lark"}
 names = {m.name for m in pkgutil.walk_packages(jaxbackprop.__path__, "jaxbackprop.")}
 assert {"jaxbackprop.data", "jaxbackprop.commands", "jaxbackprop.tracing.picture"} <= names, names
-for name in names:
+for name in names - {"jaxbackprop.__main__"}:  # the command itself
     importlib.import_module(name)
     found = extras & set(sys.modules)
     assert not found, (name, found)
