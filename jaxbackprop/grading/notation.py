@@ -50,7 +50,7 @@ class Vocabulary(NamedTuple):
         functions: letters that are functions.
         layered: names whose superscripts count layers: z^1, a^2.
         bare: names that stand on the left of an equation.
-        index: letters that index; in w_n the n does not, where the text has a value n.
+        indices: letters that index; in w_n the n does not, where the text has a value n.
     """
 
     words: frozenset[str] = frozenset()
@@ -58,7 +58,7 @@ class Vocabulary(NamedTuple):
     functions: frozenset[str] = frozenset()
     layered: frozenset[str] = frozenset()
     bare: frozenset[str] = frozenset()
-    index: str = INDEX
+    indices: str = INDEX
 
 
 NOTHING = Vocabulary()
@@ -199,7 +199,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     >>> plain(r"\sum_i w_{ji} x_i + \sigma'(z^{[1]})")
     "Σ⟨i⟩ w⟨ji⟩ x⟨i⟩ + ⨍σ'(z1)"
     """
-    text = _layers(_flat(raw, known.index), known.layered)
+    text = _layers(_flat(raw, known.indices), known.layered)
     text = re.sub(
         r"\b(?:np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special)\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])",
         "ⓝ",
