@@ -89,9 +89,9 @@ def table(rows: tuple[Quantity, ...]) -> str:
     >>> print(table(work("L = w x", {"w": 3, "x": 2})))
     forward
     L      = w * x  = 6
-    backward                 differences
-    dL/dw  = x      = 2      2
-    dL/dx  = w      = 3      3
+    backward             differences
+    dL/dw  = x      = 2  2
+    dL/dx  = w      = 3  3
     """
     cells = [
         (r.name, f"= {r.formula}", f"= {r.value:.6g}", "" if r.difference is None else f"{r.difference:.6g}")

@@ -35,7 +35,7 @@ def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Bloc
 
     >>> from jaxbackprop.network import mlp
     >>> net = mlp((2, 3, 2))
-    >>> sorted(evaluate(net, "softmax_cross_entropy", init(net, jax.random.key(0)), (jnp.ones((4, 2)), jnp.zeros(4, int))))
+    >>> sorted(evaluate(net, "softmax_cross_entropy", jbp.init(net, jax.random.key(0)), (jnp.ones((4, 2)), jnp.zeros(4, int))))
     ['accuracy', 'loss']
     """
     is_network(network)
