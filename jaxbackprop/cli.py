@@ -300,6 +300,11 @@ def _add_train(known) -> None:
     device["help"] += "; a run may be resumed on another, to the same end within rounding"
     add("--device", **device)
     add("--json", action="store_true", help="print one JSON object instead of text")
+    for group in (_add_tables, _add_checkpoints, _add_devices, _add_privacy):
+        group(train)
+
+
+def _add_tables(train) -> None:
     tables = train.add_argument_group(
         "tables", "what is found in a table, and done with each column, is printed; these say otherwise"
     )
@@ -320,6 +325,9 @@ def _add_train(known) -> None:
     add(
         "--header", type=_one_of("answer", ("yes", "no")), metavar="YES", help="whether the first row has names (found)"
     )
+
+
+def _add_checkpoints(train) -> None:
     keep = train.add_argument_group(
         "checkpoints",
         "Ctrl-C and SIGTERM stop, saved, after the epoch or within a long one; a kill loses what came after the last one",
@@ -333,14 +341,21 @@ def _add_train(known) -> None:
     )
     add("--checkpoint-every", type=_positive, metavar="N", help="epochs from one checkpoint to the next (never)")
     add("--checkpoint-minutes", type=_positive_number, metavar="M", help="and minutes (1)")
+
+
+def _add_devices(train) -> None:
     where = train.add_argument_group(
-        "several devices", "each batch is shared out; the result is that of one device within rounding: README"
+        "several devices",
+        "each batch is shared out; the result is that of one device within rounding: jaxbackprop.scaling",
     )
     add = where.add_argument
     add("--devices", type=_positive, metavar="N", help="of this machine (1); with --coordinator all of each process")
     add("--coordinator", metavar="HOST:PORT", help="where process 0 is; 'auto' under SLURM, Open MPI or on a TPU slice")
     add("--processes", type=_positive, metavar="N", help="how many there are")
     add("--process-id", type=int, metavar="I", help="which this is, from 0; 0 prints and writes")
+
+
+def _add_privacy(train) -> None:
     private = train.add_argument_group(
         "differential privacy",
         "the noise comes from the operating system, not from --seed; what is protected, and what is not: "

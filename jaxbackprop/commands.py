@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -86,18 +87,8 @@ def _train(arguments: Namespace) -> int:
     say = _say if first and not arguments.json else _silent
     arguments, mesh, training = _planned(arguments)
     if first and not arguments.json:
-        used = [jax.devices()[0]] if mesh is None else mesh.devices.ravel().tolist()
-        together = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
-        print(
-            f"jaxbackprop {__version__} on {len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
-        )
-    dataset, net = training.dataset, training.network
-    examples = f"{examples_of(dataset.train):,} training and {examples_of(dataset.test):,} test examples"
-    say("data", f"{dataset.name}: {examples}, {net.inputs} features")
-    say("", dataset.note)
-    for i, line in enumerate(dataset.table):
-        say("" if i else "columns", line)
-    say("network", str(net))
+        _say_devices(mesh)
+    _say_data(say, training)
     report = _check(training, jax.random.key(arguments.seed)) if first else None
     if report:
         say("gradient", f"derived by hand; check: {report.line}")
@@ -106,10 +97,48 @@ def _train(arguments: Namespace) -> int:
     (wrong,) = processes.agree(report is not None and not report.ok)
     if wrong:
         return 1
+    _say_training(say, arguments, training, mesh)
+    if first and not arguments.resume:
+        runs.write_config(training.folder, _config(arguments, training))
+    with _Stop() as stop:
+        state, history = _fit(arguments, training, mesh, stop)
+    status, why = _ended_early(arguments, training, state, history, stop)
+    if why and first:
+        print(f"jaxbackprop: {why}", file=sys.stderr)
+    if status or report is None:
+        return status
+    figures = _leave(training, state, history)
+    seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
+    if arguments.json:
+        print(json.dumps(_result(training, report, state, history, seconds, rate) | figures))
+    else:
+        _say_end(training, history[-1], figures, seconds, rate)
+    return 0
+
+
+def _say_devices(mesh: Mesh | None) -> None:
+    used = [jax.devices()[0]] if mesh is None else mesh.devices.ravel().tolist()
+    together = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    there = f"{len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
+    print(f"jaxbackprop {__version__} on {there}")
+
+
+def _say_data(say: Callable, training: _Training) -> None:
+    dataset, net = training.dataset, training.network
+    examples = f"{examples_of(dataset.train):,} training and {examples_of(dataset.test):,} test examples"
+    say("data", f"{dataset.name}: {examples}, {net.inputs} features")
+    say("", dataset.note)
+    for i, line in enumerate(dataset.table):
+        say("" if i else "columns", line)
+    say("network", str(net))
+
+
+def _say_training(say: Callable, arguments: Namespace, training: _Training, mesh: Mesh | None) -> None:
     used = "jax.grad" if training.method == "jax.grad" else "the hand-derived gradient"
     how = f"{arguments.optimizer} at {arguments.learning_rate:g} through {used}"
     say("training", f"{how}: {arguments.epochs} epochs of {training.steps} steps of {arguments.batch_size}")
-    advice = devices.advice(devices.platform(), network.count_parameters(net), arguments.batch_size)
+    numbers = network.count_parameters(training.network)
+    advice = devices.advice(devices.platform(), numbers, arguments.batch_size)
     if advice and not arguments.device and mesh is None:  # who names a device has chosen
         print(f"jaxbackprop: {advice}", file=sys.stderr)
     if training.spent:
@@ -119,62 +148,50 @@ def _train(arguments: Namespace) -> int:
         say("", f"{training.folder / runs.CHECKPOINTS / SECRET_FILE} holds the noise's key until training has ended:")
         say("", "whoever reads it can take the noise out; it is needed to --resume, and must not be published")
 
-    if first and not arguments.resume:
-        runs.write_config(training.folder, _config(arguments, training))
-    with _Stop() as stop:
-        state, history = _fit(arguments, training, mesh, stop)
+
+def _ended_early(arguments, training: _Training, state, history, stop: "_Stop") -> tuple[int, str]:
+    """The exit status and why, where training diverged or was stopped; 0 and nothing where it came to its end."""
     last = history[-1] if history else None
     if last and not steps.is_finite(last):
         found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
-        goes_on = (
-            f" and a checkpoint: jaxbackprop train --resume {training.folder} --learning-rate RATE goes on from it"
-        )
-        kept = "the metrics" + (goes_on if int(state.step) and not training.spent else "")
-        hint = f"try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {kept}"
-        if first:
-            print(f"jaxbackprop: {found}: {hint}", file=sys.stderr)
-        return 1
-    if last is None or last["epoch"] < arguments.epochs:  # of several processes any may have been asked to stop
-        within = int(state.step) - len(history) * training.steps
-        where = f"after epoch {len(history)}{f' and {within} steps' if within else ''} of {arguments.epochs}, saved"
-        if first:
-            secret = (
-                f", by {runs.CHECKPOINTS}/{SECRET_FILE} there, which nobody else may read" if training.spent else ""
-            )
-            print(
-                f"jaxbackprop: stopped {where}: jaxbackprop train --resume {training.folder}{secret}", file=sys.stderr
-            )
-        return 128 + (stop.signal or signal.SIGTERM)
-    if report is None:
-        return 0
+        again = f"jaxbackprop train --resume {training.folder} --learning-rate RATE goes on from it"
+        kept = "the metrics" + (f" and a checkpoint: {again}" if int(state.step) and not training.spent else "")
+        return 1, f"{found}: try a learning rate below {arguments.learning_rate:g}; {training.folder} keeps {kept}"
+    if last and last["epoch"] >= arguments.epochs:  # else, of several processes, any may have been asked to stop
+        return 0, ""
+    within = int(state.step) - len(history) * training.steps
+    where = f"after epoch {len(history)}{f' and {within} steps' if within else ''} of {arguments.epochs}, saved"
+    secret = f", by {runs.CHECKPOINTS}/{SECRET_FILE} there, which nobody else may read" if training.spent else ""
+    status = 128 + (stop.signal or signal.SIGTERM)
+    return status, f"stopped {where}: jaxbackprop train --resume {training.folder}{secret}"
+
+
+def _leave(training: _Training, state, history) -> dict[str, Any]:
+    """Write what a finished run leaves, and measure it on the rows held out."""
+    dataset, net = training.dataset, training.network
     runs.write_params(training.folder, state.params)
     runs.write_curves(training.folder / runs.CURVES, history, f"{dataset.name}: {net}")
+    # here alone, in one process of perhaps several
+    params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w)), state.params)
+    return figures_of(dataset.encoding, *evaluate.answers(net, params, dataset.test))
 
-    params = jax.tree.map(
-        lambda w: jnp.asarray(np.asarray(w)), state.params
-    )  # here alone, in one process of perhaps several
-    figures = figures_of(dataset.encoding, *evaluate.answers(net, params, dataset.test))
-    seconds, rate = time.perf_counter() - began, _steps_per_second(history, training.steps)
-    if arguments.json:
-        print(json.dumps(_result(training, report, state, history, seconds, rate) | figures))
-        return 0
-    say("test", _test_line(training, last))
+
+def _say_end(training: _Training, last, figures: dict[str, Any], seconds: float, rate: float | None) -> None:
+    dataset = training.dataset
+    _say("test", _test_line(training, last))
     for line in lines_of(dataset.encoding, figures):
-        say("", line)
+        _say("", line)
     if training.spent:
         epsilon, delta = training.spent
-        say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
-        if delta >= 1 / examples_of(dataset.train):
-            say(
-                "",
-                f"delta is not below 1/{examples_of(dataset.train)}: it would allow publishing an example outright",
-            )
-    say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
-    say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
+        _say("spent", f"epsilon {epsilon:.3f} at delta {delta:g}, for adding or removing one training example")
+        many = examples_of(dataset.train)
+        if delta >= 1 / many:
+            _say("", f"delta is not below 1/{many}: it would allow publishing an example outright")
+    _say("time", f"{seconds:.1f} s in all" + (f"; {rate:,.0f} steps a second after the first epoch" if rate else ""))
+    _say("saved", f"{training.folder}: {', '.join(runs.listing(training.folder))}")
     if training.spent:
         raw = f"{runs.METRICS}, {runs.CURVES} and {runs.CHECKPOINTS}/"
-        say("", f"{runs.PARAMS} is what is protected; {raw} are not: they hold losses, and a digest, of the raw rows")
-    return 0
+        _say("", f"{runs.PARAMS} is what is protected; {raw} are not: they hold losses, and a digest, of the raw rows")
 
 
 def predict_command(arguments: Namespace) -> int:
@@ -458,15 +475,19 @@ def _unprotected(arguments: Namespace, classes: tuple[str, ...], columns: tuple[
     found = []
     if not arguments.bounds and arguments.scale == "rows":
         whose = "features" if classes else "features and target"
-        found.append(f"mean and scale of the {whose}, taken from the training rows (--bounds FILE or --scale none)")
+        medians = ", medians of the features" if columns else ""
+        found.append(
+            f"mean and scale of the {whose}{medians}, taken from the training rows (--bounds FILE or --scale none)"
+        )
     if classes and not arguments.classes:
         found.append("the classes, found in the rows (--classes)")
-    told = arguments.numbers or ()
-    of_rows = [c.name for c in columns if c.name not in told or c.indicator]
+    said, dropped = arguments.numbers or (), arguments.drop or ()
+    # a column's `why` counts the rows that lack it, or says what was seen in them
+    of_rows = [c.name for c in columns if c.name not in dropped and (c.name not in said or c.indicator or c.why)]
     if of_rows:
+        first = ", ".join(map(repr, of_rows[:5])) + (", …" if of_rows[5:] else "")
         found.append(
-            f"what kind of columns {', '.join(map(repr, of_rows[:5]))}{', …' if of_rows[5:] else ''} are, with categories and "
-            "gaps, found in the rows (--numbers NAME …, --missing drop)"
+            f"of the columns {first}: their kind, categories and gaps, found in the rows (--numbers NAME …, --drop)"
         )
     return found
 

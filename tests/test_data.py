@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import _in_an_empty_folder, write  # noqa: F401  (a fixture)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,16 +26,6 @@ StandardScaler = pytest.importorskip("sklearn.preprocessing").StandardScaler
 
 ROWS = 12
 COLOURS = ["red", "green", "blue"] * 4
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def write(text, name="t.csv"):
-    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return name
 
 
 def csv(columns, name="t.csv"):

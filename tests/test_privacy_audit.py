@@ -146,6 +146,29 @@ def test_the_command_hides_which_of_two_files_it_was(tmp_path, monkeypatch, caps
     assert "not protected:" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], ["mean and scale of the features, medians of the features", "the classes", "of the columns 'a', 'b'"]),
+        (["--numbers", "b", "--drop", "a"], ["mean and scale of the features, medians of the features", "the classes"]),
+        (["--numbers", "a", "b", "--scale", "none"], ["the classes", "of the columns 'a'"]),  # its gaps are counted
+        (["--numbers", "a", "b", "--missing", "drop", "--scale", "none"], ["the classes", "of the columns 'a'"]),
+    ],
+)
+def test_what_a_table_tells_of_its_rows_is_named(words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(40, 2)).round(3)
+    lines = [f"{'' if i == 7 else a},{b},{'yes' if a + b > 0 else 'no'}" for i, (a, b) in enumerate(rows.tolist())]
+    Path("t.csv").write_text("\n".join(["a,b,label", *lines]) + "\n")
+    assert cli.main(["train", "t.csv", "--private", "--epochs", "1", "--hidden", "4", "--out", "run", *words]) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    found = config["private"]["not_protected"]
+    assert len(found) == len(told), found
+    assert all(line.startswith(start) for line, start in zip(found, told, strict=True)), found
+    if "none" in words:
+        assert {column["fill"] for column in config["encoding"]["columns"]} == {0.0}
+
+
 def params_of(folder):
     with np.load(Path(folder, "params.npz")) as flat:
         return np.concatenate([flat[name].ravel() for name in sorted(flat.files)])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import _in_an_empty_folder, write  # noqa: F401  (a fixture)
 
 from jaxbackprop.data import Treatment, from_dict, load, read_examples, read_features, to_dict
 from jaxbackprop.data.figures import figures_of, lines_of
@@ -23,16 +24,6 @@ preprocessing = pytest.importorskip("sklearn.preprocessing")
 
 N = 40
 PRICES = [f"{v:.2f}" for v in np.random.default_rng(0).normal(200, 30, N)]
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def write(text, name="t.csv"):
-    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return name
 
 
 def table(separator=",", **columns):
@@ -160,8 +151,7 @@ def test_new_rows_with_what_training_did_not_see():
     assert x[1, 2:].tolist() == [0, 0, 0, 0, 0, 0, 0]
     assert x[1, 0] == np.float32((fills["size"] - mean[0]) / scale[0])
     assert said == [
-        f"column 'size' is missing in 1 row (first: row 2), never in training: taken for the training median "
-        f"{fills['size']:.6g}",
+        f"column 'size' is missing in 1 row (first: row 2), never in training: {fills['size']:.6g} stands for it",
         "column 'colour' holds 'mauve' in row 2, not among its categories in training: counted for none of them, in 1 row",
         "column 'kind' holds 'r' in row 2, not among its categories in training: counted for none of them, in 2 rows",
     ]

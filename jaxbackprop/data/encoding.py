@@ -166,7 +166,7 @@ def encoded(encoding: Encoding, x: np.ndarray, labels: np.ndarray) -> np.ndarray
     for j, column in enumerate(numbers):
         if not column.indicator and (gaps := np.flatnonzero(np.isnan(x[:, j]))).size:
             _warn(f"column {shown(column.name)} is missing in {rows_in(len(gaps))} (first: row {gaps[0] + 1}), never in "
-                  f"training: taken for the training median {column.fill:.6g}")  # fmt: skip
+                  f"training: {column.fill:.6g} stands for it")  # fmt: skip
     for j, column in enumerate([column for column in used if column.kind == "category"]):
         strange = np.flatnonzero(_places(labels[:, j], column.categories) < 0)
         if strange.size:

@@ -36,7 +36,6 @@ class Layout(NamedTuple):
         rows: an example is a row, and weights stand on the right.
         batch: there are several examples.
         single: weights of one small letter are columns: w gives one number for each example.
-        inputs: the names of inputs where the text's are not called x.
     """
 
     vectors: bool = False

@@ -3,7 +3,6 @@
 Reading, Layout, Loss --build()--> World --value_of()--> the value of any formula
 """
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -585,9 +584,8 @@ def _partial(world: World, body: Expr, bottom: Variable) -> Node:
     if b not in world.values:
         raise UnknownError(_unknown(world, b))
     upper = value_of(world, body).letters
-    clear = dict(zip(upper, (f"{i}" for i in range(len(upper))), strict=True))
     jacobian = _jacobian(world, "", b, (upper, body))
-    return _laid_out(world, jacobian, len(clear), upper, len(world.values[b].letters), lower)
+    return _laid_out(world, jacobian, len(upper), upper, len(world.values[b].letters), lower)
 
 
 def _jacobian(world: World, t: str, b: str, direct: tuple[tuple[str, ...], Expr] | None) -> np.ndarray:
@@ -685,8 +683,3 @@ def _entries(matrix: np.ndarray, square: bool) -> np.ndarray:
 def cost(reading: Reading) -> int:
     """How many symbols the equations have."""
     return sum(size(e) for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr))
-
-
-def unit_names(world: World) -> list[str]:
-    """The names on which an activation acts."""
-    return [text for text, _ in gates(world) if re.fullmatch(r"\w+", text)]

@@ -20,7 +20,7 @@ from jaxbackprop.model import Model, Sweep
 from jaxbackprop.network import Network, Params
 from jaxbackprop.programs.factored import losses_of
 from jaxbackprop.refusals import are_like, is_network
-from jaxbackprop.training.inputs import Data, _require_data
+from jaxbackprop.training.inputs import Data, require_data
 from jaxbackprop.training.steps import Row
 
 
@@ -40,10 +40,11 @@ def evaluate(network: Network, loss: LossLike, params: Params, data: Data | Bloc
     """
     is_network(network)
     are_like("params", params, network.shapes)
-    return _figures(Model(network, as_loss(loss)), params, _require_data("data", network, loss, data))
+    return mean_figures(Model(network, as_loss(loss)), params, require_data("data", network, loss, data))
 
 
-def _figures(model, params, data) -> Row:
+def mean_figures(model, params, data) -> Row:
+    """The means over all rows of the loss and of the figure that the loss has, by name."""
     sums: Row = {}
     for x, y, weight in _pieces(data):
         for name, found in _figure_sums(model, params, x, y, weight).items():

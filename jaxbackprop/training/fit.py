@@ -26,14 +26,14 @@ from jaxbackprop.refusals import is_key
 from jaxbackprop.scaling.processes import noticing_loss
 from jaxbackprop.training.checkpoints import Checkpoints
 from jaxbackprop.training.epochs import Epoch, Reached, agreed, epoch_of, over_mesh, reached_in_turn, shown
-from jaxbackprop.training.evaluate import _figures
+from jaxbackprop.training.evaluate import mean_figures
 from jaxbackprop.training.identity import made_for
 from jaxbackprop.training.inputs import (
     Data,
-    _require_data,
     batch_size_of,
     method_of,
     model_of,
+    require_data,
     require_finite_params,
     require_settings,
     require_update,
@@ -125,8 +125,8 @@ def fit(
     require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh)
     model = model_of(network, loss, params)
     require_finite_params(network, params)
-    data = _require_data("data", network, loss, data)
-    validation = None if validation is None else _require_data("validation", network, loss, validation)
+    data = require_data("data", network, loss, data)
+    validation = None if validation is None else require_data("validation", network, loss, validation)
     numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params)) if isinstance(model, Sweep) else 0
     problem = Problem(model, optimizer, batch_size_of(batch_size, data, mesh), method, mesh, numbers)
     epoch = epoch_of(problem, data)
@@ -199,7 +199,7 @@ def _keep_what_is_due(keeper: Keeper | None, mesh: Mesh | None, reached: Reached
 
 
 def _held_out(model: Model | Sweep, data, params: PyTree[Array]) -> Row:
-    figures = {} if data is None else _figures(model, params, data)
+    figures = {} if data is None else mean_figures(model, params, data)
     return {f"validation_{name}": figure for name, figure in figures.items()}
 
 

@@ -61,9 +61,10 @@ def require_update(problem: Problem, state: TrainState) -> None:
         ) from error
 
 
-def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
+def require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
+    """The data as JAX takes them, refused where they do not fit the network or the loss; `Blocks` as each is read."""
     if not isinstance(data, Blocks):
-        return _require_arrays(name, network, loss, data)
+        return require_arrays(name, network, loss, data)
 
     dtypes = [jax.dtypes.canonicalize_dtype(a.dtype) for a in data.like]  # here: 64-bit types are on or off by thread
 
@@ -78,7 +79,8 @@ def _require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:
     return replace(data, read=read)
 
 
-def _require_arrays(name, network, loss, data) -> tuple[Array, Array]:
+def require_arrays(name, network, loss, data) -> tuple[Array, Array]:
+    """The same of arrays alone."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         what = f"holds {len(data)} things" if isinstance(data, tuple | list) else f"is a {type(data).__name__}"
         raise ValueError(f"{name} {what}: expected a pair (x, y), or Blocks")

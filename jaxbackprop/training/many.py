@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from jaxbackprop.losses import LossLike, as_loss
 from jaxbackprop.model import Model
 from jaxbackprop.network import Network
-from jaxbackprop.training.inputs import Data, _require_arrays, batch_size_of, method_of
+from jaxbackprop.training.inputs import Data, batch_size_of, method_of, require_arrays
 from jaxbackprop.training.secret import warn_if_guessable
 from jaxbackprop.training.steps import GradientMethod, Problem, TrainState, drawn, start, train_epoch
 from jaxbackprop.words import require_positive
@@ -63,7 +63,7 @@ def fit_many(
     (4, 3)
     """
     require_positive("epochs", epochs)
-    x, y = _require_arrays("data", network, loss, data)
+    x, y = require_arrays("data", network, loss, data)
     learning_rates = jnp.asarray(learning_rates)
     if keys.ndim != 1 or learning_rates.shape != keys.shape:
         raise ValueError(
