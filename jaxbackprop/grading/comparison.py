@@ -77,26 +77,24 @@ def compare(world: World, left: Expr, right: Expr) -> Outcome:
 
     Raises:
         ShapeError: the shapes fit under no reading.
-        UnknownError: a side cannot be evaluated.
+        UnknownError: a side can be evaluated under none.
     """
-    error: Exception | None = None
+    refusals: list[ShapeError | UnknownError] = []
+    compared = False
     for variant in variants(world, left, right):
         try:
             outcome = _compared(variant, left, right)
-        except (ShapeError, UnknownError) as caught:
-            error = error if isinstance(error, ShapeError) else caught
+        except (ShapeError, UnknownError) as refusal:
+            refusals.append(refusal)
             continue
-        if outcome.equal or outcome.empty:
+        compared = True
+        if not (outcome.equal or outcome.empty):
+            outcome = _at_the_kink(variant, left, right)
+        if outcome:
             return outcome
-        error = None if not isinstance(error, ShapeError) or error is None else error
-        found = _at_the_kink(variant, left, right)
-        if found:
-            return found
-        differing = True
-        error = error if not differing else None
-    if error is not None:
-        raise error
-    return Outcome(False)
+    if compared:
+        return Outcome(False)
+    raise next((r for r in refusals if isinstance(r, ShapeError)), refusals[-1])
 
 
 def variants(world: World, left: Expr, right: Expr) -> Iterator[World]:

@@ -109,8 +109,8 @@ NAME.1: /{NAME}/
 
 SYNONYMS = {
     "leakyrelu": "leaky_relu", "sigma": "sigmoid", "logistic": "sigmoid", "expit": "sigmoid", "swish": "silu", "ln": "log",
-    "heaviside": "step", "linear": "identity", "id": "identity", "arctan": "atan", "maximum": "max", "minimum": "min",
-    "lse": "logsumexp", "kron": "kron", "trace": "tr", "square": "square",
+    "heaviside": "step", "linear": "identity", "id": "identity", "maximum": "max", "minimum": "min",
+    "lse": "logsumexp", "trace": "tr",
 }  # fmt: skip
 REDUCTIONS = ("sum", "mean", "norm", "tr", "logsumexp", "softmax", "log_softmax", "diag", "vec", "std", "var")
 

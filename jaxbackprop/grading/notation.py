@@ -22,8 +22,8 @@ ELEMENTWISE = frozenset(
 GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")
 WORDS = frozenset(
     "yhat target targets pred preds prediction loss cost bias mask logits logit net out inp input output total error"
-    " err score scores prob probs hidden label labels grad eps lr probabilities dot act pre post sum".split()
-) - {"dot", "sum"}  # fmt: skip
+    " err score scores prob probs hidden label labels grad eps lr probabilities act pre post".split()
+)
 STOP = frozenset(
     "on in is of to at by as an we so if it be do no or us my up the and are not for you its was has can see then this that with"
     " from also here rule chain due per du de la le et un im da zu es das der die den ist mit von les des une"
@@ -154,7 +154,7 @@ _CHARACTERS = str.maketrans(
             "ℒ": "L",
             "‖": "∥",
             "ϕ": "φ",
-            "ε": "ε",
+            "ϵ": "ε",
         },
     }
 )
@@ -300,9 +300,9 @@ def _tag(parts: list[str], index: str) -> str:
         elif len(part) == 2 and part[0].isdigit() and part[1] in index:
             digits, letters = digits + part[0], letters + part[1]
         else:
-            words.append(digits.join(["", ""]) + part)
+            words.append(part)
     if words:
-        return "_" + "_".join(p for p in parts)
+        return "_" + "_".join(parts)
     return (f"_{digits}" if digits else "") + (f"⟨{letters}⟩" if letters else "")
 
 
@@ -397,7 +397,7 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     if re.fullmatch(r"[A-Z][a-z]", word) and word.lower() not in STOP:  # W x
         return f"{word[0]} {word[1]}"
     pieces = re.findall(r"[A-Za-zͰ-Ͽ]\d*", word)
-    stems = {p[0] for p in known.letters} | {"d"} - {"d"}
+    stems = {p[0] for p in known.letters}
     if (
         word not in STOP
         and "".join(pieces) == word
