@@ -84,6 +84,14 @@ def test_a_saturated_softmax_is_no_custom_rule(scale):
     assert report.rows[0].error_differences <= 1
 
 
+def test_a_gradient_by_hand_that_is_one_of_symmetric_matrices():
+    """Of log det A by its Cholesky factor, A⁻¹ is the gradient on symmetric matrices, and on no others."""
+    value = lambda A: 2 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(A))))  # noqa: E731
+    report = jbp.check_gradient(value, jnp.linalg.inv, A)
+    assert report.ok, str(report)
+    assert not jbp.check_gradient(value, lambda A: jnp.linalg.inv(A) * 1.001, A).ok
+
+
 def test_of_cholesky_it_is_said_what_its_rule_assumes():
     for root, right in ((jax.scipy.linalg.cholesky, False), (jnp.linalg.cholesky, True)):
         value = lambda A, root=root: jnp.sum(root(A) ** 3)  # noqa: E731

@@ -58,8 +58,11 @@ def test_half_precision_tiles_are_rounded_once():
     assert set(np.asarray(grads["yhat"]["x"], np.float32).ravel()) == {6176.0}  # bfloat16's nearest to 6,168
 
 
-@pytest.mark.parametrize(("widths", "examples"), [((1, 1, 1, 1), 100), ((1, 1, 1, 1), 50_000), ((8, 16, 16, 2), 300)])
-def test_narrow_networks_round_half_precision_once(widths, examples):
+@pytest.mark.parametrize(
+    ("widths", "examples"),
+    [((1, 1, 1, 1), 100), ((1, 1, 1, 1), 50_000), ((8, 16, 16, 2), 300), ((64, 128, 128, 10), 64)],
+)
+def test_half_precision_is_rounded_once_on_a_cpu(widths, examples):
     """Forward, back and sum in float32: what is left is the rounding of the result, half of 2⁻⁷ of a number below 2."""
     network = jbp.skip_mlp(widths, "tanh")
     params, x, y = draw(network, "half_squared_error", examples, "bfloat16")
@@ -77,6 +80,18 @@ def test_tiles_of_no_numbers_between_are_not_cut():
     h = jnp.ones((arithmetic.LARGEST + 1, 1))
     program = flatten(lambda h: arithmetic.tiled(lambda h: h[:, 0], 0, h), h)
     assert [step.name for step in program.steps if step.name in ("scan", "while")] == []
+
+
+def test_half_precision_is_counted_in_float32_on_a_cpu():
+    """What lies between is turned into float32 there, so that a batch of halves takes the memory of one of floats, and x too."""
+    sweep, tiles = jbp.per_example(jbp.mlp((64, 128, 128, 10)), "half_squared_error"), {}
+    for dtype in ("float32", "bfloat16"):
+        batch = draw(sweep.model.network, "half_squared_error", 16_384, dtype)
+        tiles[dtype] = {
+            platform: best_tile(sweep, batch[0], batch[1:], platform) for platform in ("cpu", "gpu")
+        }
+    assert tiles["bfloat16"]["cpu"] <= tiles["float32"]["cpu"] < 16_384
+    assert tiles["bfloat16"]["gpu"] == 16_384
 
 
 def test_the_default_tile_divides_the_batch_where_it_can():

@@ -33,9 +33,10 @@ Readout = Callable[[FactoredGradient], Any]
 # Measured on two CPU cores with 512 KB of cache each and 32 MB together; experiments/README.md.
 LANES = 40  # up to so many parameters a tile is read out in lanes,
 LANE_NUMBERS = 2**17  # which hold at most so many numbers
-CPU_WHOLE_BYTES = 48 * 2**20  # up to here a batch's activations are as fast whole,
+# up to here a batch's activations are as fast whole: from 32 MiB on glibc asks the system for memory at every call, and each
+# page of it is a fault; 8-8-8-8 and 131,072 examples in half precision took 21 ms with 33.6 MB, 9 with 29.4
+CPU_WHOLE_BYTES = 40 * 2**20  # by the estimate below, which is above what is taken: 37.7 MB for these 29.4
 CPU_TILE_BYTES = 24 * 2**20  # beyond, in tiles that stay in the cache
-CPU_WIDENED = 8192  # up to so many parameters half precision is swept in float32: each product is turned into it anyway
 SMALLEST_TILE = 1024  # adding a tile's gradient to the sum, a pass over the parameters, must not be felt
 # On an H200 the whole batch at once was 1 to 7 times as fast as tiles of 1 GiB, in lanes least of all: there are none there.
 ACCELERATOR_SHARE = 0.75  # of what is free a batch may take; more is swept
@@ -144,9 +145,10 @@ def _way(sums: Sums, params, batch, platform: str) -> Way:
     """What suits a platform."""
     examples, numbers, on_cpu = _examples(batch), _numbers(params), platform == "cpu"
     tile = min(sums.tile, examples) if sums.tile else best_tile(sums.sweep, params, batch, platform)
-    # the narrowest layers are elementwise: half precision would be rounded to, and from, at each step
-    narrow = _is_half((params, batch)) and numbers <= (CPU_WIDENED if on_cpu else LANES)
-    return Way(tile, on_cpu and tile < examples and numbers <= LANES, narrow)
+    # A CPU turns half precision into float32 for each product, and back, unless it has units for it. Elsewhere too the
+    # narrowest layers are elementwise, and would be rounded at each step.
+    in_float32 = _is_half((params, batch)) and (on_cpu or numbers <= LANES)
+    return Way(tile, on_cpu and tile < examples and numbers <= LANES, in_float32)
 
 
 def _is_half(tree) -> bool:
@@ -208,8 +210,9 @@ def best_tile(sweep: Sweep, params, batch, platform: str) -> int:
     5
     """
     examples, numbers = _examples(batch), _numbers(params)
-    bytes_each = _bytes_of_an_example(sweep, params, batch)
-    if platform != "cpu":
+    on_cpu = platform == "cpu"
+    bytes_each = _bytes_of_an_example(sweep, on_cpu, params, batch)
+    if not on_cpu:
         room = int(ACCELERATOR_SHARE * free_bytes(jax.devices()[0]))
         fits = bytes_each * examples <= room
         largest = examples if fits else min(room, ACCELERATOR_TILE_BYTES) // bytes_each
@@ -223,10 +226,15 @@ def best_tile(sweep: Sweep, params, batch, platform: str) -> int:
     return next((examples // n for n in range(fewest, 2 * fewest) if examples % n == 0), -(-examples // fewest))
 
 
-def _bytes_of_an_example(sweep, params, batch) -> int:
-    """Of z, h and dz while it is swept: 3/2 of the h and dz that it leaves."""
-    _, fg = jax.eval_shape(partial(sweep.swept, sweep.model), params, *batch)
-    return max(1, sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(fg)) * 3 // (2 * _examples(batch)))
+def _bytes_of_an_example(sweep, on_cpu, params, batch) -> int:
+    """Of z, h and dz while it is swept: 3/2 of the h and dz that it leaves; on a CPU in float32, as is a batch made so."""
+
+    def left(params, *batch):
+        _, fg = sweep.swept(sweep.model, params, *batch)
+        return (widened(fg), widened(batch) if _is_half(batch) else ()) if on_cpu else fg
+
+    arrays = jax.tree.leaves(jax.eval_shape(left, params, *batch))
+    return max(1, sum(a.size * a.dtype.itemsize for a in arrays) * 3 // (2 * _examples(batch)))
 
 
 def free_bytes(device: Any) -> int:
