@@ -87,9 +87,7 @@ def test_half_precision_is_counted_in_float32_on_a_cpu():
     sweep, tiles = jbp.per_example(jbp.mlp((64, 128, 128, 10)), "half_squared_error"), {}
     for dtype in ("float32", "bfloat16"):
         batch = draw(sweep.model.network, "half_squared_error", 16_384, dtype)
-        tiles[dtype] = {
-            platform: best_tile(sweep, batch[0], batch[1:], platform) for platform in ("cpu", "gpu")
-        }
+        tiles[dtype] = {platform: best_tile(sweep, batch[0], batch[1:], platform) for platform in ("cpu", "gpu")}
     assert tiles["bfloat16"]["cpu"] <= tiles["float32"]["cpu"] < 16_384
     assert tiles["bfloat16"]["gpu"] == 16_384
 
