@@ -482,6 +482,34 @@ def test_a_compiled_function_elsewhere_that_holds_the_same_numpy_array():
     assert elsewhere(w).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_the_user_has_compiled_stays_compiled(dtype, monkeypatch):
+    """A trace counts; the check traces a copy, whose counts are its own."""
+    monkeypatch.setattr(jax, "clear_caches", lambda: pytest.fail("everything compiled is forgotten"))
+    A, w, traces = np.random.default_rng(0).normal(size=(40, 5)).astype(dtype), jnp.ones(5), []
+
+    @jax.jit
+    def inner(w):
+        traces.append("inner")
+        return A @ w
+
+    @jax.jit
+    def value(w):
+        traces.append("value")
+        return 0.5 * jnp.sum(inner(w) ** 2)
+
+    @jax.jit
+    def gradient(w):
+        traces.append("gradient")
+        return A.T @ inner(w)
+
+    value(w), gradient(w)
+    before = len(traces)
+    assert jbp.check_gradient(value, gradient, w).ok
+    assert (value(w).dtype, gradient(w).dtype) == (jnp.float32, jnp.float32)
+    assert len(traces) == before
+
+
 def test_random_numbers_drawn_inside_are_refused_with_what_to_do():
     key = jax.random.key(0)
     value = lambda w, x: jnp.mean((x * jax.random.bernoulli(key, 0.5, x.shape)) @ w) ** 2  # noqa: E731

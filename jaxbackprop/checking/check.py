@@ -32,9 +32,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from jaxbackprop.checking.arguments import Parameters, apart, is_number, parameters
+from jaxbackprop.checking.closures import with_arrays_copied
 from jaxbackprop.checking.decisions import KERNELS
 from jaxbackprop.checking.diagnosis import Diagnosis
 from jaxbackprop.checking.reference import reference_of
@@ -94,12 +94,10 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
     # ours is not written for the strict one, which the call above has obeyed
     with jax.numpy_dtype_promotion("standard"):
         _require_scalar(of_arrays, found.arrays, arrays)
-        _forget(value, gradient)
         with jax.enable_x64(True):
             reference = reference_of(of_arrays, found.arrays, arrays, value)
             tested = under_test(gradient_of_arrays, found.arrays, arrays)
             report = verdict(reference, tested, found.arrays, arrays, given, rng)
-        _forget(value, gradient)
     said = Diagnosis("structure", "the gradient has this, and params has no such parameter")
     extra = [Row(path, False, "", np.inf, diagnosis=said) for path in given if path not in found.arrays]
     skipped = [f"no floating-point arrays, and so not checked: {', '.join(found.skipped)}"] if found.skipped else []
@@ -108,14 +106,13 @@ def check_gradient(value: Callable, gradient: Callable, params, *data, key=None)
 
 def _of_arrays(value, gradient, found: Parameters, rebuilt: Callable, take: Callable) -> tuple[Callable, Callable]:
     """The value and the gradient as functions of arrays alone, parameters by name and data; of the gradient the leaves."""
+    own_value, own_gradient = with_arrays_copied(value), with_arrays_copied(gradient)
 
     def value_of(arrays, *data):
-        return fresh(value)(found.rebuilt(arrays), *rebuilt(data))
+        return own_value(found.rebuilt(arrays), *rebuilt(data))
 
     def gradient_of(arrays, *data):
-        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
-        called = fresh(gradient) if traced else gradient  # what jax.jit keeps of a trace would hold arrays of NumPy's
-        grads = found.of_gradient(take(called(found.rebuilt(arrays), *rebuilt(data))))
+        grads = found.of_gradient(take(own_gradient(found.rebuilt(arrays), *rebuilt(data))))
         return [grads.get(name) for name in found.arrays]
 
     return value_of, gradient_of
@@ -272,12 +269,6 @@ def _require_functions(**functions) -> None:
 def _require_same(given, expected) -> None:
     if jax.tree.map(lambda a: (a.shape, a.dtype), given) != jax.tree.map(lambda a: (a.shape, a.dtype), expected):
         raise ValueError(f"f returns {given}, reference {expected}: they must be the same function")
-
-
-def _forget(*functions) -> None:
-    """Let functions of `jax.jit` forget what they have compiled: see `programs.flat.traced`."""
-    for function in functions:
-        getattr(function, "clear_cache", lambda: None)()
 
 
 def _generator(key) -> np.random.Generator:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxbackprop.checking.closures import with_arrays_widened
 from jaxbackprop.checking.leaves import narrowest_of, one_line, widened
 from jaxbackprop.checking.reference import LOOP_STEPS
-from jaxbackprop.programs.flat import Program, flatten
+from jaxbackprop.programs.flat import Program, as_function, flatten
 from jaxbackprop.programs.loops import bounded, has_loops
 
 
@@ -39,7 +39,10 @@ def under_test(gradient: Callable, params, data) -> Tested:
     for function in (gradient, with_arrays_widened(gradient)):
         try:
             program = _program(function, params, data)
-            ends = jax.jit(bounded(function, LOOP_STEPS)) if program and has_loops(program) else function
+            if program is None:
+                ends = function
+            else:
+                ends = jax.jit(bounded(function, LOOP_STEPS) if has_loops(program) else as_function(program))
 
             def wide(at, data, ends=ends):
                 return ends(widened(at), *widened(data))

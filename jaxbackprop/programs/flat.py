@@ -237,8 +237,13 @@ def without_custom_rules(function: Callable) -> Callable:
 
 def fresh(function: Callable) -> Callable:
     """The same function, which JAX has never seen: it keeps what it traced, but what is closed over may have changed."""
-    plain = getattr(function, "__wrapped__", function) if hasattr(function, "clear_cache") else function  # of jax.jit
+    plain = uncompiled(function)
     return lambda *args: plain(*args)
+
+
+def uncompiled(function: Callable) -> Callable:
+    """What `jax.jit` was given, where the function is its result."""
+    return getattr(function, "__wrapped__", function) if hasattr(function, "clear_cache") else function
 
 
 def traced(function: Callable, *args) -> tuple[ClosedJaxpr, Any]:
