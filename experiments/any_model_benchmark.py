@@ -326,7 +326,7 @@ def plot(rows: list[dict], path: Path) -> None:
     axes[-1].invert_yaxis()
     handles = [axes[-1].barh([0], [0], left=1, color=color, label=method) for method, color in COLORS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 COLORS = {OURS: "#4269d0", VMAP: "#97bbf5", PRIVACY: "#efb118"}

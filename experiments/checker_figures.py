@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+import measure
 from checker_mistakes import MISTAKES, NO_EFFECT
 from checker_rivals import CHECKERS, OURS
 
@@ -162,4 +163,4 @@ def plot(table: list[dict], path) -> None:
     axis.set_ylim(top[lines[-1]] + 1, -0.1)
     axis.tick_params(length=0, labelsize=9)
     axis.spines[:].set_visible(False)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)

@@ -92,7 +92,7 @@ def plot(rows: list[dict], path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("times faster than jax.grad")
     figure.axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def main() -> None:

@@ -216,7 +216,7 @@ def plot(data: Dataset, rows: list[dict], questions: list[Question], path: Path)
         draw_losses(beside[-1], row, last=r == len(rows) - 1)
     handles, names = beside[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", frameon=False, ncols=2)
-    figure.savefig(path, dpi=120)
+    measure.save_picture(figure, path, dpi=120)
 
 
 def draw_digits(figure, places, data: Dataset, row: dict, question: Question, heading: bool) -> None:

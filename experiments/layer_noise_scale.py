@@ -319,7 +319,7 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def draw_noise(axis, kind: str, steps: list[float], found: list) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -325,6 +326,13 @@ def caption(about: dict[str, Any]) -> str:
     platform, _, kind = about["device"].partition(": ")
     device = f"{about['processor']}, {about['processors']} CPU cores" if platform == "cpu" else kind
     return f"{device} · jax {about['jax']} · {about['date']} · commit {about['commit']}"
+
+
+def save_picture(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a picture of the figures in the JSON file beside it, with that one's device, date and commit below."""
+    stamp = json.loads(path.with_suffix(".json").read_text())["stamp"]
+    figure.supxlabel(caption(stamp), fontsize=7, color="#777777", x=0.99, ha="right")
+    figure.savefig(path, dpi=dpi)
 
 
 def as_lines(written: dict[str, Any]) -> str:

@@ -194,7 +194,7 @@ def plot(data: Dataset, runs: list[tuple[Planted, dict[int, dict]]], path) -> No
             axis.set_title(f"given {planted.labels[b]}\ntrue {data.y_train[b]}", fontsize=9, color=color)
             axis.set(xticks=(), yticks=())
             axis.spines[:].set_color(color)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def main() -> None:

@@ -252,7 +252,7 @@ def plot(rows: list[dict], batches: Sequence[int], noise: dict[str, np.ndarray],
     over_batch.legend(frameon=False, fontsize=8)
     for axis in (over_training, over_batch):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def main() -> None:

@@ -515,10 +515,11 @@ def plot(rows: list[dict], path) -> None:
     for label in axes[0].get_yticklabels()[: len(headings)]:
         label.set_fontweight("bold")
     axes[0].set_ylim(y, 0)
-    figure.supxlabel("time, as a multiple of the same framework's plain gradient (log scale)", fontsize=10)
+    said = "time, as a multiple of the same framework's plain gradient (log scale)"
+    axes[len(axes) // 2].set_xlabel(said, fontsize=10)
     handles = [Line2D([], [], color=c, marker="o", linewidth=2.4, label=name) for name, c in COLORS.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def main() -> None:

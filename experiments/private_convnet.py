@@ -122,7 +122,7 @@ def plot(rows: list[dict], path: Path) -> None:
     for axis in (accuracy, ahead):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def draw_accuracies(axis, rows: list[dict]) -> None:

@@ -72,7 +72,7 @@ def plot(rows: list[dict], path) -> None:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def main() -> None:

@@ -180,7 +180,7 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.set_ylim(top=axis.get_ylim()[1] * 6)  # room for the legend
         axis.legend(frameon=False, fontsize=8, loc="upper left")
     figure.axes[0].set_ylabel("ms for one gradient")
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -320,7 +320,7 @@ def plot(rows: list[dict], path) -> None:
     lines.minorticks_off()
     for axis in (bars, lines):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    measure.save_picture(figure, path)
 
 
 def main() -> None:
