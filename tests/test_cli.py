@@ -21,9 +21,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import jaxbackprop as jbp
-from jaxbackprop import cli, commands, data, devices
+from jaxbackprop import data, devices
+from jaxbackprop.command import fitting, planning, train
+from jaxbackprop.command.main import main
 from jaxbackprop.checking import check
-from jaxbackprop.training import fit as fitting
+from jaxbackprop.training import fit as fits
 from jaxbackprop.training import runs
 
 for extra in ("matplotlib", "pyarrow", "rich", "sklearn"):
@@ -44,14 +46,14 @@ def jaxbackprop(*argv):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = cli.main([str(word) for word in argv])
+            status = main([str(word) for word in argv])
         except SystemExit as leaving:
             status = leaving.code
     return Result(status, out.getvalue(), err.getvalue())
 
 
 def in_a_process(*argv, **settings):
-    command = [sys.executable, "-m", "jaxbackprop.cli", *map(str, argv)]
+    command = [sys.executable, "-m", "jaxbackprop", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **settings)
 
 
@@ -313,9 +315,9 @@ def test_each_optimizer_known_by_name_is_the_one_of_optax(monkeypatch):
         given.append(optimizer)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "fit", fit)
+    monkeypatch.setattr(fits, "fit", fit)
     monkeypatch.setattr(check, "check_gradient", lambda *_: report)
-    assert set(expected) == set(cli.OPTIMIZERS)
+    assert set(expected) == set(train.OPTIMIZERS)
     for name in expected:
         assert jaxbackprop("train", "kinds.csv", "--optimizer", name).status == 130
     assert jaxbackprop("train", "kinds.csv", "--weight-decay", "0", "--learning-rate", "1").status == 130
@@ -371,7 +373,7 @@ def test_the_defaults_reach_97_percent_on_digits_and_go_to_the_next_free_folder(
     helped = " ".join(jaxbackprop("train", "--help").out.partition("options:")[2].split())
     for name in ("optimizer", "weight_decay", "learning_rate", "epochs", "batch_size", "seed", "gradient"):
         option = re.escape(f" --{name.replace('_', '-')} ")
-        assert re.search(rf"{option}[A-Z]+ (?:(?! --[a-z]).)*\({config[name]}[;)]", helped), f"--help on {name}"
+        assert re.search(rf"{option}[A-Z]+ (?:(?! --[a-z]{3}).)*\({config[name]}[;)]", helped), f"--help on {name}"
 
 
 # ---- folders
@@ -584,7 +586,7 @@ def test_without_rich_only_training_is_refused_and_nothing_is_written(monkeypatc
 
 
 def test_a_wrong_gradient_is_seen_before_anything_is_written(monkeypatch):
-    right = commands.value_and_grad
+    right = fitting.value_and_grad
 
     def wrong(network, loss):
         def value_and_grad(*args):
@@ -593,7 +595,7 @@ def test_a_wrong_gradient_is_seen_before_anything_is_written(monkeypatch):
 
         return value_and_grad
 
-    monkeypatch.setattr(commands, "value_and_grad", wrong)
+    monkeypatch.setattr(fitting, "value_and_grad", wrong)
     before = everything_below()
     result = jaxbackprop("train", "kinds.csv", *QUICK)
     assert result.status == 1
@@ -836,7 +838,7 @@ def test_on_a_gpu_a_step_that_is_too_small_for_it_is_said_once_with_the_cure(mon
     for more in (["--device", "cpu"], ["--device", "gpu"]):  # who names one has chosen
         assert jaxbackprop("train", "kinds.csv", *QUICK, *more).err == ""
     with monkeypatch.context() as patch:  # --device cpu is no cure for who has several
-        patch.setattr(commands, "_mesh", lambda _: jbp.data_mesh(jax.devices()[:1]))
+        patch.setattr(planning, "_mesh", lambda _: jbp.data_mesh(jax.devices()[:1]))
         assert jaxbackprop("train", "kinds.csv", *QUICK).err == ""
     monkeypatch.setattr(devices, "platform", lambda: "tpu")
     assert jaxbackprop("train", "kinds.csv", *QUICK).err == ""
