@@ -3,7 +3,11 @@
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -297,6 +301,45 @@ def test_a_run_may_go_to_an_empty_folder_or_one_whose_parents_do_not_exist_yet()
         result = jaxbackprop("train", "kinds.csv", *QUICK, "--out", out)
         assert result.status == 0, result.err
         assert sorted(path.name for path in Path(out).iterdir()) == FILES
+
+
+def test_a_free_folder_is_taken_by_making_it_however_many_look_at_once(tmp_path):
+    barrier = threading.Barrier(8)
+
+    def take(_):
+        barrier.wait()
+        return [runs.take_next(tmp_path / "a" / "wine") for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [folder for folders in pool.map(take, range(8)) for folder in folders]
+    assert sorted(taken) == sorted(tmp_path / "a" / f"wine-{i}" for i in range(1, 81))
+
+
+def test_three_runs_started_at_once_all_run():
+    command = [sys.executable, "-m", "jaxbackprop", "train", "kinds.csv", "--epochs", "1", "--hidden", "4", "--json"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ended = [(*run.communicate(timeout=300), run.returncode) for run in started]
+    assert [(err, status) for _, err, status in ended] == [("", 0)] * 3
+    assert sorted(strict(out)["run"] for out, _, _ in ended) == ["runs/kinds-1", "runs/kinds-2", "runs/kinds-3"]
+    assert all(sorted(path.name for path in Path(f"runs/kinds-{i}").iterdir()) == FILES for i in (1, 2, 3))
+
+
+def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(monkeypatch):
+    real = fitting.checked
+
+    def meanwhile(plan):
+        Path("runs/kinds-1").mkdir(parents=True)
+        return real(plan)
+
+    monkeypatch.setattr(fitting, "checked", meanwhile)
+    result = jaxbackprop("train", "kinds.csv", *QUICK, "--json")
+    assert (result.status, result.err) == (0, "")
+    assert strict(result.out)["run"] == "runs/kinds-2"
+    assert list(Path("runs/kinds-1").iterdir()) == []
+    Path("runs/kinds-1").rmdir()
+    shutil.rmtree("runs")
+    Path("runs").write_text("mine")
+    refused(jaxbackprop("train", "kinds.csv"), "runs is a file: give --out a folder that does not exist yet")
 
 
 # ---- what cannot be trained

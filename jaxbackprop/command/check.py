@@ -119,18 +119,16 @@ COMMAND = Command(
   jaxbackprop check package.module:loss other:gradient --arguments data.py:batch
   jaxbackprop check mine.py:kernel --reference plain  a function with jax.custom_vjp; `arguments` are what it takes
 """,
-    {
-        ("", ""): (
-            option("value MODULE:VALUE", "the scalar in plain JAX; MODULE is a file or an importable name"),
-            option("gradient [MODULE:]GRADIENT", "the gradient under test; MODULE is VALUE's by default", nargs="?"),
-            option(
-                "--arguments [MODULE:]NAME",
-                "a tuple (params, *data), or a function that returns one (arguments)",
-                default="arguments",
-            ),
-            option("--reference [MODULE:]NAME", "without GRADIENT: the same function in plain JAX"),
-            JSON,
-        )
-    },
     deed,
+    (
+        option("value MODULE:VALUE", "the scalar in plain JAX; MODULE is a file or an importable name"),
+        option("gradient [MODULE:]GRADIENT", "the gradient under test; MODULE is VALUE's by default", nargs="?"),
+        option(
+            "--arguments [MODULE:]NAME",
+            "a tuple (params, *data), or a function that returns one (arguments)",
+            default="arguments",
+        ),
+        option("--reference [MODULE:]NAME", "without GRADIENT: the same function in plain JAX"),
+        JSON,
+    ),
 )

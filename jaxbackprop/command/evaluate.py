@@ -41,6 +41,6 @@ COMMAND = Command(
     "measure what a run trained on other rows",
     "Measure a run's network on the rows of a file or a folder that has the target too.",
     "  jaxbackprop evaluate runs/houses-1 other_houses.csv\n",
-    {("", ""): (RUN, option("file FILE", "rows with the run's features and its target", Path), DEVICE, JSON)},
     deed,
+    (RUN, option("file FILE", "rows with the run's features and its target", Path), DEVICE, JSON),
 )

@@ -39,12 +39,10 @@ COMMAND = Command(
   jaxbackprop grade derivation.md
   echo 'dL/dh0 = dL/dz1 * w1' | jaxbackprop grade -
 """,
-    {
-        ("", ""): (
-            option("file FILE", "the derivation; - reads standard input"),
-            flag("--allow-unread", "exit status 0 however little was judged, if it is right"),
-            JSON,
-        )
-    },
     deed,
+    (
+        option("file FILE", "the derivation; - reads standard input"),
+        flag("--allow-unread", "exit status 0 however little was judged, if it is right"),
+        JSON,
+    ),
 )

@@ -89,8 +89,9 @@ def _arguments(command: Command, words: list[str]) -> argparse.Namespace:
     # argparse by itself takes -1e-3 for an option
     matcher = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
     parser._negative_number_matcher = matcher  # pyright: ignore[reportAttributeAccessIssue]
-    for (title, text), options in command.options.items():
-        group = parser.add_argument_group(title, text) if title else parser
+    groups = [(parser, command.options)]
+    groups += [(parser.add_argument_group(*head.split(": ", 1)), options) for head, options in command.headed.items()]
+    for group, options in groups:
         for option in options:
             group.add_argument(*option.names, **option.how)
     said, extra = parser.parse_known_args(words)

@@ -7,16 +7,15 @@ a deed finds what it computes with through the package, which imports what it is
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxbackprop.spelling import unknown
 
-KINDS = (
-    "cpu",
-    "gpu",
-    "tpu",
-)  # a copy, as all tables of names beside options are: a test compares them with what is there
+KINDS = ("cpu", "gpu", "tpu")  # copied, as all names beside options are; a test compares them with what is there
 # of `train`: what a run may have otherwise each time, and what --resume may say anew
 WHERE = ("devices", "coordinator", "processes", "process_id", "scratch")
 SAID_ANEW = ("resume", "epochs", "learning_rate", "json", "checkpoint_every", "checkpoint_minutes", "device", *WHERE)
@@ -36,7 +35,7 @@ class Option(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command: what --help says of it, its options by the headings they stand under, and its deed.
+    """A command: what --help says of it, its deed, and its options, more of them under headings of their own.
 
     `prepared` turns what was said into the arguments of the deed, and raises ValueError where that has no sense.
     """
@@ -45,13 +44,15 @@ class Command(NamedTuple):
     help: str
     description: str
     examples: str
-    options: dict[tuple[str, str], tuple[Option, ...]]
     deed: Callable[[argparse.Namespace], int]
+    options: tuple[Option, ...]
+    headed: Mapping[str, tuple[Option, ...]] = MappingProxyType({})  # by "heading: what it says"
     prepared: Callable[[dict[str, Any]], argparse.Namespace] | None = None
 
     def with_defaults(self, said: dict[str, Any]) -> argparse.Namespace:
         """The arguments: what was said, and the default of all else."""
-        return argparse.Namespace(**{o.dest: o.default for group in self.options.values() for o in group} | said)
+        all_of_them = (*self.options, *(o for group in self.headed.values() for o in group))
+        return argparse.Namespace(**{o.dest: o.default for o in all_of_them} | said)
 
 
 def option(names: str, text: str, type: Callable | None = None, default: Any = None, **more: Any) -> Option:  # noqa: A002
@@ -89,58 +90,40 @@ def one_of(kind: str, known: Collection[str]) -> Callable[[str], str]:
     """The type of a name among those known."""
 
     def parse(given: str) -> str:
-        return given if given in known else _refuse(unknown(kind, given, known))
+        if given not in known:
+            raise argparse.ArgumentTypeError(unknown(kind, given, known))
+        return given
 
     return parse
 
 
-def separator(given: str) -> str:
-    """One character, or the word tab."""
-    mark = {"tab": "\t", "\\t": "\t"}.get(given, given)
-    return (
-        mark if len(mark) == 1 and mark not in '\r\n"' else _refuse(f"{given!r} is not one character, such as ; or tab")
-    )
+def that_is(what: str, read: Callable[[str], Any], right: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """The type of what can be read, and is right; anything else is refused as not being `what`."""
+
+    def parse(given: str) -> Any:
+        with suppress(ValueError):
+            if right(value := read(given)):
+                return value
+        raise argparse.ArgumentTypeError(f"{given!r} is not {what}")
+
+    return parse
 
 
-def positive(given: str) -> int:
-    """An integer of at least 1."""
-    right = given.isascii() and given.isdecimal() and int(given) >= 1
-    return int(given) if right else _refuse(f"{given!r} is not an integer of at least 1")
+def _pair(given: str) -> tuple[str, float]:
+    name, _, number = given.partition("=")
+    return name, float(number)
 
 
-def positive_number(given: str) -> float:
-    """A number above 0 that float32 holds."""
-    number = _float(given)
-    return number if 0 < number < 3.4e38 else _refuse(f"{given!r} is not a positive number")
-
-
-def not_negative(given: str) -> float:
-    """The same, or 0."""
-    return 0.0 if _float(given) == 0 else positive_number(given)
-
-
-def finite(given: str) -> float:
-    """A number that is neither infinite nor none."""
-    number = _float(given)
-    return number if abs(number) < float("inf") else _refuse(f"{given!r} is not a finite number")
-
-
-def setting(given: str) -> tuple[str, float]:
-    """A name and its number, NAME=NUMBER."""
-    name, equals, number = given.partition("=")
-    return (name, finite(number)) if name and equals else _refuse(f"{given!r} is not NAME=NUMBER")
-
-
-def _float(given: str) -> float:
-    try:
-        return float(given)
-    except ValueError:
-        return float("nan")
-
-
-def _refuse(why: str) -> Any:
-    raise argparse.ArgumentTypeError(why)
-
-
+LARGEST = 3.4e38  # float32's
+positive = that_is("an integer of at least 1", int, lambda n: n >= 1)
+positive_number = that_is("a positive number", float, lambda x: 0 < x < LARGEST)
+not_negative = that_is("a number of at least 0", float, lambda x: 0 <= x < LARGEST)
+finite = that_is("a finite number", float, math.isfinite)
+setting = that_is("NAME=NUMBER", _pair, lambda pair: pair[0] != "" and math.isfinite(pair[1]))
+separator = that_is(
+    "one character, such as ; or tab",
+    lambda given: {"tab": "\t", "\\t": "\t"}.get(given, given),
+    lambda mark: len(mark) == 1 and mark not in '\r\n"',
+)
 DEVICE = choice("--device", KINDS, "JAX's own choice")
 JSON = flag("--json", "print one JSON object instead of text")

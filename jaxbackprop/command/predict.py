@@ -68,13 +68,11 @@ COMMAND = Command(
   jaxbackprop predict runs/houses-1 new_houses.csv
   jaxbackprop predict runs/houses-1 new_houses.csv --out predictions.csv
 """,
-    {
-        ("", ""): (
-            RUN,
-            option("file FILE", "a .csv, .tsv, .npz or .parquet file with the run's features", Path),
-            DEVICE,
-            option("--out FILE", "write the CSV there instead of printing it", Path),
-        )
-    },
     deed,
+    (
+        RUN,
+        option("file FILE", "a .csv, .tsv, .npz or .parquet file with the run's features", Path),
+        DEVICE,
+        option("--out FILE", "write the CSV there instead of printing it", Path),
+    ),
 )

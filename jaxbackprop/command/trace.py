@@ -84,23 +84,21 @@ COMMAND = Command(
   jaxbackprop trace --figure exercise.svg             the picture, too
   jaxbackprop trace --format latex > exercise.tex
 """,
-    {
-        ("", ""): (
-            option("file FILE", "a derivation with forward equations and a loss; - reads standard input", nargs="?"),
-            option("--set NAME=NUMBER", "numbers for the names in FILE", setting, (), nargs="+"),
-            option("--x X", "the input (1.5)", finite, 1.5),
-            option("--y Y", "the target (2)", finite, 2.0),
-            option(
-                "--weights W",
-                "w3 is the skip connection (0.8 1.3 -0.7 0.45)",
-                finite,
-                (0.8, 1.3, -0.7, 0.45),
-                nargs=4,
-                metavar=("W0", "W1", "W2", "W3"),
-            ),
-            choice("--format", FORMATS, "text"),
-            option("--figure FILE", "draw the network with its numbers: .svg, .png or .pdf", Path),
-        )
-    },
     deed,
+    (
+        option("file FILE", "a derivation with forward equations and a loss; - reads standard input", nargs="?"),
+        option("--set NAME=NUMBER", "numbers for the names in FILE", setting, (), nargs="+"),
+        option("--x X", "the input (1.5)", finite, 1.5),
+        option("--y Y", "the target (2)", finite, 2.0),
+        option(
+            "--weights W",
+            "w3 is the skip connection (0.8 1.3 -0.7 0.45)",
+            finite,
+            (0.8, 1.3, -0.7, 0.45),
+            nargs=4,
+            metavar=("W0", "W1", "W2", "W3"),
+        ),
+        choice("--format", FORMATS, "text"),
+        option("--figure FILE", "draw the network with its numbers: .svg, .png or .pdf", Path),
+    ),
 )

@@ -155,46 +155,47 @@ COMMAND = Command(
   jaxbackprop train big/ --batch-size 4096 --devices 4  a folder larger than memory, on four devices
   jaxbackprop train big/ --coordinator 10.0.0.1:8476 --processes 2 --process-id 0     and on the other machine 1
 """,
-    {
-        ("", ""): (
-            option(
-                "data DATA",
-                f"{', '.join(BUNDLED)}; a .csv, .tsv, .npz or .parquet file; or, read as it is needed, a folder of x.npy and "
-                "y.npy, or of .parquet files (digits)",
-                default="digits",
-                nargs="?",
-            ),
-            option("--target COLUMN", "the column to predict (the last)"),
-            choice("--task", TASKS, "recognised"),
-            option("--hidden WIDTH", "widths of the hidden layers (64 64)", default=[64, 64], nargs="*"),
-            choice("--wiring", WIRINGS, "skip"),
-            choice("--activation", ACTIVATIONS, "relu"),
-            choice("--scale", SCALES, "rows"),
-            option("--bounds FILE", "scale by a CSV of column,least,most instead, * for all others", Path),
-            option("--classes LABEL", "of a classification, in this order (those that the rows hold)", nargs="+"),
-            flag("--no-bias", "layers without biases, as in the exercise"),
-            choice("--optimizer", OPTIMIZERS, "adamw"),
-            option("--weight-decay RATE", f"of adamw and lion {_usual('weight_decay')}", not_negative),
-            option("--learning-rate --lr RATE", _usual("learning_rate"), positive_number),
-            option("--epochs N", _usual("epochs"), positive),
-            option("--batch-size N", _usual("batch_size"), positive),
-            option("--seed N", "of the split, first parameters and shuffles; not of what is private (0)", int, 0),
-            choice("--gradient", GRADIENTS, "hand"),
-            option("--out DIR", "the run's folder (runs/DATA-1, or the next number)", Path),
-            option(
-                "--scratch DIR",
-                "keep a folder's rows there, decoded, for the next epochs, until the run ends: worth it for .parquet files",
-                Path,
-            ),
-            choice(
-                "--device",
-                KINDS,
-                "JAX's own choice",
-                "; a run may be resumed on another, to the same end within rounding",
-            ),
-            JSON,
+    deed,
+    (
+        option(
+            "data DATA",
+            f"{', '.join(BUNDLED)}; a .csv, .tsv, .npz or .parquet file; or, read as it is needed, a folder of x.npy and "
+            "y.npy, or of .parquet files (digits)",
+            default="digits",
+            nargs="?",
         ),
-        ("tables", "what is found in a table, and done with each column, is printed; these say otherwise"): (
+        option("--target COLUMN", "the column to predict (the last)"),
+        choice("--task", TASKS, "recognised"),
+        option("--hidden WIDTH", "widths of the hidden layers (64 64)", default=[64, 64], nargs="*"),
+        choice("--wiring", WIRINGS, "skip"),
+        choice("--activation", ACTIVATIONS, "relu"),
+        choice("--scale", SCALES, "rows"),
+        option("--bounds FILE", "scale by a CSV of column,least,most instead, * for all others", Path),
+        option("--classes LABEL", "of a classification, in this order (those that the rows hold)", nargs="+"),
+        flag("--no-bias", "layers without biases, as in the exercise"),
+        choice("--optimizer", OPTIMIZERS, "adamw"),
+        option("--weight-decay RATE", f"of adamw and lion {_usual('weight_decay')}", not_negative),
+        option("--learning-rate --lr RATE", _usual("learning_rate"), positive_number),
+        option("--epochs N", _usual("epochs"), positive),
+        option("--batch-size N", _usual("batch_size"), positive),
+        option("--seed N", "of the split, first parameters and shuffles; not of what is private (0)", int, 0),
+        choice("--gradient", GRADIENTS, "hand"),
+        option("--out DIR", "the run's folder (runs/DATA-1, or the next number)", Path),
+        option(
+            "--scratch DIR",
+            "keep a folder's rows there, decoded, for the next epochs, until the run ends: worth it for .parquet files",
+            Path,
+        ),
+        choice(
+            "--device",
+            KINDS,
+            "JAX's own choice",
+            "; a run may be resumed on another, to the same end within rounding",
+        ),
+        JSON,
+    ),
+    {
+        "tables: what is found in a table, and done with each column, is printed; these say otherwise": (
             option(
                 "--drop COLUMN", "columns to leave out (ids, row numbers and free text, where they are known)", **TABLES
             ),
@@ -210,10 +211,7 @@ COMMAND = Command(
             option("--decimal MARK", "a point or a comma (found)", one_of("decimal mark", MARKS)),
             option("--header YES", "whether the first row has names (found)", one_of("answer", ("yes", "no"))),
         ),
-        (
-            "checkpoints",
-            "Ctrl-C and SIGTERM stop, saved, after the epoch or within a long one; a kill loses what came after the last one",
-        ): (
+        "checkpoints: Ctrl-C and SIGTERM stop, saved, after the epoch or in a long one; a kill loses what came after the last": (
             option(
                 "--resume DIR",
                 "go on with the run in DIR, perhaps to more --epochs, or after a divergence at a lower --learning-rate",
@@ -222,20 +220,14 @@ COMMAND = Command(
             option("--checkpoint-every N", "epochs from one checkpoint to the next (never)", positive),
             option("--checkpoint-minutes M", "and minutes (1)", positive_number),
         ),
-        (
-            "several devices",
-            "each batch is shared out; the result is that of one device within rounding: jaxbackprop.scaling",
-        ): (
+        "several devices: each batch is shared out; the result is that of one device within rounding: jaxbackprop.scaling": (
             option("--devices N", "of this machine (1); with --coordinator all of each process", positive),
             option("--coordinator HOST:PORT", "where process 0 is; 'auto' under SLURM, Open MPI or on a TPU slice"),
             option("--processes N", "how many there are", positive),
             option("--process-id I", "which this is, from 0; 0 prints and writes", int),
         ),
-        (
-            "differential privacy",
-            "the noise comes from the operating system, not from --seed; what is protected, and what is not: "
-            "jaxbackprop/training/privacy.py",
-        ): (
+        "differential privacy: the noise comes from the operating system, not from --seed; what is protected, and what is not: "
+        "jaxbackprop/training/privacy.py": (
             flag("--private", "clip each example's gradient and add noise (DP-SGD)"),
             option("--epsilon E", f"what may be spent in all ({PRIVACY['epsilon']:g})", positive_number),
             option("--noise-multiplier S", "noise in units of C, instead of --epsilon", positive_number),
@@ -245,6 +237,5 @@ COMMAND = Command(
             ),
         ),
     },
-    deed,
     prepared,
 )
