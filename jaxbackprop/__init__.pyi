@@ -9,6 +9,7 @@ from . import network as network
 from . import scaling as scaling
 from . import tracing as tracing
 from . import training as training
+from . import words as words
 from .activations import Activation
 from .backprop import backward, forward, per_example, sweep
 from .checking.check import assert_gradient, check_gradient, check_vjp

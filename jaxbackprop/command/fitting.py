@@ -14,7 +14,6 @@ from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
 from jaxbackprop.command.planning import NOT_KEPT, Plan
 from jaxbackprop.command.screen import Bar, steps_per_second, warnings_in_lines
-from jaxbackprop.command.stopping import Stop
 from jaxbackprop.data import reading
 from jaxbackprop.data.blocks import Blocks
 from jaxbackprop.data.figures import figures_of
@@ -35,7 +34,7 @@ def checked(plan: Plan) -> Report:
     return check.check_gradient(plain, lambda *args: hand(*args)[1], params, jnp.asarray(x[:32]), jnp.asarray(y[:32]))
 
 
-def fit(plan: Plan, stop: Stop):
+def fit(plan: Plan, wishes: list[int]):
     """Train, with a bar, metrics and checkpoints, until the end or a wish to stop."""
     given, key = plan.arguments, jax.random.key(plan.arguments.seed)
     asked, writes = config(plan), plan.first
@@ -58,11 +57,11 @@ def fit(plan: Plan, stop: Stop):
         if writes:
             runs.append_metrics(plan.folder, row)
         bar.advance(row)
-        return stop.signal is not None
+        return bool(wishes)
 
     def within_epoch(_epoch, step, of) -> bool:
         bar.within(step / of)
-        return stop.signal is not None
+        return bool(wishes)
 
     with bar.bar, warnings_in_lines():
         return fits.fit(

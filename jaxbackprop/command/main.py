@@ -100,7 +100,8 @@ def _arguments(command: Command, words: list[str]) -> argparse.Namespace:
     if extra:
         parser.error(f"one argument too many: {extra[0]!r}")
     try:
-        return (command.prepared or command.with_defaults)(vars(said))
+        defaults = {option.dest: option.default for _, options in groups for option in options}
+        return argparse.Namespace(**defaults | command.prepared(vars(said)))
     except ValueError as error:
         parser.error(str(error))
 

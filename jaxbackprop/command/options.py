@@ -22,22 +22,18 @@ SAID_ANEW = ("resume", "epochs", "learning_rate", "json", "checkpoint_every", "c
 
 
 class Option(NamedTuple):
-    """An option or an argument: its names, what holds where it is not said, and what argparse is told."""
+    """An option, or an argument: what it becomes, its names, what holds where it is not said, and what argparse is told."""
 
+    dest: str
     names: tuple[str, ...]
     default: Any
     how: dict[str, Any]
-
-    @property
-    def dest(self) -> str:
-        """The argument that it becomes."""
-        return self.names[0].lstrip("-").replace("-", "_")
 
 
 class Command(NamedTuple):
     """A command: what --help says of it, its deed, and its options, more of them under headings of their own.
 
-    `prepared` turns what was said into the arguments of the deed, and raises ValueError where that has no sense.
+    `prepared` completes what was said, and raises ValueError where that has no sense.
     """
 
     name: str
@@ -47,12 +43,7 @@ class Command(NamedTuple):
     deed: Callable[[argparse.Namespace], int]
     options: tuple[Option, ...]
     headed: Mapping[str, tuple[Option, ...]] = MappingProxyType({})  # by "heading: what it says"
-    prepared: Callable[[dict[str, Any]], argparse.Namespace] | None = None
-
-    def with_defaults(self, said: dict[str, Any]) -> argparse.Namespace:
-        """The arguments: what was said, and the default of all else."""
-        all_of_them = (*self.options, *(o for group in self.headed.values() for o in group))
-        return argparse.Namespace(**{o.dest: o.default for o in all_of_them} | said)
+    prepared: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 def option(names: str, text: str, type: Callable | None = None, default: Any = None, **more: Any) -> Option:  # noqa: A002
@@ -62,12 +53,16 @@ def option(names: str, text: str, type: Callable | None = None, default: Any = N
     'batch_size'
     """
     *flags, metavar = names.split()
-    return Option(tuple(flags), default, {"metavar": metavar, "help": text, **({"type": type} if type else {}), **more})
+    return Option(_dest(flags[0]), tuple(flags), default, {"metavar": metavar, "help": text, "type": type, **more})
 
 
 def flag(name: str, text: str) -> Option:
     """An option without a value."""
-    return Option((name,), False, {"action": "store_true", "help": text})
+    return Option(_dest(name), (name,), False, {"action": "store_true", "help": text})
+
+
+def _dest(name: str) -> str:
+    return name.lstrip("-").replace("-", "_")
 
 
 def choice(name: str, known: Collection[str], usual: str, more: str = "") -> Option:

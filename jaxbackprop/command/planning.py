@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,7 +168,8 @@ def _dataset(arguments: Namespace) -> data.Dataset:
     said["header"] = said["header"] and said["header"] == "yes"
     said = {name: tuple(v) if isinstance(v, list) else v for name, v in said.items() if v is not None}
     how["treatment"] = data.Treatment(**said)
-    with reading_bar(quiet=not is_stored(arguments.data) or arguments.json or jax.process_index() > 0) as advance:
+    shown = is_stored(arguments.data) and not arguments.json and jax.process_index() == 0
+    with reading_bar() if shown else nullcontext() as advance:
         found = data.load(arguments.data, arguments.target, arguments.task, progress=advance, **how)
     if not arguments.scratch or not isinstance(found.train, Blocks):
         return found

@@ -17,14 +17,16 @@ RUN = option("run RUN", "the folder that `jaxbackprop train` wrote", Path)
 
 def deed(arguments: Namespace) -> int:
     """Predict each row of a file; returns the exit status."""
+    from jax.numpy import asarray  # imported where it is used: --help answers at once
+
     with jbp.devices.preferred(arguments.device):
         jbp.devices.require(arguments.device)
         _, encoding, net, params = run_at(arguments.run)
         if arguments.out and arguments.out.exists():
             raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
         with jbp.command.screen.warnings_in_lines():
-            x: Any = jbp.data.read_features(arguments.file, encoding)
-        rows = table(encoding, jbp.predict(net, params, x))
+            x = jbp.data.read_features(arguments.file, encoding)
+        rows = table(encoding, jbp.predict(net, params, asarray(x)))
     with arguments.out.open("x", newline="", encoding="utf-8") if arguments.out else nullcontext(sys.stdout) as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     if arguments.out:
@@ -34,7 +36,7 @@ def deed(arguments: Namespace) -> int:
 
 def table(encoding, yhat) -> list[tuple[str, ...]]:
     """The network's outputs (n, k) as rows of text below their header: a number each, or a label and its probability."""
-    from jax.nn import softmax  # imported where it is used: --help answers at once
+    from jax.nn import softmax
 
     answers = jbp.data.decode(encoding, yhat)
     if not encoding.classes:

@@ -23,32 +23,27 @@ from jaxbackprop.words import extra
 if TYPE_CHECKING:
     from jaxbackprop.command.planning import Plan
 
-Lines = Sequence[tuple[str, str]]  # each with its label, or "" for that of the line before
+NEEDS = "jaxbackprop train"
+Lines = Sequence[
+    tuple[str, str] | str
+]  # text with its label, "" for that of the line before; or without a place for any
 
 
-def say(lines: Lines, *before: str) -> None:
+def say(lines: Lines) -> None:
     """Print lines under their labels."""
-    print(*before, *[f"  {label:<9} {text}" for label, text in lines], sep="\n", flush=True)
-
-
-def nothing(_lines: Lines, *_before: str) -> None:
-    """Say nothing."""
-
-
-def greeting(mesh) -> str:
-    """The version, and what it computes on."""
-    used = [jax.devices()[0]] if mesh is None else mesh.devices.ravel().tolist()
-    together = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    there = f"{len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
-    return f"jaxbackprop {__version__} on {there}"
+    print(*(a if isinstance(a, str) else f"  {a[0]:<9} {a[1]}" for a in lines), sep="\n", flush=True)
 
 
 def of_data(plan: Plan) -> Lines:
-    """The data, what was done with each column, and the network."""
+    """The version, what it computes on, the data, what was done with each column, and the network."""
     dataset, net = plan.dataset, plan.network
+    used = [jax.devices()[0]] if plan.mesh is None else plan.mesh.devices.ravel().tolist()
+    together = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    there = f"{len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
     examples = f"{examples_of(dataset.train):,} training and {examples_of(dataset.test):,} test examples"
     table = [("" if i else "columns", line) for i, line in enumerate(dataset.table)]
     return [
+        f"jaxbackprop {__version__} on {there}",
         ("data", f"{dataset.name}: {examples}, {net.inputs} features"),
         ("", dataset.note),
         *table,
@@ -56,12 +51,14 @@ def of_data(plan: Plan) -> Lines:
     ]
 
 
-def of_training(plan: Plan) -> Lines:
-    """How it is trained, and what a private run does not protect."""
-    given = plan.arguments
+def of_training(plan: Plan, report) -> Lines:
+    """What the gradient's check found; if it is right how it is trained, and what a private run does not protect."""
+    given, checked = plan.arguments, ("gradient", f"derived by hand; check: {report.line}")
+    if not report.ok:
+        return [checked]
     used = "jax.grad" if plan.method == "jax.grad" else "the hand-derived gradient"
     how = f"{given.optimizer} at {given.learning_rate:g} through {used}"
-    lines = [("training", f"{how}: {given.epochs} epochs of {plan.steps} steps of {given.batch_size}")]
+    lines: list = [checked, ("training", f"{how}: {given.epochs} epochs of {plan.steps} steps of {given.batch_size}")]
     if plan.spent:
         secret = plan.folder / runs.CHECKPOINTS / SECRET_FILE
         lines += [
@@ -81,7 +78,7 @@ def advice(plan: Plan) -> str | None:
     return devices.advice(devices.platform(), numbers, plan.arguments.batch_size)
 
 
-def ended_early(plan: Plan, history, step: int, asked: int | None) -> tuple[int, str]:
+def ended_early(plan: Plan, history, step: int, wishes: Sequence[int]) -> tuple[int, str]:
     """The exit status and why, where training diverged or was stopped; 0 and nothing where it came to its end."""
     last, epochs = history[-1] if history else None, plan.arguments.epochs
     if last and not is_finite(last):
@@ -95,13 +92,16 @@ def ended_early(plan: Plan, history, step: int, asked: int | None) -> tuple[int,
     within = step - len(history) * plan.steps
     where = f"after epoch {len(history)}{f' and {within} steps' if within else ''} of {epochs}, saved"
     secret = f", by {runs.CHECKPOINTS}/{SECRET_FILE} there, which nobody else may read" if plan.spent else ""
-    return 128 + (asked or signal.SIGTERM), f"stopped {where}: jaxbackprop train --resume {plan.folder}{secret}"
+    return 128 + (*wishes, signal.SIGTERM)[0], f"stopped {where}: jaxbackprop train --resume {plan.folder}{secret}"
 
 
 def of_end(plan: Plan, history, figures: dict[str, Any], seconds: float) -> Lines:
     """What came of it, how long it took, and where it is."""
     rate = steps_per_second(plan, history)
-    lines = [("test", _of_test(plan, history[-1])), *(("", line) for line in lines_of(plan.dataset.encoding, figures))]
+    lines: list = [
+        ("test", _of_test(plan, history[-1])),
+        *(("", line) for line in lines_of(plan.dataset.encoding, figures)),
+    ]
     if plan.spent:
         epsilon, delta = plan.spent
         many = examples_of(plan.dataset.train)
@@ -146,15 +146,9 @@ def warnings_in_lines():
         yield
 
 
-def rich() -> tuple[Any, Any]:
-    """A console, and the module of progress bars: an extra."""
-    console, progress = (extra(f"rich.{part}", "rich", "jaxbackprop train") for part in ("console", "progress"))
-    return console.Console(), progress
-
-
 def _bar(label: str, quiet: bool, *more: str) -> Any:
     """A bar that counts, on a terminal."""
-    console, parts = rich()
+    console, parts = extra("rich.console", "rich", NEEDS).Console(), extra("rich.progress", "rich", NEEDS)
     columns = [parts.TextColumn(f"            {label}"), parts.MofNCompleteColumn(), parts.BarColumn()]
     columns += [*map(parts.TextColumn, more), parts.TimeElapsedColumn()]
     hidden = quiet or not console.is_terminal
@@ -162,9 +156,9 @@ def _bar(label: str, quiet: bool, *more: str) -> Any:
 
 
 @contextmanager
-def reading_bar(quiet: bool):
+def reading_bar():
     """A progress bar while data are read through, on a terminal; yields advance(done, of)."""
-    with _bar("block", quiet) as bar:
+    with _bar("block", quiet=False) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
 

@@ -9,34 +9,33 @@ import sys
 import threading
 from argparse import Namespace
 from contextlib import contextmanager
-from typing import Any
 
 from jaxbackprop.scaling import processes
 
 LOST = 75  # "try again", as sysexits.h has it
 
 
-class Stop:
-    """Ctrl-C and SIGTERM as a wish, granted after the epoch, or in the middle of a long one; a second one ends at once."""
+@contextmanager
+def wishes_to_stop():
+    """Ctrl-C and SIGTERM as a wish, granted after the epoch, or in the middle of a long one; a second one ends at once.
 
-    def __init__(self):
-        self.signal: int | None = None
-        self.before: dict[int, Any] = {}
+    Yields the signals that came: a list, which is empty until one does.
+    """
+    came: list[int] = []
 
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _asked(self, number, _frame):
-        if self.signal is not None:
+    def asked(number, _frame):
+        if came:
             os._exit(128 + number)
-        self.signal = number
+        came.append(number)
         os.write(2, b"\njaxbackprop: stopping as soon as it is saved; once more to stop at once\n")
+
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = [(number, signal.signal(number, asked)) for number in heard]
+    try:
+        yield came
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 @contextmanager

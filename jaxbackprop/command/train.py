@@ -39,8 +39,8 @@ USUAL = {"learning_rate": (0.003, 0.003), "weight_decay": (0.3, 0.0), "epochs": 
 PRIVACY = {"epsilon": 3.0, "delta": 1e-5, "max_norm": 1.0}  # with --private alone
 
 
-def prepared(said: dict[str, Any]) -> Namespace:
-    """The arguments, from what was said; refuses what would do nothing: an option means something to who says it."""
+def prepared(said: dict[str, Any]) -> dict[str, Any]:
+    """What was said, with the defaults that depend on it; refuses what would do nothing, as it means something to who says it."""
     said = _with_widths(said)
     _require_effect(said)
     private = said.get("private", False)
@@ -49,7 +49,7 @@ def prepared(said: dict[str, Any]) -> Namespace:
         usual = {}  # those of the run
     elif "noise_multiplier" in said:
         del usual["epsilon"]
-    return COMMAND.with_defaults(usual | said)
+    return usual | said
 
 
 def _with_widths(said: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _flag(name: str) -> str:
 
 def deed(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
-    jbp.command.screen.rich()  # what is missing is said before anything is done
+    jbp.words.extra("rich.progress", "rich", "jaxbackprop train")  # what is missing is said before anything is done
     kind = jbp.command.planning.kind_of_device(arguments)
     with jbp.devices.preferred(kind):
         if not arguments.coordinator:  # with others it is asked for where what one refuses ends all
@@ -102,23 +102,24 @@ def deed(arguments: Namespace) -> int:
 def _train(arguments: Namespace) -> int:
     began, screen, fitting = time.perf_counter(), jbp.command.screen, jbp.command.fitting
     plan = jbp.command.planning.planned(arguments)
-    say = screen.say if plan.first and not plan.arguments.json else screen.nothing  # other processes compute in silence
-    say(screen.of_data(plan), screen.greeting(plan.mesh))
+    aloud = plan.first and not plan.arguments.json  # other processes compute in silence
+    if aloud:
+        screen.say(screen.of_data(plan))
     report = fitting.checked(plan) if plan.first else None
-    if report:
-        say([("gradient", f"derived by hand; check: {report.line}")])
+    (wrong,) = jbp.scaling.processes.agree(report is not None and not report.ok)
+    if not wrong:
+        plan = jbp.command.planning.taken(plan)
+    if aloud:
+        screen.say(screen.of_training(plan, report))
     if report and not report.ok:
         print(report, file=sys.stderr)
-    (wrong,) = jbp.scaling.processes.agree(report is not None and not report.ok)
     if wrong:
         return 1
-    plan = jbp.command.planning.taken(plan)
-    say(screen.of_training(plan))
     if advice := screen.advice(plan):
         print(f"jaxbackprop: {advice}", file=sys.stderr)
-    with jbp.command.stopping.Stop() as stop:
-        state, history = fitting.fit(plan, stop)
-    status, why = screen.ended_early(plan, history, int(state.step), stop.signal)
+    with jbp.command.stopping.wishes_to_stop() as wishes:
+        state, history = fitting.fit(plan, wishes)
+    status, why = screen.ended_early(plan, history, int(state.step), wishes)
     if why and plan.first:
         print(f"jaxbackprop: {why}", file=sys.stderr)
     if status or report is None:
@@ -127,7 +128,8 @@ def _train(arguments: Namespace) -> int:
     seconds = time.perf_counter() - began
     if plan.arguments.json:
         print(json.dumps(fitting.result(plan, report.line, state, history, seconds) | figures))
-    say(screen.of_end(plan, history, figures, seconds))
+    else:
+        screen.say(screen.of_end(plan, history, figures, seconds))
     return 0
 
 
