@@ -1,26 +1,22 @@
 """The command line: `jaxbackprop train`, `predict`, `evaluate`, `trace`, `grade` and `check`.
 
-Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk (compiled
-programs apart, which `entry` keeps in the user's cache folder), 3 "checked, and right where looked at", 75 another process of
-the run was lost.
-
-jaxbackprop train                                  # digits; breast_cancer, diabetes and wine are bundled too
+    jaxbackprop train                                  # digits; breast_cancer, diabetes and wine are bundled too
     jaxbackprop train houses.csv --target price --hidden 128 128 --activation gelu --epochs 200 --out runs/houses
     jaxbackprop predict runs/houses new_houses.csv
     jaxbackprop evaluate runs/houses other_houses.csv  # where the answers are there
     jaxbackprop train --private --epsilon 3 --delta 1e-5 --max-norm 1
     jaxbackprop trace --x 1.5 --y 2 --weights 0.8 1.3 -0.7 0.45 --figure exercise.svg
-    jaxbackprop grade derivation.md                    # exit status 1 if a line is wrong
-    jaxbackprop check mine.py:loss mine.py:gradient    # a gradient of your own; exit status 1 if it is wrong, 3 if not all was seen
+    jaxbackprop grade derivation.md
+    jaxbackprop check mine.py:loss mine.py:gradient    # a gradient of your own
+
+Exit status 0 is success, 1 "checked, and wrong", 2 bad input, which gets one line and changes nothing on disk (compiled
+programs apart), 3 "checked, and right where looked at", 75 another process of the run was lost.
 
 `train` reads tables, NPZ and folders, says whether it sees classes or numbers, standardises from the training split alone, checks
-the gradient, trains, and leaves `config.json`, `metrics.jsonl`, `params.npz` and `learning_curves.png` in the run's folder. A
-fifth of the rows is held out and only ever measured: nothing is selected on it. Nothing is overwritten. Bad input gets one line
-and exit status 2. GPU and TPU: `pip install '.[all,cuda]'` or `'.[all,tpu]'`. `--device cpu` trains on the CPU although there is one,
-and `config.json` says where a run trained; where the steps are so small that a CPU should be faster than a GPU, `train` says so first
-(`jaxbackprop.devices` has the rule). Compiled programs are kept in
-`~/.cache/jaxbackprop` (or `$XDG_CACHE_HOME/jaxbackprop`; 256 MB at most), so that a second run starts sooner;
-`JAX_ENABLE_COMPILATION_CACHE=false` turns that off, `JAX_COMPILATION_CACHE_DIR` takes another folder.
+the gradient, trains, and leaves `config.json`, `metrics.jsonl`, `params.npz` and `learning_curves.png` in the run's folder: `--out`,
+or the next free number, which is taken by making the folder. A fifth of the rows is held out and only ever measured: nothing is
+selected on it. Nothing is overwritten. GPU and TPU: `pip install '.[all,cuda]'` or `'.[all,tpu]'`; where steps are so small that a
+CPU should be faster than a GPU, `train` says so first (`jaxbackprop.devices` has the rule), and `--device cpu` trains there.
 
 A table (CSV with any separator, gzip too, or Parquet) may be as people have them. What becomes of each column is printed, a line
 a column, and kept in `config.json` as plain JSON, by which `predict` and `evaluate` treat new rows:
@@ -34,23 +30,24 @@ a column, and kept in `config.json` as plain JSON, by which `predict` and `evalu
 | ids, row numbers, text that is different in most rows | left out, and named | `--numbers`, `--categories`; `--drop` leaves out more |
 | no header, comments above it, `;`, tabs, decimal commas | found, and said | `--header`, `--separator`, `--decimal` |
 
-A label that training did not see counts for none; a number that is missing where none was gets the training median; both are said in
-a line. Beside accuracy stand the most frequent class's share, balanced accuracy and the confusion matrix, beside an error R².
+A label that training did not see counts for none; a number that is missing where none was gets the training median; both are said.
+Beside accuracy stand the most frequent class's share, balanced accuracy and the confusion matrix, beside an error R².
 
-Nothing is lost: Ctrl-C and SIGTERM stop after the epoch, or in a long one within about two seconds of training (a step that takes
-longer, and the held-out rows, are finished first), saved, and `jaxbackprop train --resume runs/houses` goes on to the very same
-parameters, bit for bit, that an uninterrupted run gives. Checkpoints (one a minute, `--checkpoint-every N` epochs besides; the
-last three and the best) are replaced whole and forced to the disk, so that a kill or a power cut costs what came after the last
-one; a damaged one is named and the one before it used. In Python: `fit(..., checkpoints=jbp.Checkpoints("runs/mine"))`, and the
-same call again; after a divergence the same call at a lower learning rate goes on from the last good state. `store="orbax"` (`pip install '.[orbax]'`) keeps them by Orbax, each process its own part of parameters that are shared out.
+Nothing is lost: Ctrl-C and SIGTERM stop after the epoch, or in a long one within about two seconds, saved, and `jaxbackprop train
+--resume runs/houses` goes on to the very same parameters, bit for bit, that an uninterrupted run gives; after a divergence at a
+lower `--learning-rate`. Checkpoints (one a minute, `--checkpoint-every N` epochs besides) are replaced whole and forced to the
+disk: a kill or a power cut costs what came after the last one. `jaxbackprop.training` says more.
 
-`--private` clips every example's gradient and adds noise, so that the parameters tell little about any one training example;
-the report says the epsilon spent. Samples and noise come from the operating system, not from `--seed`: who could draw them again
-could take them out. Until training has ended their key lies in the run's folder, `checkpoints/SECRET-do-not-publish.key`, for
+`--private` clips every example's gradient and adds noise, and the report says the epsilon spent. Samples and noise come from the
+operating system, not from `--seed`. Until training has ended their key lies in `checkpoints/SECRET-do-not-publish.key`, for
 `--resume`; no other file, picture or message holds it. `--bounds FILE` (lines of `column,least,most`, `*` for all others) or
-`--scale none`, and `--classes`, spare the features' means and scales, and the classes, which are taken from the rows otherwise, as medians and categories are.
-`params.npz` is what is protected; `jaxbackprop.training.privacy` says what is not: the training loss in the
-metrics, for one. In Python `fit(..., gradient=jbp.private_gradient(1.0, 1.1))` draws such a key where none is given.
+`--scale none`, and `--classes`, spare what is taken from the rows otherwise. `jaxbackprop.training.privacy` says what is not protected.
+
+Compiled programs are kept in `~/.cache/jaxbackprop` (or `$XDG_CACHE_HOME/jaxbackprop`; 256 MB at most), so that a second run starts
+sooner; `JAX_ENABLE_COMPILATION_CACHE=false` turns that off, `JAX_COMPILATION_CACHE_DIR` takes another folder.
+
+What to read next. main, the whole; options, what a command is made of; a file a command. `train` has more: planning, what will be
+done and what is refused; screen, what is said; fitting, what is done; stopping, how it ends otherwise; cache.
 """  # noqa: E501
 
 from jaxbackprop._lazy import submodules

@@ -16,7 +16,7 @@ from jaxbackprop import data, devices, network
 from jaxbackprop.command.options import SAID_ANEW, WHERE
 from jaxbackprop.command.screen import reading_bar
 from jaxbackprop.data import reading
-from jaxbackprop.data.blocks import Blocks, examples_of, spilled
+from jaxbackprop.data.blocks import Blocks, spilled
 from jaxbackprop.data.stored import is_stored
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
@@ -102,37 +102,40 @@ def plan(arguments: Namespace, mesh: Mesh | None, dataset: data.Dataset) -> Plan
     Raises:
         ValueError: arguments that do not fit the data, or each other.
     """
-    classes, examples, given = dataset.encoding.classes, examples_of(dataset.train), vars(arguments)
-    if (arguments.checkpoint_every or 0) > (epochs := arguments.epochs):
-        raise ValueError(f"--checkpoint-every {arguments.checkpoint_every} would never come: there are {epochs} epochs")
+    classes, size, given = dataset.encoding.classes, arguments.batch_size, vars(arguments)
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
     widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
     net = build(widths, arguments.activation, bias=not arguments.no_bias)
     if isinstance(dataset.train, Blocks):
-        if arguments.private:
-            raise ValueError("--private draws each batch from all examples: it needs them in memory, in a file")
         over = 1 if mesh is None else mesh.shape[meshes.DATA]
-        size = reading.filled_batch(dataset.train, arguments.batch_size, over)
+        size = reading.filled_batch(dataset.train, size, over)
         steps = reading.steps_of(reading.shared(dataset.train, size, jax.process_count(), over), size)
     else:
-        size = min(arguments.batch_size, examples)
-        steps = -(-examples // size)
-    method, noise, spent, unprotected = arguments.gradient, None, None, []
-    if arguments.private:
-        if method != "hand":
-            raise ValueError("--private clips by the hand-derived gradient: leave out --gradient jax.grad")
-        accounted = accounting.Plan(examples, size, epochs)
-        noise = arguments.noise_multiplier or accounting.calibrate(accounted, arguments.epsilon, arguments.delta)
-        spent = accounting.spent(accounted, noise, arguments.delta)
-        method, unprotected = privacy.private_gradient(arguments.max_norm, noise), _unprotected(arguments, dataset)
+        size = min(size, len(dataset.x_train))
+        steps = -(-len(dataset.x_train) // size)
+    arguments = Namespace(**given | {"batch_size": size})
+    gradient = _private(arguments, dataset) if arguments.private else (arguments.gradient, None, None, [])
     folder = arguments.resume or arguments.out or Path("runs", Path(dataset.name).stem)
     first = jax.process_index() == 0
-    if not arguments.resume and first:
-        (runs.require_free if arguments.out else runs.require_no_file)(folder if arguments.out else folder.parent)
+    if first and arguments.out:
+        runs.require_free(folder)
+    elif first and not arguments.resume:
+        runs.require_no_file(folder.parent)
     loss = "softmax_cross_entropy" if classes else "half_squared_error"
     quoted = "accuracy" if classes else "rmse"
-    arguments = Namespace(**given | {"batch_size": size})
-    return Plan(arguments, mesh, dataset, net, loss, quoted, steps, method, noise, spent, unprotected, folder, first)
+    return Plan(arguments, mesh, dataset, net, loss, quoted, steps, *gradient, folder, first)
+
+
+def _private(arguments: Namespace, dataset: data.Dataset) -> tuple[GradientMethod, float, accounting.Spent, list[str]]:
+    """The gradient that is clipped, its noise, what that spends, and what is not protected."""
+    if isinstance(dataset.train, Blocks):
+        raise ValueError("--private draws each batch from all examples: it needs them in memory, in a file")
+    if arguments.gradient != "hand":
+        raise ValueError("--private clips by the hand-derived gradient: leave out --gradient jax.grad")
+    accounted = accounting.Plan(len(dataset.x_train), arguments.batch_size, arguments.epochs)
+    noise = arguments.noise_multiplier or accounting.calibrate(accounted, arguments.epsilon, arguments.delta)
+    spent = accounting.spent(accounted, noise, arguments.delta)
+    return privacy.private_gradient(arguments.max_norm, noise), noise, spent, _unprotected(arguments, dataset)
 
 
 def taken(found: Plan) -> Plan:
@@ -159,6 +162,8 @@ def _dataset(arguments: Namespace) -> data.Dataset:
     """The data that the arguments name, read and made ready."""
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"seed is {arguments.seed}, expected an integer of at least 0 and below 2**63")
+    if (every := arguments.checkpoint_every or 0) > arguments.epochs:
+        raise ValueError(f"--checkpoint-every {every} would never come: there are {arguments.epochs} epochs")
     if arguments.scratch and not is_stored(arguments.data):
         raise ValueError("--scratch is for the rows of a folder: a file is read into memory as a whole")
     how = {"seed": arguments.seed, "classes": arguments.classes, "stratify": not arguments.private}

@@ -34,6 +34,12 @@ WIRINGS, SCALES, GRADIENTS = ("skip", "mlp", "dense"), ("rows", "none"), ("hand"
 OPTIMIZERS = ("adam", "adamw", "sgd", "momentum", "rmsprop", "adagrad", "lion")
 DECAYING = ("adamw", "lion")
 TASKS, MISSING, MARKS = ("classification", "regression"), ("impute", "drop"), (".", ",")
+way, mark, answer = (
+    one_of("way with missing values", MISSING),
+    one_of("decimal mark", MARKS),
+    one_of("answer", ("yes", "no")),
+)
+SOURCES = f"{', '.join(BUNDLED)}; a .csv, .tsv, .npz or .parquet file; or, read as it is needed, a folder (digits)"
 # what holds where it is not said, and what with --private
 USUAL = {"learning_rate": (0.003, 0.003), "weight_decay": (0.3, 0.0), "epochs": (60, 60), "batch_size": (32, 256)}
 PRIVACY = {"epsilon": 3.0, "delta": 1e-5, "max_norm": 1.0}  # with --private alone
@@ -159,13 +165,7 @@ COMMAND = Command(
 """,
     deed,
     (
-        option(
-            "data DATA",
-            f"{', '.join(BUNDLED)}; a .csv, .tsv, .npz or .parquet file; or, read as it is needed, a folder of x.npy and "
-            "y.npy, or of .parquet files (digits)",
-            default="digits",
-            nargs="?",
-        ),
+        option("data DATA", SOURCES, default="digits", nargs="?"),
         option("--target COLUMN", "the column to predict (the last)"),
         choice("--task", TASKS, "recognised"),
         option("--hidden WIDTH", "widths of the hidden layers (64 64)", default=[64, 64], nargs="*"),
@@ -183,40 +183,25 @@ COMMAND = Command(
         option("--seed N", "of the split, first parameters and shuffles; not of what is private (0)", int, 0),
         choice("--gradient", GRADIENTS, "hand"),
         option("--out DIR", "the run's folder (runs/DATA-1, or the next number)", Path),
-        option(
-            "--scratch DIR",
-            "keep a folder's rows there, decoded, for the next epochs, until the run ends: worth it for .parquet files",
-            Path,
-        ),
-        choice(
-            "--device",
-            KINDS,
-            "JAX's own choice",
-            "; a run may be resumed on another, to the same end within rounding",
-        ),
+        option("--scratch DIR", "keep a folder's rows there, decoded, until the run ends: worth it for .parquet", Path),
+        choice("--device", KINDS, "JAX's own choice", "; one resumed on another comes to the same end within rounding"),
         JSON,
     ),
     {
         "tables: what is found in a table, and done with each column, is printed; these say otherwise": (
-            option(
-                "--drop COLUMN", "columns to leave out (ids, row numbers and free text, where they are known)", **TABLES
-            ),
+            option("--drop COLUMN", "columns to leave out (ids, row numbers and free text that are found)", **TABLES),
             option("--categories COLUMN", "columns that hold labels, though they look like numbers", **TABLES),
             option("--numbers COLUMN", "columns that hold numbers, though they look like ids or codes", **TABLES),
-            option(
-                "--missing NAME",
-                "impute the training median and tell the network, or drop such rows (impute)",
-                one_of("way with missing values", MISSING),
-            ),
+            option("--missing NAME", "impute the median and tell the network, or drop such rows (impute)", way),
             option("--na WORD", "stands for no value too, beside NA, ? and the like", **TABLES),
             option("--separator MARK", "between the columns of a text file (found)", separator),
-            option("--decimal MARK", "a point or a comma (found)", one_of("decimal mark", MARKS)),
-            option("--header YES", "whether the first row has names (found)", one_of("answer", ("yes", "no"))),
+            option("--decimal MARK", "a point or a comma (found)", mark),
+            option("--header YES", "whether the first row has names (found)", answer),
         ),
         "checkpoints: Ctrl-C and SIGTERM stop, saved, after the epoch or in a long one; a kill loses what came after the last": (
             option(
                 "--resume DIR",
-                "go on with the run in DIR, perhaps to more --epochs, or after a divergence at a lower --learning-rate",
+                "go on with that run, to more --epochs, or once diverged at a lower --learning-rate",
                 Path,
             ),
             option("--checkpoint-every N", "epochs from one checkpoint to the next (never)", positive),
@@ -234,9 +219,7 @@ COMMAND = Command(
             option("--epsilon E", f"what may be spent in all ({PRIVACY['epsilon']:g})", positive_number),
             option("--noise-multiplier S", "noise in units of C, instead of --epsilon", positive_number),
             option("--delta D", f"({PRIVACY['delta']:g})", positive_number),
-            option(
-                "--max-norm C", f"the bound on an example's gradient norm ({PRIVACY['max_norm']:g})", positive_number
-            ),
+            option("--max-norm C", f"the bound on an example's gradient ({PRIVACY['max_norm']:g})", positive_number),
         ),
     },
     prepared,
