@@ -259,6 +259,13 @@ def test_two_private_processes_share_one_secret(tmp_path):
         np.testing.assert_allclose(weight, state.params[layer][source], atol=2e-5 * (done + 2))
 
 
+def test_both_processes_are_told_of_the_free_folder_that_the_first_takes(tmp_path):
+    (tmp_path / "runs" / "wine-1").mkdir(parents=True)
+    assert [status for status, _, _ in ended(both(tmp_path, "--epochs", "1", data="wine"))] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["wine-1", "wine-2"]
+    assert (tmp_path / "runs" / "wine-2" / "params.npz").exists()
+
+
 def test_processes_that_were_told_different_things_are_all_refused(tmp_path):
     port = free_port()
     found = ended([start(tmp_path, i, port, "--seed", str(i), "--out", "run") for i in range(2)])
