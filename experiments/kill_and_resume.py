@@ -24,7 +24,7 @@ import numpy as np
 from jaxbackprop.training import npz_store, runs
 
 EPOCHS = 40
-TRAIN = [sys.executable, "-m", "jaxbackprop.cli", "train"]
+TRAIN = [sys.executable, "-m", "jaxbackprop", "train"]
 SETTINGS = ["digits", "--hidden", "256", "256", "--batch-size", "8", "--epochs", str(EPOCHS), "--checkpoint-every", "1"]
 
 

@@ -277,7 +277,7 @@ def measure_start(rounds: int) -> list[dict]:
         with tempfile.TemporaryDirectory() as folder:
             for name in times:
                 before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-                command = [sys.executable, "-m", "jaxbackprop.cli", "train", "--json", "--out", f"{folder}/{name}"]
+                command = [sys.executable, "-m", "jaxbackprop", "train", "--json", "--out", f"{folder}/{name}"]
                 path = os.pathsep.join([str(Path(jbp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
                 env = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": path}
                 subprocess.run(command, env=env, check=True, capture_output=True)

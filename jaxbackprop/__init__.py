@@ -45,7 +45,7 @@ wiring; `jaxbackprop.backprop`, equations (1) and (2); `jaxbackprop.factors`, eq
 `jaxbackprop.variance` and `jaxbackprop.sketches`; `jaxbackprop.gradient`, the rule behind `jax.custom_vjp`. Then the
 packages, each with a guide: `jaxbackprop.programs`, any JAX model; `jaxbackprop.checking`, anyone's gradient checked;
 `jaxbackprop.grading`, a derivation marked; `jaxbackprop.tracing`, one worked with numbers; `jaxbackprop.scaling`, tiles,
-kernels and devices; `jaxbackprop.data`, tables and data larger than memory; `jaxbackprop.training`; `jaxbackprop.cli`, the
+kernels and devices; `jaxbackprop.data`, tables and data larger than memory; `jaxbackprop.training`; `jaxbackprop.command`, the
 command line. What is not in the short list stands in its module: `jaxbackprop.losses.LOSSES`,
 `jaxbackprop.blocks.open_npy`.
 
@@ -141,4 +141,4 @@ def __dir__() -> list[str]:
 
 
 def _near(name: str) -> str:
-    return importlib.import_module("jaxbackprop.words").unknown("name", name, __all__)
+    return importlib.import_module("jaxbackprop.spelling").unknown("name", name, __all__)

@@ -1,5 +1,5 @@
 """`python -m jaxbackprop` is the command `jaxbackprop`."""
 
-from jaxbackprop.cli import entry
+from jaxbackprop.command.main import entry
 
 entry()

@@ -6,14 +6,15 @@ import warnings
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# the old module: those that its names are in now
+# the old module: the package that its names are in now, and the modules there
 MODULES = {
-    "checkpoint": "disk checkpoints npz_store identity keeper",
-    "orbax_store": "orbax_store",
-    "privacy": "accounting privacy",
-    "runs": "disk runs",
-    "secret": "secret",
-    "train": "steps methods epochs inputs evaluate identity many fit",
+    "checkpoint": "training disk checkpoints npz_store identity keeper",
+    "cli": "command main",
+    "orbax_store": "training orbax_store",
+    "privacy": "training accounting privacy",
+    "runs": "training disk runs",
+    "secret": "training secret",
+    "train": "training steps methods epochs inputs evaluate identity many fit",
 }
 
 
@@ -29,10 +30,11 @@ class _Finder:
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__.rpartition(".")[2]
+        package, *homes = MODULES[old].split()
 
         def found(name: str):
-            for home in MODULES[old].split() if not name.startswith("__") else ():
-                there = importlib.import_module(f"jaxbackprop.training.{home}")
+            for home in homes if not name.startswith("__") else ():
+                there = importlib.import_module(f"jaxbackprop.{package}.{home}")
                 if name in vars(there):
                     said = f"jaxbackprop.{old}.{name} is now {there.__name__}.{name}"
                     warnings.warn(said, DeprecationWarning, stacklevel=2)

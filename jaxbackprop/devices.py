@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 import jax
 
-from jaxbackprop.words import unknown
+from jaxbackprop.spelling import unknown
 
 KINDS = ("cpu", "gpu", "tpu")
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxbackprop.words import FLOATING, is_array, is_of_kind, unknown
+from jaxbackprop.spelling import unknown
+from jaxbackprop.words import FLOATING, is_array, is_of_kind
 
 
 def is_network(network: Any, precision: Any = None) -> None:

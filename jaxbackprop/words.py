@@ -1,13 +1,14 @@
 """What messages are made of: names and their neighbours, and shapes declared as letters."""
 
-import difflib
 import importlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from jaxbackprop.spelling import unknown
 
 T = TypeVar("T", bound=tuple)
 
@@ -77,18 +78,6 @@ def require_hashable(what: str, functions: Any) -> None:
         hash(functions)
     except TypeError:
         raise TypeError(f"{what} cannot be hashed, and programs are looked up by it: give a plain function") from None
-
-
-def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-    """Say in one line that `given` is not known, and what is nearest.
-
-    >>> unknown("activation", "rleu", ["relu", "tanh"])
-    "unknown activation 'rleu': did you mean 'relu'? Known: relu, tanh"
-    """
-    known = list(known)
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {given!r}: {hint}Known: {', '.join(known)}"
 
 
 FLOATING, REAL, ANY = "floating point", "real numbers", "numbers"

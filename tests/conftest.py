@@ -5,6 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -34,3 +35,65 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent == HERE and item.path.stem.removeprefix("test_") not in QUICK:
             item.add_marker("slow")
+
+
+# ---- for the commands: each imports what it needs, so that other tests do not
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """A short run is nearly all compilation: of the same programs, most times, so that they are kept on disk."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for values in (settings, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is settings:
+            yield
+
+
+@pytest.fixture
+def _tables(tmp_path, monkeypatch):
+    from commands import examples, write
+
+    monkeypatch.chdir(tmp_path)
+    write("houses.csv", "size", "weight", "price")
+    write("kinds.csv", "size", "weight", "kind")
+    write("new.csv", "weight", "size", table=examples(7, seed=1))  # another order, and no target
+
+
+@pytest.fixture(scope="module")
+def houses(compiled_once, tmp_path_factory):
+    """A regression's finished run (read only), and what was printed."""
+    from commands import trained
+
+    return trained(tmp_path_factory, "houses", "--json")
+
+
+@pytest.fixture(scope="module")
+def kinds(compiled_once, tmp_path_factory):
+    """A classification's finished run (read only), and what was printed."""
+    from commands import trained
+
+    return trained(tmp_path_factory, "kinds")
+
+
+@pytest.fixture(scope="module")
+def table_run(compiled_once, tmp_path_factory):
+    """A run on labels, ids, gaps and prices (read only), and what was printed."""
+    from commands import QUICK, jaxbackprop, mixed, write
+
+    folder = tmp_path_factory.mktemp("table")
+    write(folder / "mixed.csv", *mixed(), table=mixed())
+    result = jaxbackprop("train", folder / "mixed.csv", "--out", folder / "run", *QUICK, "--na", "-", "--epochs", 30)
+    assert (result.status, result.err) == (0, "")
+    return folder / "run", result.out

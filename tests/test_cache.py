@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxbackprop import _cache
+from jaxbackprop.command import cache
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch):
 def test_the_second_process_compiles_nothing(tmp_path):
     """JAX's log says of each program whether it was found."""
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_LOG_COMPILES": "1"}
-    command = [sys.executable, "-m", "jaxbackprop.cli", "trace"]
+    command = [sys.executable, "-m", "jaxbackprop", "trace"]
     printed, needed, found, kept = [], [], [], []
     for _ in range(2):
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
@@ -51,7 +51,7 @@ def test_the_second_process_compiles_nothing(tmp_path):
 
 
 def test_even_small_programs_are_kept_in_a_folder_of_the_users_own(home):
-    _cache.keep_compiled_programs()
+    cache.keep_compiled_programs()
     folder = home / "jaxbackprop"
     assert jax.config.values["jax_compilation_cache_dir"] == str(folder)
     assert jax.config.values["jax_persistent_cache_min_compile_time_secs"] == 0
@@ -66,7 +66,7 @@ def test_even_small_programs_are_kept_in_a_folder_of_the_users_own(home):
 def test_what_the_user_has_set_stays(home, name, value):
     jax.config.update(name, value)
     before = {name: jax.config.values[name] for name in SETTINGS}
-    _cache.keep_compiled_programs()
+    cache.keep_compiled_programs()
     assert {name: jax.config.values[name] for name in SETTINGS} == before
     assert list(home.iterdir()) == []
 
@@ -74,7 +74,7 @@ def test_what_the_user_has_set_stays(home, name, value):
 def test_a_threshold_from_the_environment_stays(home, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
     before = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
-    _cache.keep_compiled_programs()
+    cache.keep_compiled_programs()
     assert jax.config.values["jax_persistent_cache_min_compile_time_secs"] == before
     assert jax.config.values["jax_compilation_cache_dir"] == str(home / "jaxbackprop")
 
@@ -82,7 +82,7 @@ def test_a_threshold_from_the_environment_stays(home, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_no_matter(home, monkeypatch, capfd):
     (home / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
-    _cache.keep_compiled_programs()
+    cache.keep_compiled_programs()
     assert jax.config.values["jax_compilation_cache_dir"] is None
     assert capfd.readouterr() == ("", "")
 
@@ -91,7 +91,7 @@ def test_without_the_variable_or_with_a_relative_one_it_is_dot_cache(monkeypatch
     monkeypatch.setenv("HOME", "/home/someone")
     for given in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", given)
-        assert _cache._folder() == Path("/home/someone/.cache/jaxbackprop")
+        assert cache._folder() == Path("/home/someone/.cache/jaxbackprop")
 
 
 def test_beyond_the_limit_what_was_not_used_for_longest_goes(tmp_path):
@@ -100,7 +100,7 @@ def test_beyond_the_limit_what_was_not_used_for_longest_goes(tmp_path):
         path.write_bytes(b"x" * 100)
         os.utime(path, (1e9 - age, 1e9 - age))  # f is the oldest
     os.utime(tmp_path / "f-cache", (2e9, 1e9 - 9))  # but was read last
-    _cache._shrink(tmp_path, 600)
+    cache._shrink(tmp_path, 600)
     assert len(list(tmp_path.iterdir())) == 6
-    _cache._shrink(tmp_path, 599)  # down to 299
+    cache._shrink(tmp_path, 599)  # down to 299
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "f-cache"]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_cli import in_a_process, jaxbackprop, strict
+from commands import in_a_process, jaxbackprop, strict
 
 MINE = """
 import jax

@@ -851,7 +851,7 @@ def test_importing_the_library_imports_no_extra():
 import importlib, pkgutil, sys, jaxbackprop
 extras = {"pyarrow", "sklearn", "orbax", "matplotlib", "tqdm", "dp_accounting", "rich", "lark"}
 names = {m.name for m in pkgutil.walk_packages(jaxbackprop.__path__, "jaxbackprop.")}
-assert {"jaxbackprop.data", "jaxbackprop.commands", "jaxbackprop.tracing.picture"} <= names, names
+assert {"jaxbackprop.data", "jaxbackprop.command.planning", "jaxbackprop.tracing.picture"} <= names, names
 for name in names - {"jaxbackprop.__main__"}:  # the command itself
     importlib.import_module(name)
     found = extras & set(sys.modules)

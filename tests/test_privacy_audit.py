@@ -21,7 +21,8 @@ import pytest
 from scipy.stats import binom, norm
 
 import jaxbackprop as jbp
-from jaxbackprop import cli, data
+from jaxbackprop import data
+from jaxbackprop.command.main import main
 from jaxbackprop.training import accounting, epochs, secret, steps
 from jaxbackprop.training.accounting import Plan
 from jaxbackprop.training.secret import SECRET_FILE
@@ -130,9 +131,9 @@ def test_the_command_hides_which_of_two_files_it_was(tmp_path, monkeypatch, caps
         Path(f"{name}.csv").write_text("\n".join(lines) + "\n")
         command = ["train", f"{name}.csv", "--private", "--epochs", "2", "--hidden", "4", "--out", name]
         command += ["--numbers", "a", "b", "--missing", "drop", "--classes", "no", "yes", "--bounds", "bounds.csv"]
-        assert cli.main(command) == 2, "no such file"
+        assert main(command) == 2, "no such file"
         Path("bounds.csv").write_text("column,least,most\n*,-3,3\n")
-        assert cli.main(command) == 0
+        assert main(command) == 0
         Path("bounds.csv").unlink()
     found = {name: params_of(name) for name in ("truth", "same", "other")}
     assert not np.array_equal(found["truth"], found["same"])
@@ -160,7 +161,7 @@ def test_what_a_table_tells_of_its_rows_is_named(words, told, tmp_path, monkeypa
     rows = np.random.default_rng(0).normal(size=(40, 2)).round(3)
     lines = [f"{'' if i == 7 else a},{b},{'yes' if a + b > 0 else 'no'}" for i, (a, b) in enumerate(rows.tolist())]
     Path("t.csv").write_text("\n".join(["a,b,label", *lines]) + "\n")
-    assert cli.main(["train", "t.csv", "--private", "--epochs", "1", "--hidden", "4", "--out", "run", *words]) == 0
+    assert main(["train", "t.csv", "--private", "--epochs", "1", "--hidden", "4", "--out", "run", *words]) == 0
     config = json.loads(Path("run/config.json").read_text())
     found = config["private"]["not_protected"]
     assert len(found) == len(told), found
@@ -325,7 +326,7 @@ def test_only_a_private_training_goes_without_a_key():
 
 def test_a_killed_private_run_goes_on_and_its_folder_tells_nothing(tmp_path):
     """kill -9 after a checkpoint; what --resume ends at is what one run of that very secret gives."""
-    command = [sys.executable, "-m", "jaxbackprop.cli", "train"]
+    command = [sys.executable, "-m", "jaxbackprop", "train"]
     words = ["wine", "--private", "--hidden", "8", "--batch-size", "32", "--out", "run", "--seed", "5"]
     long = subprocess.Popen(
         [*command, *words, "--epochs", "600", "--checkpoint-every", "1"], cwd=tmp_path, stdout=subprocess.PIPE
@@ -394,7 +395,7 @@ def test_a_killed_private_run_goes_on_and_its_folder_tells_nothing(tmp_path):
 def test_an_option_that_would_do_nothing_is_refused(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
-        status = cli.main(["train", "wine", *words])
+        status = main(["train", "wine", *words])
     except SystemExit as leaving:
         status = leaving.code
     assert status == 2
@@ -407,7 +408,7 @@ def test_an_option_that_would_do_nothing_is_refused(words, message, tmp_path, mo
 def test_a_noise_multiplier_says_what_it_spends(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["wine", "--private", "--noise-multiplier", "2", "--epochs", "2", "--hidden", "4", "--json", "--out", "run"]
-    assert cli.main(["train", *words]) == 0
+    assert main(["train", *words]) == 0
     found = json.loads(capsys.readouterr().out)["spent"]
     rows = len(data.load("wine", stratify=False).x_train)
     assert found["epsilon"] == accounting.spent(Plan(rows, rows, 2), 2.0, 1e-5).epsilon

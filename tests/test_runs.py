@@ -40,13 +40,12 @@ def names(folder):
 
 
 def test_the_next_folder_is_the_first_that_does_not_exist(tmp_path):
-    assert runs.next_folder(tmp_path, "wine") == tmp_path / "wine-1"
-    (tmp_path / "wine-1").mkdir()
+    assert runs.take_next(tmp_path / "wine") == tmp_path / "wine-1"
     (tmp_path / "wine-2").touch()  # a file is in the way as well
     (tmp_path / "wine-4").mkdir()
-    assert runs.next_folder(tmp_path, "wine") == tmp_path / "wine-3"
-    assert runs.next_folder(tmp_path, "digits") == tmp_path / "digits-1"
-    assert names(tmp_path) == ["wine-1", "wine-2", "wine-4"], "it only looks"
+    assert runs.take_next(tmp_path / "wine") == tmp_path / "wine-3"
+    assert runs.take_next(tmp_path / "digits") == tmp_path / "digits-1"
+    assert names(tmp_path) == ["digits-1", "wine-1", "wine-2", "wine-3", "wine-4"], "it is made"
 
 
 def test_a_folder_that_is_missing_or_empty_is_free(tmp_path):

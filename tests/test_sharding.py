@@ -102,7 +102,7 @@ def free_port():
 
 
 def start(folder, process, port, *more, processes=2, data="digits"):
-    train = [sys.executable, "-m", "jaxbackprop.cli", "train", str(data)]
+    train = [sys.executable, "-m", "jaxbackprop", "train", str(data)]
     command = [*train, "--hidden", "16", "--batch-size", "64", *more]
     where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process-id", str(process)]
     return subprocess.Popen(
@@ -204,7 +204,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(victim, al
             process.kill()
             process.communicate()
     done = len(rows(tmp_path / "run"))
-    command = [sys.executable, "-m", "jaxbackprop.cli", "train", "--resume", "run", "--epochs", str(done + 2)]
+    command = [sys.executable, "-m", "jaxbackprop", "train", "--resume", "run", "--epochs", str(done + 2)]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert again.returncode == 0, again.stderr
     assert [row["epoch"] for row in rows(tmp_path / "run")] == list(range(1, done + 3))
@@ -239,7 +239,7 @@ def test_two_private_processes_share_one_secret(tmp_path):
     assert first[0] == second[0] == 143, first[2] + second[2]
     (path,) = tmp_path.rglob("SECRET*")
     key, done = secret._read(path, path.read_bytes()), len(rows(tmp_path / "run"))
-    command = [sys.executable, "-m", "jaxbackprop.cli", "train", "--resume", "run", "--epochs", str(done + 2)]
+    command = [sys.executable, "-m", "jaxbackprop", "train", "--resume", "run", "--epochs", str(done + 2)]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert again.returncode == 0, again.stderr
     network = jbp.skip_mlp((13, 16, 3), bias=True)
@@ -257,6 +257,13 @@ def test_two_private_processes_share_one_secret(tmp_path):
     for name, weight in params(tmp_path / "run").items():
         layer, source = name.split("/")
         np.testing.assert_allclose(weight, state.params[layer][source], atol=2e-5 * (done + 2))
+
+
+def test_both_processes_are_told_of_the_free_folder_that_the_first_takes(tmp_path):
+    (tmp_path / "runs" / "wine-1").mkdir(parents=True)
+    assert [status for status, _, _ in ended(both(tmp_path, "--epochs", "1", data="wine"))] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["wine-1", "wine-2"]
+    assert (tmp_path / "runs" / "wine-2" / "params.npz").exists()
 
 
 def test_processes_that_were_told_different_things_are_all_refused(tmp_path):
@@ -283,7 +290,7 @@ def test_arguments_that_do_not_go_together_are_refused(tmp_path):
         (["--coordinator", "127.0.0.1:1"], "--coordinator HOST:PORT needs --processes and --process-id too"),
         (["--devices", "64"], "--devices 64: this machine has"),
     ):
-        command = [sys.executable, "-m", "jaxbackprop.cli", "train", *given]
+        command = [sys.executable, "-m", "jaxbackprop", "train", *given]
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert run.returncode == 2
         assert message in run.stderr

@@ -148,7 +148,7 @@ def test_progress_is_told(folder):
 
 
 def command(folder, *words):
-    line = [sys.executable, "-m", "jaxbackprop.cli", *words]
+    line = [sys.executable, "-m", "jaxbackprop", *words]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
 
 

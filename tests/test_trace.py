@@ -18,7 +18,8 @@ import oracle
 import pytest
 
 import jaxbackprop as jbp
-from jaxbackprop import cli, exercise
+from jaxbackprop import exercise
+from jaxbackprop.command.main import main
 from jaxbackprop.network import widths
 from jaxbackprop.tracing.symbols import NARROW
 
@@ -420,7 +421,7 @@ def run(*argv):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = cli.main([str(word) for word in ("trace", *argv)])
+            status = main([str(word) for word in ("trace", *argv)])
         except SystemExit as leaving:
             status = leaving.code
     return status, out.getvalue(), err.getvalue()

@@ -50,7 +50,9 @@ is understood; targets and encoding; loading; then blocks, formats, reading and 
 takes them: `jaxbackprop.training`.
 """
 
+from jaxbackprop.data.blocks import examples_of
 from jaxbackprop.data.encoding import SCALES, Bounds, Column, Encoding, decode, from_dict, to_dict
+from jaxbackprop.data.figures import figures_of, lines_of
 from jaxbackprop.data.loading import Dataset, load, read_examples, read_features
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.sources import BUNDLED, read_bounds
@@ -66,7 +68,10 @@ __all__ = [
     "Form",
     "Treatment",
     "decode",
+    "examples_of",
+    "figures_of",
     "from_dict",
+    "lines_of",
     "load",
     "read_bounds",
     "read_examples",

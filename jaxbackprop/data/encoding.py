@@ -17,7 +17,8 @@ import numpy as np
 from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, shown
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.values import NUMERIC
-from jaxbackprop.words import extra, unknown
+from jaxbackprop.spelling import unknown
+from jaxbackprop.words import extra
 
 PLAIN = Form()
 SCALES = ("rows", "none")

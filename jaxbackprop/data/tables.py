@@ -18,7 +18,7 @@ from jaxbackprop.data.encoding import Column, Encoding
 from jaxbackprop.data.saying import listed, nearest, shown
 from jaxbackprop.data.sheets import Form, Sheet, read_parquet, read_text, suffixes
 from jaxbackprop.data.values import NUMERIC, Values, arrow, differ, meaning
-from jaxbackprop.words import unknown
+from jaxbackprop.spelling import unknown
 
 MOST_CATEGORIES = 100  # with an input each; the rarer ones share none
 IDENTITY = re.compile(

@@ -12,6 +12,7 @@ from jaxbackprop.activations import as_activation
 from jaxbackprop.formulas import Written, bracketed
 from jaxbackprop.losses import Loss
 from jaxbackprop.network import BIAS, Layer, Network
+from jaxbackprop.spelling import unknown
 from jaxbackprop.tracing.symbols import (
     Names,
     Symbol,
@@ -24,7 +25,6 @@ from jaxbackprop.tracing.symbols import (
     tex_entries,
     write,
 )
-from jaxbackprop.words import unknown
 
 Nodes = dict[str, np.ndarray]  # by layer
 Weights = dict[str, dict[str, np.ndarray]]  # by layer and source, as in the parameters

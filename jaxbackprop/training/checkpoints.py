@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbackprop.words import require_positive, unknown
+from jaxbackprop.spelling import unknown
+from jaxbackprop.words import require_positive
 
 FORMAT = 1
 STORES = ("npz", "orbax")

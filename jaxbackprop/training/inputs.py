@@ -17,10 +17,11 @@ from jaxbackprop.losses import LOSSES, as_loss, names_a_class
 from jaxbackprop.model import Model, Sweep
 from jaxbackprop.refusals import are_floating, are_like, is_key, is_network
 from jaxbackprop.scaling.mesh import DATA, MODEL
+from jaxbackprop.spelling import unknown
 from jaxbackprop.training.checkpoints import Checkpoints
 from jaxbackprop.training.methods import GRADIENTS
 from jaxbackprop.training.steps import GradientMethod, Problem, TrainState, update
-from jaxbackprop.words import FLOATING, fits, require_positive, unknown
+from jaxbackprop.words import FLOATING, fits, require_positive
 
 Data = tuple[ArrayLike, ArrayLike]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,20 @@ CONFIG, METRICS, PARAMS, CURVES = "config.json", "metrics.jsonl", "params.npz", 
 CHECKPOINTS = "checkpoints"
 
 
-def next_folder(parent: Path, name: str) -> Path:
-    """The first of parent/name-1, parent/name-2, … that does not exist.
+def take_next(name: Path) -> Path:
+    """Make the first of name-1, name-2, … that does not exist: who makes a folder has it, however many start at once.
 
-    >>> str(next_folder(Path("no such folder"), "digits"))
-    'no such folder/digits-1'
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     [take_next(Path(parent, "runs", "digits")).name for _ in range(2)]
+    ['digits-1', 'digits-2']
     """
-    return next(folder for i in range(1, 10**9) if not (folder := parent / f"{name}-{i}").exists())
+    name.parent.mkdir(parents=True, exist_ok=True)
+    for i in itertools.count(1):
+        with suppress(FileExistsError):
+            (folder := name.with_name(f"{name.name}-{i}")).mkdir()
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def require_free(folder: Path) -> None:
@@ -39,12 +48,17 @@ def require_free(folder: Path) -> None:
     Raises:
         ValueError: it is a file, or it is not empty.
     """
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file: give --out a folder that does not exist yet")
+    require_no_file(folder)
     if folder.is_dir() and any(folder.iterdir()):
         what = "another run" if (folder / CONFIG).exists() else "other files"
         raise ValueError(f"{folder} holds {what}: nothing is overwritten, give --out another folder")
+
+
+def require_no_file(folder: Path) -> None:
+    """Refuse a path that is a file, or leads through one."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file: give --out a folder that does not exist yet")
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

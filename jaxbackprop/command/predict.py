@@ -1,0 +1,80 @@
+"""`jaxbackprop predict`: what a run's network answers to new rows."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from argparse import Namespace
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jaxbackprop as jbp
+from jaxbackprop.command.options import DEVICE, Command, option
+
+RUN = option("run RUN", "the folder that `jaxbackprop train` wrote", Path)
+
+
+def deed(arguments: Namespace) -> int:
+    """Predict each row of a file; returns the exit status."""
+    from jax.numpy import asarray  # imported where it is used: --help answers at once
+
+    with jbp.devices.preferred(arguments.device):
+        jbp.devices.require(arguments.device)
+        _, encoding, net, params = run_at(arguments.run)
+        if arguments.out and arguments.out.exists():
+            raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
+        with jbp.command.screen.warnings_in_lines():
+            x = jbp.data.read_features(arguments.file, encoding)
+        rows = table(encoding, jbp.predict(net, params, asarray(x)))
+    with arguments.out.open("x", newline="", encoding="utf-8") if arguments.out else nullcontext(sys.stdout) as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    if arguments.out:
+        print(f"{len(rows) - 1:,} predictions in {arguments.out}")
+    return 0
+
+
+def table(encoding, yhat) -> list[tuple[str, ...]]:
+    """The network's outputs (n, k) as rows of text below their header: a number each, or a label and its probability."""
+    from jax.nn import softmax
+
+    answers = jbp.data.decode(encoding, yhat)
+    if not encoding.classes:
+        return [("prediction",), *((f"{answer:.6g}",) for answer in answers)]
+    pairs = zip(answers, softmax(yhat).max(1).tolist(), strict=True)
+    return [("prediction", "probability"), *((answer, f"{p:.4f}") for answer, p in pairs)]
+
+
+def run_at(folder: Path) -> tuple[dict[str, Any], Any, Any, Any]:
+    """A run's config, and what it trained: the encoding, the network and its parameters, which fit together."""
+    config, net, params = jbp.training.runs.read_run(folder)
+    try:
+        encoding = jbp.data.from_dict(config["encoding"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder} has no usable encoding in {jbp.training.runs.CONFIG} ({error}): was a file altered?"
+        ) from None
+    counts = len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs
+    if len(set(counts)) > 1:
+        found = "{} features, {} means, {} scales, {} inputs".format(*counts)
+        raise ValueError(f"{folder} does not fit together, {found}: was a file altered?")
+    return config, encoding, net, params
+
+
+COMMAND = Command(
+    "predict",
+    "predict with what a run trained",
+    "Predict for each row of a file, with the network, parameters and standardisation of a run. "
+    "Writes CSV: the prediction and, for classes, its probability.",
+    """\
+  jaxbackprop predict runs/houses-1 new_houses.csv
+  jaxbackprop predict runs/houses-1 new_houses.csv --out predictions.csv
+""",
+    deed,
+    (
+        RUN,
+        option("file FILE", "a .csv, .tsv, .npz or .parquet file with the run's features", Path),
+        DEVICE,
+        option("--out FILE", "write the CSV there instead of printing it", Path),
+    ),
+)

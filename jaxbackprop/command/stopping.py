@@ -1,0 +1,84 @@
+"""How training ends other than at its end: a wish to stop, and a process of the run that is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from argparse import Namespace
+from contextlib import contextmanager
+
+from jaxbackprop.scaling import processes
+
+LOST = 75  # "try again", as sysexits.h has it
+
+
+@contextmanager
+def wishes_to_stop():
+    """Ctrl-C and SIGTERM as a wish, granted after the epoch, or in the middle of a long one; a second one ends at once.
+
+    Yields the signals that came: a list, which is empty until one does.
+    """
+    came: list[int] = []
+
+    def asked(number, _frame):
+        if came:
+            os._exit(128 + number)
+        came.append(number)
+        os.write(2, b"\njaxbackprop: stopping as soon as it is saved; once more to stop at once\n")
+
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = [(number, signal.signal(number, asked)) for number in heard]
+    try:
+        yield came
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def joined(arguments: Namespace):
+    """Join the other processes, where there are any. A small watcher, of this one, says a last word should JAX abort it."""
+    address, count, process_id = arguments.coordinator, arguments.processes, arguments.process_id
+    numbered = count is not None and process_id is not None
+    if not address and (count is not None or process_id is not None):
+        raise ValueError("--processes and --process-id need --coordinator HOST:PORT, where process 0 is")
+    if address and address != "auto" and not numbered:
+        raise ValueError("--coordinator HOST:PORT needs --processes and --process-id too")
+    if not address:
+        yield
+        return
+    said = f"jaxbackprop: process {process_id} of {count} ended" if numbered else "jaxbackprop: a process ended"
+    said += " before its run did: if another one was lost, or did not come, start the run again, with --resume where it has a "
+    said += "checkpoint, with the processes that there are\n"
+    # it reads until this process closes the pipe, which its end does too, whatever that is; nothing read is no farewell
+    script = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
+    command = [sys.executable, "-c", script, said]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as watcher:
+        try:
+            processes.join(None if address == "auto" else address, count, process_id)
+            with processes.noticing_loss():
+                with _stdout_to_stderr():  # the first message between them makes their library print
+                    processes.agree(0)
+                yield
+        except processes.LostProcessError as error:
+            print(f"jaxbackprop: {error}", file=sys.stderr, flush=True)
+            watcher.communicate(b"farewell")
+            os._exit(LOST)  # at once: what JAX does at exit waits for the others
+        finally:
+            watcher.communicate(b"farewell")
+
+
+@contextmanager
+def _stdout_to_stderr():
+    """What is printed below Python goes to stderr: stdout stays what was asked for."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
