@@ -19,7 +19,7 @@ FILES = {
 }
 # from the bottom up: a module imports what stands before it
 BOTTOM = """
-_moved _lazy exercise words tables pairs strides windows refusals doors arithmetic activations formulas losses network views
+_moved _lazy exercise words mathematics tables pairs strides windows refusals doors arithmetic activations formulas losses network views
 factors model backprop bilinear readouts variance sketches
 """
 GROUND = BOTTOM.split()
@@ -35,7 +35,7 @@ checking.check
 grading grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
 grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
 grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade grading.worked
-tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
+tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
 data.formats data.stored data.figures data.loading data blocks _cache devices
 training training.disk training.checkpoints training.npz_store training.orbax_store training.runs training.secret

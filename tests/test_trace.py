@@ -144,6 +144,7 @@ def evaluated(numbers, functions):
     for ours, theirs in {"−": "-", "·": "*", "½": "0.5", "²": "**2"}.items():
         text = text.replace(ours, theirs)
     operations = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Pow: "__pow__"}
+    operations[ast.Div] = "__truediv__"
 
     def value(node):
         match node:
@@ -161,7 +162,8 @@ def evaluated(numbers, functions):
 
 
 def functions_of(network):
-    table = {"abs": abs, "log": math.log, "clip": lambda v, low, high: min(max(v, low), high)}
+    table = {"abs": abs, "log": math.log, "exp": math.exp, "σ": lambda v: 1 / (1 + math.exp(-v))}
+    table |= { "clip": lambda v, low, high: min(max(v, low), high)}
     for layer in network.layers:
         g = layer.activation if not isinstance(layer.activation, str) else jbp.activations.ACTIVATIONS[layer.activation]
         for name in ("g", layer.activation if isinstance(layer.activation, str) else "g"):

@@ -8,12 +8,12 @@ share. A weight stands on its edge where few edges are; elsewhere the norm of th
 
 import textwrap
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxbackprop.network import BIAS, INPUT, widths
-from jaxbackprop.tracing.rows import Worked, slope
+from jaxbackprop.tracing.rows import slope
 from jaxbackprop.tracing.symbols import Names, names_of, norm, number
 
 if TYPE_CHECKING:  # an extra: imported where it is used
@@ -75,7 +75,7 @@ class _Edge(NamedTuple):
     name: str
 
 
-def draw(trace: Worked) -> "Figure":
+def draw(trace: Any) -> "Figure":
     """Draw what was worked through; `Trace.figure` is the way to call it.
 
     Returns:
@@ -92,7 +92,7 @@ def draw(trace: Worked) -> "Figure":
     from matplotlib.figure import Figure
 
     names = names_of(trace.network)
-    edges = [_Edge(s, t, trace.params[t][s], trace.gradient[t][s], names.w[t, s].text) for t, s in names.w if s != BIAS]
+    edges = [_Edge(s, t, trace.params[t][s], trace.gradient[t][s], names.w[t, s]) for t, s in names.w if s != BIAS]
     plan = _plan(trace, names, edges)
     columns, place, order = plan.columns, plan.place, plan.order
     cables = [edge for edge in edges if order.index(edge.target) - order.index(edge.source) > 1]
@@ -126,7 +126,7 @@ def draw(trace: Worked) -> "Figure":
     return figure
 
 
-def _plan(trace: Worked, names: Names, edges: list[_Edge]) -> _Plan:
+def _plan(trace: Any, names: Names, edges: list[_Edge]) -> _Plan:
     boxes = max(widths(trace.network).values()) > UNITS
     columns, label = _columns(trace, names, boxes), _label_of(trace.digits)
     texts = [line for nodes in columns.values() for node in nodes for line in (*node.above, *node.below)]
@@ -146,16 +146,16 @@ def _plan(trace: Worked, names: Names, edges: list[_Edge]) -> _Plan:
     return _Plan(columns, place, order, boxes, column, reach, thickness, label)
 
 
-def _columns(trace: Worked, names: Names, boxes: bool) -> dict[str, list[_Node]]:
+def _columns(trace: Any, names: Names, boxes: bool) -> dict[str, list[_Node]]:
     """The nodes of each column, by layer, x first and L last."""
     digits = trace.digits
     columns = {INPUT: _nodes("x", [("x", "x", trace.x)], [], None, digits, boxes)}
     for t in trace.network.layers:
-        z, h = names.z[t.name].text, names.h[t.name].text
+        z, h = names.z[t.name], t.name
         above = [(z, "z", trace.z[t.name]), (h, "h", trace.h[t.name])]
         below = [("d" + h, "dh", trace.dh[t.name]), ("d" + z, "dz", trace.dz[t.name])]
         if t.bias:
-            name = names.w[t.name, BIAS].text
+            name = names.w[t.name, BIAS]
             above = [(name, "b", trace.params[t.name][BIAS]), *above]
             below = [*below, ("d" + name, "db", trace.dz[t.name])]
         off = slope(t, trace.z[t.name]) == 0
