@@ -35,7 +35,8 @@ checking.check
 grading grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
 grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
 grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade grading.worked
-tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace
+tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace tracing.evaluation tracing.circuit
+tracing.derivation
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
 data.formats data.stored data.figures data.loading data blocks _cache devices
 training training.disk training.checkpoints training.npz_store training.orbax_store training.runs training.secret

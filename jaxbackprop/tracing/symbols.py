@@ -81,7 +81,7 @@ def shown_shape(array: np.ndarray) -> str:
 
 def only_shapes(numbers: str) -> bool:
     """Whether a row's numbers are shapes alone."""
-    return re.match(r"\(\d+(×\d+)*\)", numbers) is not None
+    return re.match(r"([\w/]+ )?\(\d+(×\d+)*\)", numbers) is not None
 
 
 def short(array: np.ndarray, digits: int) -> str:
