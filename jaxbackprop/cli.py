@@ -69,6 +69,7 @@ from jaxbackprop.data import BUNDLED
 from jaxbackprop.data.tables import MISSING
 from jaxbackprop.data.values import MARKS
 from jaxbackprop.devices import KINDS
+from jaxbackprop.mathematics import TYPED
 from jaxbackprop.training.methods import GRADIENTS
 from jaxbackprop.words import unknown
 
@@ -115,6 +116,8 @@ TRACE_EXAMPLES = """examples:
   jaxbackprop trace --x 1.5 --y 2 --weights 0.8 1.3 -0.7 0.45
   jaxbackprop trace --weights 0.8 -1.3 -0.7 0.45      h1 is off: only the skip connection is left
   jaxbackprop trace derivation.md --x 2 --set w=3 b=1  the network of its forward equations
+  jaxbackprop trace derivation.md --x 1,2 --set "W=1,2;3,4"  in vectors and matrices
+  jaxbackprop trace runs/digits-1 --figure run.svg    a trained network
   jaxbackprop trace --figure exercise.svg             the picture, too
   jaxbackprop trace --format latex > exercise.tex
 """
@@ -186,7 +189,7 @@ def entry() -> NoReturn:
     """The console script: `main` on a terminal or into a pipe that may close, in any encoding, and with Ctrl-C at any time."""
     signal.signal(signal.SIGINT, _interrupted)
     keep_compiled_programs()
-    sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    sys.stdout.reconfigure(errors=TYPED)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         status = main()
         sys.stdout.flush()
@@ -431,8 +434,8 @@ def _add_trace(known) -> None:
         "trace",
         help="work the exercise, or a derivation's own network, through: every value and every adjoint",
         description="Work the exercise through: z0 = w0 x, h0 = g(z0), z1 = w1 h0, h1 = g(z1), yhat = w2 h1 + w3 h0, "
-        "L = ½ (yhat − y)², and back. Each adjoint stands beside jax.grad's. With FILE, the forward equations in it "
-        "instead, of numbers, at the numbers given; each gradient stands beside a central difference.",
+        "L = ½ (yhat − y)², and back. With FILE, the forward equations in it instead, at the numbers given; with a run's "
+        "folder, its network. Each adjoint stands beside jax.grad's.",
         epilog=TRACE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -442,16 +445,18 @@ def _add_trace(known) -> None:
     trace._negative_number_matcher = matcher  # pyright: ignore[reportAttributeAccessIssue]
     add = trace.add_argument
     add(
-        "file", nargs="?", metavar="FILE", help="a derivation with forward equations and a loss; - reads standard input"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="a derivation with forward equations and a loss (- reads standard input), or a folder that train wrote",
     )
-    add("--set", type=_setting, nargs="+", default=[], metavar="NAME=NUMBER", help="numbers for the names in FILE")
-    add("--x", type=_number, default=1.5, metavar="X", help="the input (1.5)")
-    add("--y", type=_number, default=2.0, metavar="Y", help="the target (2)")
+    add("--set", type=_setting, nargs="+", default=[], metavar="NAME=NUMBERS", help="numbers for the names in FILE")
+    add("--x", metavar="X", help="the input: a number, 1,2 or rows 1,2;3,4 (1.5); of a run as the network sees it")
+    add("--y", metavar="Y", help="the target (2); of a run also a class")
     add(
         "--weights",
         type=_number,
         nargs=4,
-        default=[0.8, 1.3, -0.7, 0.45],
         metavar=("W0", "W1", "W2", "W3"),
         help="w3 is the skip connection (0.8 1.3 -0.7 0.45)",
     )
@@ -538,11 +543,11 @@ def _positive_number(given: str) -> float:
     return number
 
 
-def _setting(given: str) -> tuple[str, float]:
-    name, equals, number = given.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{given!r} is not NAME=NUMBER")
-    return name, _number(number)
+def _setting(given: str) -> tuple[str, str]:
+    name, _, numbers = given.partition("=")
+    if not (name and numbers):
+        raise argparse.ArgumentTypeError(f"{given!r} is not NAME=NUMBERS, such as b=1 or x=1,2")
+    return name, numbers
 
 
 def _number(given: str) -> float:

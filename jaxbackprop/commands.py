@@ -33,15 +33,13 @@ from jaxbackprop.data.blocks import Blocks, examples_of, spilled
 from jaxbackprop.data.figures import figures_of, lines_of
 from jaxbackprop.data.stored import is_stored
 from jaxbackprop.gradient import plain_loss, predict, value_and_grad
-from jaxbackprop.grading import worked
 from jaxbackprop.grading.grade import grade
-from jaxbackprop.grading.lines import chains
-from jaxbackprop.grading.reading import claims_of, read
 from jaxbackprop.grading.report import WRONG
 from jaxbackprop.losses import as_loss
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
-from jaxbackprop.tracing.trace import trace
+from jaxbackprop.tracing.derivation import WorkedDerivation, as_array, work
+from jaxbackprop.tracing.trace import Trace, trace
 from jaxbackprop.training import accounting, checkpoints, evaluate, fit, identity, privacy, runs, steps
 from jaxbackprop.training.secret import SECRET_FILE
 from jaxbackprop.words import extra, unknown
@@ -262,23 +260,17 @@ def _derivation(file: str) -> str:
 
 
 def trace_command(arguments: Namespace) -> int:
-    """Work the exercise, or a derivation's own network, through at the given numbers; returns the exit status."""
+    """Work the exercise, a derivation's own network or a run's through at the given numbers; returns the exit status."""
     path: Path | None = arguments.figure
-    if arguments.file:
-        return _trace_derivation(arguments)
-    if arguments.set:
-        raise ValueError("--set is for a derivation's own network: give its FILE, or --weights for the exercise's")
     if path and path.suffix not in (".svg", ".png", ".pdf"):
         raise ValueError(f"{path} is not a picture's name: give --figure a name in .svg, .png or .pdf")
     if path and path.exists():
         raise ValueError(f"{path} exists: nothing is overwritten, give --figure another file")
     if path and not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder: give --figure a file in one that exists")
-    w0, w1, w2, w3 = (np.full((1, 1), w) for w in arguments.weights)
-    params = {"h0": {"x": w0}, "h1": {"h0": w1}, "yhat": {"h1": w2, "h0": w3}}
-    found = trace(network.skip_mlp((1, 1, 1, 1)), "half_squared_error", params, np.array([arguments.x]), arguments.y)
+    found = _worked(arguments)
     if not all(np.isfinite(row.value).all() for row in found.rows):
-        raise ValueError("these numbers grow beyond what float64 holds: give smaller ones")
+        raise ValueError("these numbers grow beyond what float64 holds, or have no derivative: give other ones")
     if path:
         picture = io.BytesIO()
         found.figure().savefig(picture, format=path.suffix[1:], dpi=150)
@@ -296,15 +288,39 @@ def trace_command(arguments: Namespace) -> int:
     return 0
 
 
-def _trace_derivation(arguments: Namespace) -> int:
-    if arguments.figure or arguments.format != "text":
-        raise ValueError("a derivation's own network is shown as text alone: leave out --figure and --format")
-    given = {"x": arguments.x, "y": arguments.y} | dict(arguments.set)
-    text = _derivation(arguments.file)
-    free = read(claims_of(chains(text))).free
-    rows = worked.work(text, {v: number for v, number in given.items() if v in free or v in dict(arguments.set)})
-    print(worked.table(rows))
-    return 0
+def _worked(arguments: Namespace) -> Trace | WorkedDerivation:
+    run = Path(arguments.file or ".").is_dir()
+    if arguments.set and run:
+        raise ValueError("--set is for a derivation's own network: give its FILE, or --weights for the exercise's")
+    if arguments.file and arguments.weights:
+        raise ValueError("--weights is for the exercise: leave it out, or FILE")
+    given = {name: text for name, text in (("x", arguments.x), ("y", arguments.y)) if text is not None}
+    if arguments.file and run:
+        return _worked_run(Path(arguments.file), given)
+    if arguments.file:
+        return work(_derivation(arguments.file), {name: as_array(v) for name, v in (given | dict(arguments.set)).items()})
+    w0, w1, w2, w3 = (np.full((1, 1), w) for w in arguments.weights or (0.8, 1.3, -0.7, 0.45))
+    params = {"h0": {"x": w0}, "h1": {"h0": w1}, "yhat": {"h1": w2, "h0": w3}}
+    x, y = as_array(given.get("x", "1.5")), as_array(given.get("y", "2"))
+    return trace(network.skip_mlp((1, 1, 1, 1)), "half_squared_error", params, x, y)
+
+
+def _worked_run(folder: Path, given: dict[str, str]) -> Trace:
+    """A trained network at one example, as the network sees it; without --x each input is 1, without --y the target is 0."""
+    config, net, params = runs.read_run(folder)
+    classes = _encoding(folder, config, net).classes
+    y = given.get("y", "0")
+    if classes:
+        number = classes.index(y) if y in classes else int(y) if y.isdecimal() else len(classes)
+        if number >= len(classes):
+            raise ValueError(f"--y {y} is no class: {unknown('class', y, list(classes))}, or a number below {len(classes)}")
+        target = np.int64(number)
+    else:
+        target = as_array(y)
+    x = as_array(given["x"]) if "x" in given else np.ones(net.inputs)
+    found = trace(net, config["loss"], params, x, target)
+    assumed = [f"{name} was not given: {usual}" for name, usual in (("x", "each input 1"), ("y", "0")) if name not in given]
+    return replace(found, title="; ".join([found.title, *assumed]))
 
 
 def check_command(arguments: Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 
@@ -87,3 +88,40 @@ def escaped(text: str) -> str:
     return "".join(
         special.get(c) or (f"\\{c}" if c in "&%$#_" else c if 32 <= ord(c) < 127 else f"[U{ord(c):X}]") for c in text
     )
+
+
+# --- where only ASCII can be printed ---------------------------------------------------------------------------------
+
+TYPED = "jaxbackprop.typed"  # how a codec treats what it cannot write: as people type it
+KEYS = {
+    "−": "-", "·": "*", "×": "x", "½": "1/2", "ᵀ": "^T", "²": "^2", "³": "^3", "‖": "||", "→": "->", "…": "...", "⊙": "(*)",
+    "⊗": "(x)", "∂": "d", "Σ": "sum", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "–": "-", "—": "-", "✓": "+", "✗": "x",
+    "↳": ">", "√": "sqrt", "∈": "in", "₀": "0", "₁": "1", "₂": "2", "∇": "grad",
+}  # fmt: skip
+
+
+def typed(text: str) -> str:
+    """What has no key on a keyboard, as people type it.
+
+    >>> typed("σ(z) = −½ ŵᵀ x²")
+    'sigma(z) = -1/2 w^T x^2'
+    """
+    return "".join(c if c.isascii() else KEYS.get(c) or _keys(c) for c in text)
+
+
+def _keys(character: str) -> str:
+    if unicodedata.combining(character):
+        return ""
+    name = unicodedata.name(character, "").split()
+    if len(name) == 4 and name[0] == "GREEK" and name[2] == "LETTER":
+        return name[3].lower().replace("amda", "ambda")
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+
+
+def _handle(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return typed(error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(TYPED, _handle)
