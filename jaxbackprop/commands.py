@@ -298,7 +298,9 @@ def _worked(arguments: Namespace) -> Trace | WorkedDerivation:
     if arguments.file and run:
         return _worked_run(Path(arguments.file), given)
     if arguments.file:
-        return work(_derivation(arguments.file), {name: as_array(v) for name, v in (given | dict(arguments.set)).items()})
+        return work(
+            _derivation(arguments.file), {name: as_array(v) for name, v in (given | dict(arguments.set)).items()}
+        )
     w0, w1, w2, w3 = (np.full((1, 1), w) for w in arguments.weights or (0.8, 1.3, -0.7, 0.45))
     params = {"h0": {"x": w0}, "h1": {"h0": w1}, "yhat": {"h1": w2, "h0": w3}}
     x, y = as_array(given.get("x", "1.5")), as_array(given.get("y", "2"))
@@ -313,13 +315,17 @@ def _worked_run(folder: Path, given: dict[str, str]) -> Trace:
     if classes:
         number = classes.index(y) if y in classes else int(y) if y.isdecimal() else len(classes)
         if number >= len(classes):
-            raise ValueError(f"--y {y} is no class: {unknown('class', y, list(classes))}, or a number below {len(classes)}")
+            raise ValueError(
+                f"--y {y} is no class: {unknown('class', y, list(classes))}, or a number below {len(classes)}"
+            )
         target = np.int64(number)
     else:
         target = as_array(y)
     x = as_array(given["x"]) if "x" in given else np.ones(net.inputs)
     found = trace(net, config["loss"], params, x, target)
-    assumed = [f"{name} was not given: {usual}" for name, usual in (("x", "each input 1"), ("y", "0")) if name not in given]
+    assumed = [
+        f"{name} was not given: {usual}" for name, usual in (("x", "each input 1"), ("y", "0")) if name not in given
+    ]
     return replace(found, title="; ".join([found.title, *assumed]))
 
 

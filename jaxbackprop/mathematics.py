@@ -9,7 +9,7 @@ import unicodedata
 NAME = "[A-Za-zͰ-Ͽ][A-Za-zͰ-Ͽ0-9]*(?:_[A-Za-zͰ-Ͽ0-9_]+(?:,[A-Za-zͰ-Ͽ0-9_]+)*)?"
 TOKEN = re.compile(
     rf"d(?P<top>{NAME})/d(?P<bottom>{NAME})|(?P<number>\d+(?:\.\d+)?(?:e[-−+]?\d+)?)|\^(?P<power>-?\w+)|"
-    rf"(?P<name>{NAME})(?P<called>'*(?=\())?|(?P<product>(?<=[\w)}}'ᵀ²½]) (?=[\w(‖½]))|(?P<sign>>=|<=|.)",
+    rf"(?P<name>{NAME})(?P<called>'*(?=\())?|(?P<product>(?<=[\w)}}'ᵀ²½]) (?=[\w(‖½]))|(?P<times> \* (?!\d))|(?P<sign>>=|<=|.)",
     re.DOTALL,
 )
 KNOWN = ("log", "exp", "max", "min", "tanh", "sin", "cos", "det")  # functions that LaTeX has a name for
@@ -52,7 +52,7 @@ def _tex(token: re.Match) -> str:
             if called is not None and len(name) > 1 and name.isascii() and "_" not in name:
                 return rf"\operatorname{{{name}}}{called}"
             return _name(name) + (called or "")
-        case "product":
+        case "product" | "times":
             return r"\,"
     return SIGNS.get(token["sign"]) or escaped(token["sign"])
 

@@ -1207,38 +1207,3 @@ def test_a_run_of_an_earlier_version_predicts_the_same(kinds):
         config["encoding"].pop(name)
     Path("run/config.json").write_text(json.dumps(config))
     assert jaxbackprop("predict", "run", "new.csv") == jaxbackprop("predict", kinds[0], "new.csv")
-
-
-# ---- trace, of a derivation's own network
-
-
-def test_trace_works_a_derivation_through():
-    Path("mine.md").write_text("z = w x + b\nh = tanh(z)\nL = 1/2 (h - y)^2\n")
-    found = jaxbackprop("trace", "mine.md", "--x", "2", "--set", "w=0.3", "b=-1", "y=0.5")
-    assert (found.status, found.err) == (0, "")
-    h = np.tanh(0.3 * 2 - 1)
-    for name, value in (
-        ("dL/dh", h - 0.5),
-        ("dL/dw", (h - 0.5) * (1 - h**2) * 2),
-        ("dL/dx", (h - 0.5) * (1 - h**2) * 0.3),
-    ):
-        (row,) = [line for line in found.out.splitlines() if line.startswith(name)]
-        assert f"= {value:.6g}" in row
-    assert (
-        next(line for line in found.out.splitlines() if line.startswith("dL/dw")).split()[-1]
-        == f"{(h - 0.5) * (1 - h**2) * 2:.6g}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "more", "message"),
-    [
-        ("z = w x\nL = z^2", (), "no number for w: give each, as in w=0.5"),
-        ("z = w x", ("--set", "w=1"), "the text defines no loss"),
-        ("z = w x\nL = z^2", ("--set", "w=1", "u=2"), "u is not free in the equations: they need w, x"),
-        ("z = w x\nL = z^2", ("--set", "w=1", "--format", "latex"), "shown as text alone"),
-    ],
-)
-def test_what_cannot_be_worked_through_is_refused_in_one_line(text, more, message):
-    Path("mine.md").write_text(text)
-    refused(jaxbackprop("trace", "mine.md", *more), message)

@@ -163,7 +163,7 @@ def evaluated(numbers, functions):
 
 def functions_of(network):
     table = {"abs": abs, "log": math.log, "exp": math.exp, "σ": lambda v: 1 / (1 + math.exp(-v))}
-    table |= { "clip": lambda v, low, high: min(max(v, low), high)}
+    table |= {"clip": lambda v, low, high: min(max(v, low), high)}
     for layer in network.layers:
         g = layer.activation if not isinstance(layer.activation, str) else jbp.activations.ACTIVATIONS[layer.activation]
         for name in ("g", layer.activation if isinstance(layer.activation, str) else "g"):
@@ -260,6 +260,46 @@ def test_text_is_aligned_and_fits_a_terminal(traces, name):
         assert line.startswith("backward") or len(line) <= column or line[column - 1] == " ", line
     for row in t.rows:
         assert any(line.startswith(f"{row.name} = ") for line in body), row.formula
+
+
+@pytest.mark.parametrize("name", ["a class", "weights of classes", "yes or no"])
+def test_p_is_the_prediction_and_y_the_target(traces, name):
+    t = traces[name]
+    yhat = t.h["yhat"]
+    expected = 1 / (1 + np.exp(-yhat)) if name == "yes or no" else np.exp(yhat) / np.exp(yhat).sum()
+    np.testing.assert_allclose(t["p"].value, expected, rtol=1e-12)
+    assert t["p"].right == ("σ(yhat)" if name == "yes or no" else "softmax(yhat)")
+    assert t["dyhat"].right == ("p Σ y − y" if name == "weights of classes" else "p − y")
+    assert "p is the prediction, y the target" in t.text()
+    if name == "a class":
+        assert "1 for class 2, 0 for the others" in t.text()
+    _, texts = counted(t)
+    assert {f"p = {v:.4g}" for v in expected} <= set(texts)
+    assert any("p is the prediction, y the target" in text for text in texts)
+
+
+def test_a_large_output_has_a_prediction_too():
+    net = jbp.Network(1, (jbp.Layer("p", 2, ("x",)),))  # a layer of that name keeps it
+    t = jbp.trace(net, "softmax_cross_entropy", {"p": {"x": jnp.array([[1000.0], [999.0]])}}, 1.0, 0)
+    assert t["prediction"].value[0] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert t["dp"].formula == "dp = prediction − y"
+    assert "inf" not in t.text()
+
+
+def test_lines_follow_the_terminal(traces, monkeypatch):
+    for columns in (60, 80, 100, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for t in traces.values():
+            assert max(map(len, t.text().splitlines())) <= max(columns, 60), columns
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = traces["biases"].text()
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = traces["biases"].text()
+    assert "jax.grad  difference" in wide
+    assert len(narrow.splitlines()) > len(wide.splitlines())
+    for row in traces["biases"].rows:  # no number is lost
+        for line in row.numbers.split():
+            assert line in narrow
 
 
 def test_decimal_points_stand_in_line():
@@ -366,6 +406,18 @@ def test_the_picture_of_the_exercise(traces):
         assert texts.count(shown) == 1
 
 
+def test_the_picture_names_biases_activations_and_what_lines_mean(traces):
+    kinds, texts = counted(traces["biases"])
+    heaviest = max(np.abs(w).max() for t in traces["biases"].params.values() for s, w in t.items() if s != "bias")
+    assert kinds["activation"] == texts.count("tanh") == 5  # of each hidden unit, of no other
+    assert f"line: the thicker, the larger |w|, up to {heaviest:.3g}" in texts
+    assert sum(text.startswith("b1 = ") for text in texts) == 2
+    w = traces["biases"].params["yhat"]["h1"]  # 2×2: its four numbers
+    entries = "; ".join(", ".join(f"{v:.4g}" for v in row) for row in w).replace("-", "−")
+    assert f"W_yhat,h1 = [{entries}]" in texts
+    assert not any(text.startswith("line:") for text in counted(traces["wide"])[1])  # where all lines are alike
+
+
 def test_the_picture_of_several_units(traces):
     kinds, texts = counted(traces["widths"])
     units, unit_edges, matrices = 2 + 3 + 2 + 1, 2, 3  # the edges h1 → yhat one by one, the others by their norm
@@ -469,6 +521,8 @@ def test_the_command_draws_and_never_overwrites(tmp_path, suffix):
     [
         ("--x", "two"),
         ("--x", "nan"),
+        ("--x", "1,2"),
+        ("--set", "w0=1"),
         ("--y", "-inf"),
         ("--weights", "1", "2", "3"),
         ("--weights", "1", "2", "3", "4", "5"),

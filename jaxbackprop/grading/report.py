@@ -99,7 +99,8 @@ class Verdict(NamedTuple):
         """A line for each equation; below it what the text was judged as, and the sum."""
         head = ("", "line", "verdict", "equation", "reason")
         lines = [
-            (MARKS[e.status], str(e.row), e.status, Maths(e.formula) if e.formula else e.text, e.reason) for e in self.lines
+            (MARKS[e.status], str(e.row), e.status, Maths(e.formula) if e.formula else e.text, e.reason)
+            for e in self.lines
         ]
         return [head, *lines], [part for part in (self.basis, self.summary) if part]
 

@@ -129,7 +129,12 @@ def _draw(axes, box: _Box, point: Point) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     x, y = point
-    style = {"facecolor": picture.FILL if box.formula else "white", "edgecolor": picture.INK, "linewidth": 1.2, "zorder": 3}
+    style = {
+        "facecolor": picture.FILL if box.formula else "white",
+        "edgecolor": picture.INK,
+        "linewidth": 1.2,
+        "zorder": 3,
+    }
     corner = "round,pad=0,rounding_size=0.09"
     axes.add_patch(FancyBboxPatch((x - box.half, y - TALL), 2 * box.half, 2 * TALL, boxstyle=corner, **style))
     middle = {"ha": "center", "va": "center", "zorder": 4, "parse_math": False}

@@ -21,7 +21,18 @@ from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.grading.choice import choose
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.correction import formula_of, right_line
-from jaxbackprop.grading.expression import ONE, Expr, ShapeError, UnknownError, adjoint, name, nodes, replace, show, show_variable
+from jaxbackprop.grading.expression import (
+    ONE,
+    Expr,
+    ShapeError,
+    UnknownError,
+    adjoint,
+    name,
+    nodes,
+    replace,
+    show,
+    show_variable,
+)
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.reading import Reading, claims_of, read
@@ -39,7 +50,10 @@ if TYPE_CHECKING:
 Values = Mapping[str, Any]  # by name: (rows, columns), or an axis for each index letter
 JAX = {n: getattr(jnp, n) for n in ("abs", "sign", "exp", "log", "sin", "cos", "sqrt")}
 JAX |= {n: a.value for n, a in ACTIVATIONS.items()} | {"step": lambda z: jnp.where(z < 0, 0.0, 1.0)}
-LIST = re.compile(r"(?:^|(?<=[\s,;$]))([^\W\d]\w*)\s*=\s*(?:np\.array\(|jnp\.array\()?([\[(][-−+\d.eE,;\s\[\]()]*[,;\s][-−+\d.eE,;\s\[\]()]*[\])])\)?", re.M)
+LIST = re.compile(
+    r"(?:^|(?<=[\s,;$]))([^\W\d]\w*)\s*=\s*(?:np\.array\(|jnp\.array\()?([\[(][-−+\d.eE,;\s\[\]()]*[,;\s][-−+\d.eE,;\s\[\]()]*[\])])\)?",
+    re.M,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +186,15 @@ def _placed(world: World, numbers: Values) -> dict[str, np.ndarray]:
                 raise ShapeError(f"{v} has {len(slots)} indices, and the numbers given for it {a.ndim}")
             placed[v] = a
             continue
-        a = a.reshape(1, 1) if a.ndim == 0 else a if a.ndim == 2 else a[None] if world.layout.rows and rows == 1 else a[:, None]
+        a = (
+            a.reshape(1, 1)
+            if a.ndim == 0
+            else a
+            if a.ndim == 2
+            else a[None]
+            if world.layout.rows and rows == 1
+            else a[:, None]
+        )
         if a.ndim != 2 or (rows == 1 < a.shape[0]) or (columns == 1 < a.shape[1]):
             raise ShapeError(f"{v} is {'x'.join(map(str, a.shape))}, and the equations take it for {rows}x{columns}")
         placed[v] = a
@@ -197,11 +219,23 @@ def _worked(problem: _Problem) -> WorkedDerivation:
         rows = []
         for v, (letters, e) in reading.definitions.items():
             values[v] = _value(problem, e, letters, _numpy(problem, values, {}))
-            rows.append(row(show_variable((v, letters)), show(e, reading.loss), _in_numbers(problem, e, letters, values, {}), _squeezed(values[v])))
+            rows.append(
+                row(
+                    show_variable((v, letters)),
+                    show(e, reading.loss),
+                    _in_numbers(problem, e, letters, values, {}),
+                    _squeezed(values[v]),
+                )
+            )
         if values[reading.loss].size != 1:
-            raise ShapeError(f"{reading.loss} comes to {values[reading.loss].size} numbers, and a loss is one")
+            raise ShapeError(
+                f"{reading.loss} comes to {values[reading.loss].size} numbers, and a loss is one: write ‖…‖² or a sum"
+            )
         rows += _backward(problem, values, _jax_grad(problem, values))
-    uses = {v: tuple(u for u in dict.fromkeys(n.args[0] for n in nodes(e) if n.op == "name") if u in values) for v, (_, e) in reading.definitions.items()}
+    uses = {
+        v: tuple(u for u in dict.fromkeys(n.args[0] for n in nodes(e) if n.op == "name") if u in values)
+        for v, (_, e) in reading.definitions.items()
+    }
     given = {v: _squeezed(a) for v, a in problem.given.items()}
     return WorkedDerivation(_title(problem), given, tuple(rows), problem.digits, reading.loss, uses)
 
@@ -227,7 +261,9 @@ def _backward(problem: _Problem, values: Values, by_jax: Values) -> Iterator[Row
             numbers = _in_numbers(problem, candidate, letters, values, found)
             break
         shown = show(formula, reading.loss) if formula is not None else "?"
-        yield row(f"d{reading.loss}/d{show_variable((v, letters))}", shown, numbers, _squeezed(found[v]), _squeezed(right))
+        yield row(
+            f"d{reading.loss}/d{show_variable((v, letters))}", shown, numbers, _squeezed(found[v]), _squeezed(right)
+        )
 
 
 def _letters_of(reading: Reading, v: str) -> tuple[str, ...]:
@@ -271,7 +307,12 @@ def _predictions(world: World) -> list[tuple[str, str]]:
     """(prediction, target): what is computed and what is given, of the names in the loss."""
     definitions = world.reading.definitions
     inside = [n.args[0] for n in nodes(definitions[world.reading.loss][1]) if n.op == "name"]
-    return [(p, y) for p in dict.fromkeys(inside) for y in dict.fromkeys(inside) if p in definitions and y not in definitions]
+    return [
+        (p, y)
+        for p in dict.fromkeys(inside)
+        for y in dict.fromkeys(inside)
+        if p in definitions and y not in definitions
+    ]
 
 
 def _title(problem: _Problem) -> str:
@@ -279,7 +320,10 @@ def _title(problem: _Problem) -> str:
     world, pairs = problem.world, _predictions(problem.world)
     layout = ("one row an example" if world.layout.rows else "vectors are columns") if world.layout.vectors else ""
     said = [f"{len(world.reading.definitions)} equations", layout, f"loss {world.reading.loss}"]
-    return "; ".join([part for part in said if part] + [f"{p} is the prediction, {y} the target" for p, y in pairs[:1] if len(pairs) == 1])
+    return "; ".join(
+        [part for part in said if part]
+        + [f"{p} is the prediction, {y} the target" for p, y in pairs[:1] if len(pairs) == 1]
+    )
 
 
 def _value(problem: _Problem, e: Expr, letters: tuple[str, ...], scope: Scope, shape=None):
@@ -292,7 +336,11 @@ def _value(problem: _Problem, e: Expr, letters: tuple[str, ...], scope: Scope, s
         wide = tuple(n if x in letters else 1 for x, n in zip(scope.letters, sizes, strict=True))
         if any(n > 1 and x not in letters for x, n in zip(scope.letters, found.shape, strict=False)):
             raise UnknownError(f"{show(e)} has an index that its name has not")
-        spread = found.reshape(found.shape[: len(wide)]) * np.ones(wide) if scope.exact else np.broadcast_to(found.reshape(found.shape[: len(wide)]), wide)
+        spread = (
+            found.reshape(found.shape[: len(wide)]) * np.ones(wide)
+            if scope.exact
+            else np.broadcast_to(found.reshape(found.shape[: len(wide)]), wide)
+        )
         kept = spread.reshape([n for x, n in zip(scope.letters, wide, strict=True) if x in letters])
         order = [x for x in scope.letters if x in letters]
         return kept.transpose([order.index(x) for x in letters])
@@ -310,7 +358,7 @@ def _letters_in(node: Expr) -> tuple[str, ...]:
             return letters
         case "derivative", ((_, upper), (_, lower)):
             return (*upper, *lower)
-        case (("sum", (letters, _, _)) | ("delta", letters)):
+        case ("sum", (letters, _, _)) | ("delta", letters):
             return letters
     return ()
 
@@ -323,7 +371,9 @@ def _sizes(problem: _Problem) -> dict[str, int]:
             if n.op == "name" and n.args[1] and n.args[0] in problem.given:
                 found |= dict(zip(n.args[1], problem.given[n.args[0]].shape, strict=False))
     slots = {v: tuple(found.get(x, 1) for x in letters) for v, (letters, _) in reading.definitions.items()}
-    for e in [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)] + [e for _, e in reading.definitions.values()]:
+    for e in [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)] + [
+        e for _, e in reading.definitions.values()
+    ]:
         for n in nodes(e):
             if n.op == "name" and n.args[0] in slots:
                 found = dict(zip(n.args[1], slots[n.args[0]], strict=False)) | found
@@ -343,7 +393,9 @@ def _leaf(problem: _Problem, values: Values, adjoints: Values, expr: Expr, scope
         raise UnknownError(f"no number for {show(expr, problem.world.reading.loss)}")
     a = source[v]
     if not letters:
-        return (a.reshape(-1, 1) if a.ndim == 1 else a).reshape((1,) * len(scope.letters) + (a.shape if a.ndim == 2 else (-1, 1)))
+        return (a.reshape(-1, 1) if a.ndim == 1 else a).reshape(
+            (1,) * len(scope.letters) + (a.shape if a.ndim == 2 else (-1, 1))
+        )
     a = a.reshape(-1) if len(letters) == 1 else a
     if a.ndim != len(letters) or len(set(letters)) < len(letters):
         raise UnknownError(f"{show(expr)} has another number of indices than {v}")
@@ -425,13 +477,19 @@ def _jax_grad(problem: _Problem, values: Values) -> dict[str, Any]:
 def _in_numbers(problem: _Problem, e: Expr, letters, values: Values, adjoints: Values) -> list[str]:
     """The formula with the numbers in, a line for each entry; the shapes alone where something is wide."""
     used = {n.args[0]: values[n.args[0]] for n in nodes(e) if n.op == "name" and n.args[0] in values}
-    used |= {f"d{problem.world.reading.loss}/d{v}": adjoints[v] for _, (v, _) in (n.args for n in nodes(e) if n.op == "derivative") if v in adjoints}
+    used |= {
+        f"d{problem.world.reading.loss}/d{v}": adjoints[v]
+        for _, (v, _) in (n.args for n in nodes(e) if n.op == "derivative")
+        if v in adjoints
+    }
     if not all(narrow(_squeezed(a)) for a in used.values()):
         return [", ".join(f"{v} {shown_shape(_squeezed(a))}" for v, a in used.items() if a.size > 1)]
     lines = _texts(problem, e, letters, values, adjoints, slopes=False)
     if not any(n.op == "call" and n.args[1] for n in nodes(e)):
         return lines
-    return [f"{a} = {b}" for a, b in zip(lines, _texts(problem, e, letters, values, adjoints, slopes=True), strict=True)]
+    return [
+        f"{a} = {b}" for a, b in zip(lines, _texts(problem, e, letters, values, adjoints, slopes=True), strict=True)
+    ]
 
 
 def _texts(problem: _Problem, e: Expr, letters, values: Values, adjoints: Values, slopes: bool) -> list[str]:

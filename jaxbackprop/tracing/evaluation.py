@@ -233,7 +233,9 @@ class Shown:
 
     def __truediv__(self, other):
         if self.text.isdigit() and other.text.isdigit():
-            return Shown("½" if (self.text, other.text) == ("1", "2") else f"{self.text}/{other.text}", self.value / other.value)
+            return Shown(
+                "½" if (self.text, other.text) == ("1", "2") else f"{self.text}/{other.text}", self.value / other.value
+            )
         return self._joined(" / ", other, self.value / other.value if other.value else np.nan, 2, 3, 2)
 
     def __pow__(self, other):

@@ -122,7 +122,12 @@ def draw(trace: Any) -> "Figure":
         for node, point in zip(columns[name], place[name], strict=True):
             _draw_node(axes, node, point, box=plan.boxes and name != "L", square=name == "L")
     width = None if plan.boxes else f"line: the thicker, the larger |w|, up to {number(plan.heaviest, 3)}"
-    legend(figure, "adjoint, backward: dfoo is dL/dfoo", width, any(node.off for nodes in columns.values() for node in nodes))
+    legend(
+        figure,
+        "adjoint, backward: dfoo is dL/dfoo",
+        width,
+        any(node.off for nodes in columns.values() for node in nodes),
+    )
     return figure
 
 
@@ -305,7 +310,9 @@ def arrow(axes: "Axes", points: list[Point], width: float) -> None:
 
     style = f"-|>,head_length={3 + width},head_width={1.5 + width / 2}"
     ends = {"shrinkA": 0, "shrinkB": 0, "joinstyle": "miter"}
-    axes.add_patch(FancyArrowPatch(path=path_of(points), arrowstyle=style, color=LINE, linewidth=width, zorder=1, **ends))
+    axes.add_patch(
+        FancyArrowPatch(path=path_of(points), arrowstyle=style, color=LINE, linewidth=width, zorder=1, **ends)
+    )
 
 
 def line(axes: "Axes", points: list[Point], width: float) -> None:

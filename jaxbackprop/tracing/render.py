@@ -102,7 +102,10 @@ class Worked(Tabled):
         width = terminal_width()
         head = ("", "", "with the numbers in", "value", "jax.grad", "difference")
         numbers = [_on_the_point(column) for column in zip(*self._all_values(), strict=True)]
-        beside = [sum(max(map(len, (*column, title))) + 2 for column, title in zip(numbers[:n], head[3:], strict=False)) for n in (1, 3)]
+        beside = [
+            sum(max(map(len, (*column, title))) + 2 for column, title in zip(numbers[:n], head[3:], strict=False))
+            for n in (1, 3)
+        ]
         columns = 6 if width - beside[1] >= 44 else 4  # where the terminal is narrow, the value alone
         room = max(28, width - beside[columns == 6] - 9)
         formula, cell = min(FORMULA, room * 4 // 9), min(CELL, room - room * 4 // 9)
@@ -113,7 +116,10 @@ class Worked(Tabled):
             lines += [line[:columns] for line in _lines_of(found, values, formula, cell)]
             splits.append(len(lines))
         kept = [i for i in range(columns) if any(line[i] for line in lines)]
-        shown, last = aligned([[line[i] for i in kept] for line in lines]), [r.jax_grad is None for r in self.rows].count(True)
+        shown, last = (
+            aligned([[line[i] for i in kept] for line in lines]),
+            [r.jax_grad is None for r in self.rows].count(True),
+        )
         title = [*textwrap.wrap(self.title, min(width, 100)), *textwrap.wrap(self._given, min(width, 100))]
         title += ["", "forward" + shown[0][len("forward") :], *shown[1 : splits[last - 1]], "", self.backward]
         return "\n".join([*title, *shown[splits[last - 1] :], "", *textwrap.wrap(self._verdict, width)])
@@ -129,7 +135,9 @@ class Worked(Tabled):
         forward, backward = ([r for r in self.rows if (r.jax_grad is None) == first] for first in (True, False))
         return _DOCUMENT % {
             "paper": "" if _one_line_each(self.rows) else "landscape,",
-            "given": "\n".join(rf"${Maths(n).tex} = {Maths(short(v, self.digits)).tex}$\quad" for n, v in self.given.items()),
+            "given": "\n".join(
+                rf"${Maths(n).tex} = {Maths(short(v, self.digits)).tex}$\quad" for n, v in self.given.items()
+            ),
             "forward": _tex_block(forward, self.digits),
             "backward": _tex_block(backward, self.digits),
             "checks": "\n".join(_tex_check(r, self.digits) for r in backward),

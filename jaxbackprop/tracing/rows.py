@@ -63,7 +63,11 @@ def _loss_rows(found: Found, output: str) -> list[Row]:
         formula, numbers, values = loss.prediction
         rows = [row(p, said(formula), _if_narrow(numbers, yhat), values)]
     slope = row(
-        f"d{output}", said(loss.derivative), _if_narrow(loss.derivative_numbers, yhat), found.dh[output], found.taps[output]["h"]
+        f"d{output}",
+        said(loss.derivative),
+        _if_narrow(loss.derivative_numbers, yhat),
+        found.dh[output],
+        found.taps[output]["h"],
     )
     return [*rows, row("L", said(loss.value), _if_narrow([loss.value_numbers], yhat), found.value), slope]
 

@@ -146,7 +146,9 @@ def _title(network: Network, loss: Loss, y: np.ndarray) -> str:
     """The wiring, and where a loss makes a prediction of the output, which letter is what."""
     if loss.name not in ("softmax_cross_entropy", "sigmoid_binary_cross_entropy"):
         return str(network)
-    target = f"y the target: 1 for class {y}, 0 for the others" if y.ndim == 0 and loss.name[:2] == "so" else "y the target"
+    target = (
+        f"y the target: 1 for class {y}, 0 for the others" if y.ndim == 0 and loss.name[:2] == "so" else "y the target"
+    )
     return f"{network}; {prediction_name(network)} is the prediction, {target}"
 
 
