@@ -38,7 +38,8 @@ from jaxbackprop.grading.report import WRONG
 from jaxbackprop.losses import as_loss
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
-from jaxbackprop.tracing.derivation import WorkedDerivation, as_array, work
+from jaxbackprop.tracing.derivation import WorkedDerivation, work
+from jaxbackprop.tracing.taken import as_array
 from jaxbackprop.tracing.trace import Trace, trace
 from jaxbackprop.training import accounting, checkpoints, evaluate, fit, identity, privacy, runs, steps
 from jaxbackprop.training.secret import SECRET_FILE

@@ -21,10 +21,10 @@ SIGNS = {
 
 
 class Maths(str):
-    """A formula in plain text; `tex` is the same in LaTeX.
+    r"""A formula in plain text; `tex` is the same in LaTeX.
 
     >>> print(Maths("dh0 = w1ᵀ dz1 · g'(z0)").tex)
-    \\mathrm{d}h_{0} = w_{1}^{\\top}\\,\\mathrm{d}z_{1}  \\cdot  g'(z_{0})
+    \mathrm{d}h_{0} = w_{1}^{\top}\,\mathrm{d}z_{1}  \cdot  g'(z_{0})
     """
 
     __slots__ = ()

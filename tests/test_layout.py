@@ -19,8 +19,8 @@ FILES = {
 }
 # from the bottom up: a module imports what stands before it
 BOTTOM = """
-_moved _lazy exercise words mathematics tables pairs strides windows refusals doors arithmetic activations formulas losses network views
-factors model backprop bilinear readouts variance sketches
+_moved _lazy exercise words mathematics tables pairs strides windows refusals doors arithmetic activations formulas losses network
+views factors model backprop bilinear readouts variance sketches
 """
 GROUND = BOTTOM.split()
 WINGS = """
@@ -36,7 +36,7 @@ grading grading.expression grading.functions grading.grammar grading.notation gr
 grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
 grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade grading.worked
 tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace tracing.evaluation tracing.circuit
-tracing.derivation
+tracing.taken tracing.derivation
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
 data.formats data.stored data.figures data.loading data blocks _cache devices
 training training.disk training.checkpoints training.npz_store training.orbax_store training.runs training.secret

@@ -10,7 +10,8 @@ import pytest
 from test_trace import evaluated, figure_texts
 
 from jaxbackprop.mathematics import Maths, typed
-from jaxbackprop.tracing.derivation import as_array, work
+from jaxbackprop.tracing.derivation import work
+from jaxbackprop.tracing.taken import as_array
 
 pytest.importorskip("lark")
 

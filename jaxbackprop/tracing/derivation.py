@@ -8,8 +8,8 @@ each beside `jax.grad` of the equations, to which a zero is added in each line. 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.activations import ACTIVATIONS
-from jaxbackprop.grading.choice import choose
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.correction import formula_of, right_line
 from jaxbackprop.grading.expression import (
@@ -36,12 +35,12 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.reading import Reading, claims_of, read
-from jaxbackprop.grading.shapes import Layout
-from jaxbackprop.grading.world import Loss, World, build, resolved
+from jaxbackprop.grading.world import World, resolved
 from jaxbackprop.tracing import circuit
 from jaxbackprop.tracing.evaluation import Scope, Shown, evaluate
 from jaxbackprop.tracing.render import Row, Worked, row
 from jaxbackprop.tracing.symbols import narrow, number, shown_shape
+from jaxbackprop.tracing.taken import placed, without_lists, worlds
 from jaxbackprop.words import extra
 
 if TYPE_CHECKING:
@@ -50,10 +49,6 @@ if TYPE_CHECKING:
 Values = Mapping[str, Any]  # by name: (rows, columns), or an axis for each index letter
 JAX = {n: getattr(jnp, n) for n in ("abs", "sign", "exp", "log", "sin", "cos", "sqrt")}
 JAX |= {n: a.value for n, a in ACTIVATIONS.items()} | {"step": lambda z: jnp.where(z < 0, 0.0, 1.0)}
-LIST = re.compile(
-    r"(?:^|(?<=[\s,;$]))([^\W\d]\w*)\s*=\s*(?:np\.array\(|jnp\.array\()?([\[(][-−+\d.eE,;\s\[\]()]*[,;\s][-−+\d.eE,;\s\[\]()]*[\])])\)?",
-    re.M,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +86,7 @@ def work(text: str, given: Mapping[str, Any], digits: int = 6) -> WorkedDerivati
     3·2 + (−5.5) | dL/dw = dL/dz * x | True
     """
     extra("lark", "the parser lark", "trace of a derivation", "grade")
-    text, written = _without_lists(text)
+    text, written = without_lists(text)
     reading = read(claims_of(chains(text)))
     numbers = {v: np.asarray(a, np.float64) for v, a in {**reading.given, **written, **given}.items()}
     used = {n.args[0] for _, e in reading.definitions.values() for n in nodes(e) if n.op == "name"}
@@ -99,9 +94,9 @@ def work(text: str, given: Mapping[str, Any], digits: int = 6) -> WorkedDerivati
     reading = reading._replace(definitions=own)
     _require(reading, numbers, given)
     reasons = []
-    for world in _worlds(reading, numbers):
+    for world in worlds(reading, numbers):
         try:
-            return _worked(_Problem(world, _placed(world, numbers), digits))
+            return _worked(_Problem(world, placed(world, numbers), digits))
         except (ShapeError, UnknownError) as error:
             reasons.append(str(error))
     raise ValueError(f"the equations cannot be worked through: {reasons[0] if reasons else 'they do not fit together'}")
@@ -116,89 +111,6 @@ def _require(reading: Reading, numbers: Values, given: Mapping[str, Any]) -> Non
     unknown = [v for v in given if v not in reading.free]
     if unknown:
         raise ValueError(f"{unknown[0]} is not free in the equations: they need {', '.join(reading.free)}")
-
-
-def _without_lists(text: str) -> tuple[str, dict[str, np.ndarray]]:
-    """The text, and the arrays that stood in it: x = [1, 2], W = [[1, 2], [3, 4]], W = [1 2; 3 4], a pmatrix."""
-    found: dict[str, np.ndarray] = {}
-    plain = re.sub(r"\\begin\{[pb]matrix\}|\\end\{[pb]matrix\}", lambda m: "[" if "begin" in m[0] else "]", text)
-    plain = re.sub(r"\[[^\[\]=]*\]", lambda m: m[0].replace("&", ",").replace("\\\\", ";"), plain)
-
-    def take(match: re.Match) -> str:
-        try:
-            found.setdefault(match[1], as_array(match[2]))
-        except ValueError:
-            return match[0]
-        return ""
-
-    shorter = LIST.sub(take, plain)
-    return (shorter, found) if found else (text, found)
-
-
-def as_array(text: str) -> np.ndarray:
-    """A number, a vector or a matrix as people type it.
-
-    >>> as_array("1, -2").tolist(), as_array("[[1, 2], [3, 4]]").tolist(), as_array("1 2; 3 4").tolist(), as_array("2").tolist()
-    ([1.0, -2.0], [[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]], 2.0)
-    """
-    inside = text.replace("−", "-").replace("(", "[").replace(")", "]").strip()
-    rows = re.split(r"\]\s*,?\s*\[|;", inside)
-    try:
-        lists = [[float(v) for v in re.split(r"[,\s]+", r.strip("[] ,\n")) if v] for r in rows]
-        array = np.array(lists, np.float64)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a number, nor a list such as 1,2, nor rows such as 1,2;3,4") from None
-    if not array.size or not np.isfinite(array).all():
-        raise ValueError(f"{text!r} holds no finite numbers")
-    several = len(rows) > 1 or inside.startswith("[[")
-    return array if several else array[0] if inside.startswith("[") or array.size > 1 else array[0, 0]
-
-
-# --- what the text is taken for --------------------------------------------------------------------------------------
-
-
-def _worlds(reading: Reading, numbers: Values) -> Iterator[World]:
-    """Ways to take the text: numbers; or columns, rows, batches that fit the arrays."""
-    lettered = any(n.op == "name" and n.args[1] for _, e in reading.definitions.values() for n in nodes(e))
-    arrays = any(numbers[v].ndim for v in reading.free)
-    with np.errstate(all="ignore"):
-        if not arrays or lettered:
-            world = choose(reading._replace(given={} if arrays else {v: float(numbers[v]) for v in reading.free}))
-            yield from [] if world is None else [world]
-        for rows, batch in ((False, False), (True, False), (False, True), (True, True)) if not lettered else ():
-            try:
-                yield build(reading._replace(given={}), Layout(True, rows, batch), Loss())
-            except (ShapeError, UnknownError):
-                continue
-
-
-def _placed(world: World, numbers: Values) -> dict[str, np.ndarray]:
-    """Each number or array with its rows and columns, or an axis for each letter.
-
-    Raises:
-        ShapeError: one has other sizes than the equations say.
-    """
-    placed = {}
-    for v in world.reading.free:
-        a, (slots, rows, columns) = numbers[v], world.sized.names.get(v, ((), 1, 1))
-        if slots:
-            if a.ndim != len(slots):
-                raise ShapeError(f"{v} has {len(slots)} indices, and the numbers given for it {a.ndim}")
-            placed[v] = a
-            continue
-        a = (
-            a.reshape(1, 1)
-            if a.ndim == 0
-            else a
-            if a.ndim == 2
-            else a[None]
-            if world.layout.rows and rows == 1
-            else a[:, None]
-        )
-        if a.ndim != 2 or (rows == 1 < a.shape[0]) or (columns == 1 < a.shape[1]):
-            raise ShapeError(f"{v} is {'x'.join(map(str, a.shape))}, and the equations take it for {rows}x{columns}")
-        placed[v] = a
-    return placed
 
 
 class _Problem(NamedTuple):
@@ -219,18 +131,11 @@ def _worked(problem: _Problem) -> WorkedDerivation:
         rows = []
         for v, (letters, e) in reading.definitions.items():
             values[v] = _value(problem, e, letters, _numpy(problem, values, {}))
-            rows.append(
-                row(
-                    show_variable((v, letters)),
-                    show(e, reading.loss),
-                    _in_numbers(problem, e, letters, values, {}),
-                    _squeezed(values[v]),
-                )
-            )
-        if values[reading.loss].size != 1:
-            raise ShapeError(
-                f"{reading.loss} comes to {values[reading.loss].size} numbers, and a loss is one: write ‖…‖² or a sum"
-            )
+            numbers = _in_numbers(problem, e, letters, values, {})
+            rows.append(row(show_variable((v, letters)), show(e, reading.loss), numbers, _squeezed(values[v])))
+        many = values[reading.loss].size
+        if many != 1:
+            raise ShapeError(f"{reading.loss} comes to {many} numbers, and a loss is one: write ‖…‖² or a sum")
         rows += _backward(problem, values, _jax_grad(problem, values))
     uses = {
         v: tuple(u for u in dict.fromkeys(n.args[0] for n in nodes(e) if n.op == "name") if u in values)
@@ -261,9 +166,8 @@ def _backward(problem: _Problem, values: Values, by_jax: Values) -> Iterator[Row
             numbers = _in_numbers(problem, candidate, letters, values, found)
             break
         shown = show(formula, reading.loss) if formula is not None else "?"
-        yield row(
-            f"d{reading.loss}/d{show_variable((v, letters))}", shown, numbers, _squeezed(found[v]), _squeezed(right)
-        )
+        called = f"d{reading.loss}/d{show_variable((v, letters))}"
+        yield row(called, shown, numbers, _squeezed(found[v]), _squeezed(right))
 
 
 def _letters_of(reading: Reading, v: str) -> tuple[str, ...]:
@@ -274,10 +178,8 @@ def _letters_of(reading: Reading, v: str) -> tuple[str, ...]:
 def _formulae(world: World, v: str, letters: tuple[str, ...], values: Values) -> Iterator[Expr]:
     """Formulae for the derivative by v that are right at random points: the chain rule's, p − y, then others."""
     left, plain = adjoint(v, letters), None
-    try:
+    with suppress(ShapeError, UnknownError, ValueError):
         plain = formula_of(world, (v, letters))
-    except (ShapeError, UnknownError, ValueError):
-        pass
     gaps = [
         Expr("+", (name(p, letters), Expr("negative", (name(y, letters),))))
         for p, y in _predictions(world)
@@ -306,24 +208,18 @@ def _slope(node: Expr) -> Expr | None:
 def _predictions(world: World) -> list[tuple[str, str]]:
     """(prediction, target): what is computed and what is given, of the names in the loss."""
     definitions = world.reading.definitions
-    inside = [n.args[0] for n in nodes(definitions[world.reading.loss][1]) if n.op == "name"]
-    return [
-        (p, y)
-        for p in dict.fromkeys(inside)
-        for y in dict.fromkeys(inside)
-        if p in definitions and y not in definitions
-    ]
+    inside = dict.fromkeys(n.args[0] for n in nodes(definitions[world.reading.loss][1]) if n.op == "name")
+    targets = [v for v in inside if v not in definitions]
+    return [(p, y) for p in inside if p in definitions for y in targets]
 
 
 def _title(problem: _Problem) -> str:
     """How many equations, of what, and which name is the prediction."""
     world, pairs = problem.world, _predictions(problem.world)
     layout = ("one row an example" if world.layout.rows else "vectors are columns") if world.layout.vectors else ""
-    said = [f"{len(world.reading.definitions)} equations", layout, f"loss {world.reading.loss}"]
-    return "; ".join(
-        [part for part in said if part]
-        + [f"{p} is the prediction, {y} the target" for p, y in pairs[:1] if len(pairs) == 1]
-    )
+    one = f"{pairs[0][0]} is the prediction, {pairs[0][1]} the target" if len(pairs) == 1 else ""
+    said = [f"{len(world.reading.definitions)} equations", layout, f"loss {world.reading.loss}", one]
+    return "; ".join(filter(None, said))
 
 
 def _value(problem: _Problem, e: Expr, letters: tuple[str, ...], scope: Scope, shape=None):
@@ -331,21 +227,14 @@ def _value(problem: _Problem, e: Expr, letters: tuple[str, ...], scope: Scope, s
     every = {x for n in nodes(e) for x in _letters_in(n)} | set(letters)
     scope = scope._replace(letters=tuple(sorted(every)), sizes=_sizes(problem))
     found = evaluate(e, scope)
-    if letters:
-        sizes = tuple(scope.sizes.get(x, 1) for x in scope.letters)
-        wide = tuple(n if x in letters else 1 for x, n in zip(scope.letters, sizes, strict=True))
-        if any(n > 1 and x not in letters for x, n in zip(scope.letters, found.shape, strict=False)):
-            raise UnknownError(f"{show(e)} has an index that its name has not")
-        spread = (
-            found.reshape(found.shape[: len(wide)]) * np.ones(wide)
-            if scope.exact
-            else np.broadcast_to(found.reshape(found.shape[: len(wide)]), wide)
-        )
-        kept = spread.reshape([n for x, n in zip(scope.letters, wide, strict=True) if x in letters])
-        order = [x for x in scope.letters if x in letters]
-        return kept.transpose([order.index(x) for x in letters])
-    if any(n > 1 for n in found.shape[:-2]):
+    if any(n > 1 and x not in letters for x, n in zip(scope.letters, found.shape[:-2], strict=True)):
         raise UnknownError(f"{show(e)} has an index that its name has not")
+    if letters:
+        kept = [x for x in scope.letters if x in letters]
+        flat = found.reshape([n for x, n in zip(scope.letters, found.shape[:-2], strict=True) if x in letters])
+        sizes = [scope.sizes.get(x, 1) for x in kept]
+        spread = flat * np.ones(sizes) if scope.exact else np.broadcast_to(flat, sizes)
+        return spread.transpose([kept.index(x) for x in letters])
     found = found.reshape(found.shape[-2:])
     if shape is not None and found.shape != shape:
         raise ShapeError(f"{show(e)} is {found.shape[0]}x{found.shape[1]}")
@@ -371,9 +260,8 @@ def _sizes(problem: _Problem) -> dict[str, int]:
             if n.op == "name" and n.args[1] and n.args[0] in problem.given:
                 found |= dict(zip(n.args[1], problem.given[n.args[0]].shape, strict=False))
     slots = {v: tuple(found.get(x, 1) for x in letters) for v, (letters, _) in reading.definitions.items()}
-    for e in [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)] + [
-        e for _, e in reading.definitions.values()
-    ]:
+    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    for e in (*sides, *(e for _, e in reading.definitions.values())):
         for n in nodes(e):
             if n.op == "name" and n.args[0] in slots:
                 found = dict(zip(n.args[1], slots[n.args[0]], strict=False)) | found
@@ -393,9 +281,7 @@ def _leaf(problem: _Problem, values: Values, adjoints: Values, expr: Expr, scope
         raise UnknownError(f"no number for {show(expr, problem.world.reading.loss)}")
     a = source[v]
     if not letters:
-        return (a.reshape(-1, 1) if a.ndim == 1 else a).reshape(
-            (1,) * len(scope.letters) + (a.shape if a.ndim == 2 else (-1, 1))
-        )
+        return a.reshape((1,) * len(scope.letters) + (a.shape if a.ndim == 2 else (-1, 1)))
     a = a.reshape(-1) if len(letters) == 1 else a
     if a.ndim != len(letters) or len(set(letters)) < len(letters):
         raise UnknownError(f"{show(expr)} has another number of indices than {v}")
@@ -487,9 +373,8 @@ def _in_numbers(problem: _Problem, e: Expr, letters, values: Values, adjoints: V
     lines = _texts(problem, e, letters, values, adjoints, slopes=False)
     if not any(n.op == "call" and n.args[1] for n in nodes(e)):
         return lines
-    return [
-        f"{a} = {b}" for a, b in zip(lines, _texts(problem, e, letters, values, adjoints, slopes=True), strict=True)
-    ]
+    numbers = _texts(problem, e, letters, values, adjoints, slopes=True)
+    return [f"{a} = {b}" for a, b in zip(lines, numbers, strict=True)]
 
 
 def _texts(problem: _Problem, e: Expr, letters, values: Values, adjoints: Values, slopes: bool) -> list[str]:

@@ -306,6 +306,7 @@ def path_of(points: list[Point]) -> "Path":
 
 
 def arrow(axes: "Axes", points: list[Point], width: float) -> None:
+    """An arrow along these points."""
     from matplotlib.patches import FancyArrowPatch
 
     style = f"-|>,head_length={3 + width},head_width={1.5 + width / 2}"
@@ -316,6 +317,7 @@ def arrow(axes: "Axes", points: list[Point], width: float) -> None:
 
 
 def line(axes: "Axes", points: list[Point], width: float) -> None:
+    """A line along these points."""
     from matplotlib.patches import PathPatch
 
     style = {"edgecolor": LINE, "facecolor": "none", "linewidth": width, "zorder": 1, "capstyle": "butt", "snap": False}
@@ -358,7 +360,7 @@ def _write_edge(axes: "Axes", x: float, y: float, weight: str, gradient: str, ov
 
 
 def write(axes: "Axes", x, y, text: str, color: str, va: str, size: float = SIZE, over: bool = True) -> None:
-    # a white ground, where an edge passes behind
+    """A value, or an adjoint, in its colour; on white, where an edge passes behind."""
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85} if over else None
     gid = "value" if color == VALUE else "adjoint"
     axes.text(x, y, text, size=size, color=color, ha="center", va=va, zorder=5, gid=gid, bbox=ground, parse_math=False)
