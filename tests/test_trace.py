@@ -6,9 +6,11 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 
 import jax
@@ -19,8 +21,11 @@ import pytest
 
 import jaxbackprop as jbp
 from jaxbackprop import cli, exercise
+from jaxbackprop.data import load
+from jaxbackprop.data.encoding import to_dict
 from jaxbackprop.network import widths
 from jaxbackprop.tracing.symbols import NARROW
+from jaxbackprop.training import runs
 
 EXERCISE = jbp.skip_mlp((1, 1, 1, 1))
 ORDER = ["z0", "h0", "z1", "h1", "z2", "L", "dyhat", "dz2", "dh1", "dz1", "dh0", "dz0", "dw0", "dw1", "dw2", "dw3"]
@@ -546,3 +551,86 @@ def test_narrow_means_numbers(traces):
     wide = traces["wide"].text()
     assert "‖·‖" in wide
     assert "(9×3)·(3) + (9)" in wide
+
+
+# A trained network.
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run's folder, as `train` leaves it."""
+    pytest.importorskip("pyarrow")
+    rows = [f"{i * 7 % 11},{i * 3 % 5}.5,{('rose', 'tulip', 'lily')[i % 3]}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("a,b,kind\n" + "\n".join(rows))
+    encoding = load(str(tmp_path / "t.csv")).encoding
+    net = jbp.mlp((len(encoding.features), 3, 3), bias=True)
+    config = {"arguments": {}, "network": runs.network_to_dict(net), "loss": "softmax_cross_entropy"}
+    runs.write_config(tmp_path / "run", config | {"encoding": to_dict(encoding)})
+    params = jbp.init(net, jax.random.key(0))
+    runs.write_params(tmp_path / "run", params)
+    return tmp_path / "run", net, params, encoding
+
+
+def test_the_command_works_a_trained_network_through(run_folder):
+    folder, net, params, encoding = run_folder
+    status, out, err = run(folder, "--x", "0.5,-1", "--y", encoding.classes[1], "--format", "json")
+    assert (status, err) == (0, "")
+    expected = jbp.trace(net, "softmax_cross_entropy", params, jnp.array([0.5, -1]), 1)
+    assert json.loads(out) == json.loads(json.dumps(expected.to_dict()))
+    assert run(folder, "--x", "0.5,-1", "--y", "1", "--format", "json")[1] == out
+    status, out, _ = run(folder)
+    assert status == 0
+    assert "x was not given: each input 1; y was not given: 0" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--y", "ros"), "--y ros is no class"),
+        (("--y", "3"), "--y 3 is no class"),
+        (("--x", "1"), "x has shape"),
+        (("--x", "a,b"), "neither a number"),
+        (("--set", "w=1"), "--set is for a derivation's own network"),
+        (("--weights", "1", "2", "3", "4"), "--weights is for the exercise"),
+    ],
+)
+def test_what_does_not_fit_a_trained_network_gets_one_line(run_folder, argv, words):
+    status, out, err = run(run_folder[0], *argv)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+# A derivation's own network.
+
+
+def test_the_command_works_a_derivation_through(tmp_path):
+    pytest.importorskip("lark")
+    (tmp_path / "mine.md").write_text("x = 7\nz = w x + b\nh = tanh(z)\nL = 1/2 (h - y)^2\n")
+    argv = (tmp_path / "mine.md", "--x", "2", "--set", "w=0.3", "b=-1", "y=0.5")
+    status, out, err = run(*argv, "--figure", tmp_path / "mine.svg")
+    assert (status, err.startswith("picture in")) == (0, True)
+    h = np.tanh(0.3 * 2 - 1)  # --x counts, not the text's 7
+    slope = (h - 0.5) * (1 - h**2)
+    for name, value in (("dL/dh", h - 0.5), ("dL/dw", slope * 2), ("dL/dx", slope * 0.3)):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{name} =")]
+        assert line.split()[-3:-1] == [f"{value:.6g}".replace("-", "−")] * 2  # the value, and jax.grad's
+    rows = json.loads(run(*argv, "--format", "json")[1])["rows"]
+    assert next(row["value"] for row in rows if row["name"] == "dL/dw") == pytest.approx(slope * 2, rel=1e-12)
+    assert run(*argv, "--format", "latex")[1].isascii()
+    status, out, err = run(tmp_path / "mine.md", "--set", "w=1")
+    assert (status, out) == (2, "")
+    assert err == "jaxbackprop: no number for b, y: give each, as in b=0.5, or b=1,2\n"
+    vectors = ("--x", "1,2", "--set", "w=1,2;3,4", "b=0,-20", "y=1,0")
+    (tmp_path / "mine.md").write_text("z = w x + b\nL = 1/2 ||z - y||^2\n")
+    assert "w = [1, 2; 3, 4]" in run(tmp_path / "mine.md", *vectors)[1]
+
+
+def test_an_ascii_terminal_keeps_every_sign(tmp_path):
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "jaxbackprop", "trace", "--weights", "0.8", "-1.3", "-0.7", "0.45"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode("ascii")
+    assert "?" not in text
+    assert "w1 = -1.3   w2 = -0.7" in text
+    assert "w1^T dz1 + w3^T dz2" in text

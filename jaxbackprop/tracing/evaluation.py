@@ -241,7 +241,7 @@ class Shown:
     def __pow__(self, other):
         if other.text == "2":
             return Shown(f"{self.inside(4) if self.binds < 3 else bracketed(self.text)}²", self.value**2)
-        return self._joined("^", other, self.value**other.value, 3, 3, 2.5)
+        return self._joined("^", other, self.value**other.value, 3, 3, 2)
 
     def __ge__(self, other):
         return self.value >= other.value

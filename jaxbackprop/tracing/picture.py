@@ -188,11 +188,13 @@ def _nodes(name, above, below, off, g, digits, boxes) -> list[_Node]:
     if boxes:
         label = _label_of(digits)
         lines = [[label(name, a) for name, a in part] for part in (above, below)]
-        return [_Node(f"{name}\n{width} unit{'s' * (width > 1)}", *lines, False, g)]
+        return [_Node(f"{name}\n{width} unit{'s' * (width > 1)}", lines[0], lines[1], False, g)]
     nodes = []
     for i in range(width):
         lines = [[f"{name} = {number(a[i], digits)}" for name, a in part] for part in (above, below)]
-        nodes.append(_Node(name if width == 1 else f"{name}[{i}]", *lines, off is not None and bool(off[i]), g))
+        nodes.append(
+            _Node(name if width == 1 else f"{name}[{i}]", lines[0], lines[1], off is not None and bool(off[i]), g)
+        )
     return nodes
 
 

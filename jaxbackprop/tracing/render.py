@@ -89,7 +89,7 @@ class Worked(Tabled):
     def table(self) -> tuple[list[tuple[str, ...]], list[str]]:
         """A line for each row, as a notebook shows it; and the verdict."""
         head = ("quantity", "formula", "with the numbers in", "value", "jax.grad", "difference")
-        lines = [head]
+        lines: list[tuple[str, ...]] = [head]
         for found in self.rows:
             columns = zip(*_values_of(found, self.digits), strict=True)
             value, jax_grad, difference = ("\n".join(column).strip() for column in columns)
