@@ -392,4 +392,5 @@ def _texts(problem: _Problem, e: Expr, letters, values: Values, adjoints: Values
         lambda x: Shown(written(x), x), lambda e, s: lift(_leaf(problem, values, adjoints, e, s)), call,
         lambda guard, a, b: np.where(np.asarray(guard, bool), a, b), rows=problem.world.layout.rows, exact=False,
     )  # fmt: skip
-    return [s.text for s in _value(problem, e, letters, scope).ravel().tolist()]
+    shown: Any = _value(problem, e, letters, scope)
+    return [s.text for s in shown.ravel()]
