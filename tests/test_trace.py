@@ -291,10 +291,10 @@ def test_a_large_output_has_a_prediction_too():
 
 
 def test_lines_follow_the_terminal(traces, monkeypatch):
-    for columns in (60, 80, 100, 200):
+    for columns in (72, 80, 100, 200):
         monkeypatch.setenv("COLUMNS", str(columns))
         for t in traces.values():
-            assert max(map(len, t.text().splitlines())) <= max(columns, 60), columns
+            assert max(map(len, t.text().splitlines())) <= columns, columns
     monkeypatch.setenv("COLUMNS", "200")
     wide = traces["biases"].text()
     monkeypatch.setenv("COLUMNS", "80")
@@ -424,19 +424,24 @@ def test_the_picture_names_biases_activations_and_what_lines_mean(traces):
 
 def test_the_picture_of_several_units(traces):
     kinds, texts = counted(traces["widths"])
-    units, unit_edges, matrices = 2 + 3 + 2 + 1, 2, 3  # the edges h1 → yhat one by one, the others by their norm
+    units, unit_edges, matrices = 2 + 3 + 2 + 1, 2, 3  # the edges h1 → yhat one by one, the others by their numbers
     assert kinds["node"] == units + 1
     assert kinds["value"] == 2 + 6 * 2 + 2 + unit_edges + matrices
     assert kinds["adjoint"] == 6 * 2 + unit_edges + matrices
     assert sum(text.startswith("w = ") for text in texts) == 2
-    assert {text.split(" ")[0] for text in texts if text.startswith("‖w")} == {"‖w0‖", "‖w1‖", "‖w3‖"}
+    assert not any(text.startswith("‖") for text in texts)
+    for name, w in (("w0", traces["widths"].params["h0"]["x"]), ("w3", traces["widths"].params["yhat"]["h0"])):
+        (said,) = [text for text in texts if text.startswith(f"{name} = [")]
+        numbers = [float(v) for v in re.findall(r"[-\d.e]+", said.partition("= ")[2].replace("−", "-"))]
+        np.testing.assert_allclose(numbers, w.ravel(), rtol=1e-3)
+        assert said.count(";") == len(w) - 1
 
 
 def test_the_picture_of_wide_layers_shows_norms(traces):
     kinds, texts = counted(traces["wide"])
     assert kinds["node"] == 5
     norm = np.linalg.norm(traces["wide"].gradient["h0"]["x"])
-    assert f"‖dW_h0,x‖ = {norm:.4g}" in texts
+    assert f"‖dW_h0,x‖ = {norm:.4g} (9×3)" in texts
 
 
 def test_off_units_are_said_to_be_off():

@@ -56,7 +56,7 @@ def as_array(text: str) -> np.ndarray:
     if not array.size or not np.isfinite(array).all():
         raise ValueError(f"{text!r} holds no finite numbers")
     several = len(rows) > 1 or inside.startswith("[[")
-    return array if several else array[0] if inside.startswith("[") or array.size > 1 else array[0, 0]
+    return array if several else array[0] if inside.startswith("[") or array.size > 1 else array.reshape(())
 
 
 def worlds(reading: Reading, numbers: Numbers) -> Iterator[World]:
