@@ -106,7 +106,7 @@ class Worked(Tabled):
             sum(max(map(len, (*column, title))) + 2 for column, title in zip(numbers[:n], head[3:], strict=False))
             for n in (1, 3)
         ]
-        columns = 6 if width - beside[1] >= 44 else 4  # where the terminal is narrow, the value alone
+        columns = 6 if width - beside[1] >= 50 else 4  # where the terminal is narrow, the value alone
         room = max(28, width - beside[columns == 6] - 9)
         formula, cell = min(FORMULA, room * 4 // 9), min(CELL, room - room * 4 // 9)
         lines, left = [head[:columns]], iter(zip(*numbers, strict=True))
