@@ -7,12 +7,16 @@ import numpy as np
 
 
 class Written(NamedTuple):
-    """A loss of one example in symbols and in numbers: `yhat − y`, and `1.5 − 2` for each output."""
+    """A loss of one example in symbols and in numbers: `yhat − y`, and `1.5 − 2` for each output.
+
+    Where the loss makes a prediction p of the output, `prediction` is its formula, its numbers and its values.
+    """
 
     value: str
     value_numbers: str
     derivative: str
     derivative_numbers: list[str]
+    prediction: tuple[str, list[str], np.ndarray] | None = None
 
 
 Show = Callable[[Any], str]  # a number as it is to be written
@@ -37,23 +41,26 @@ def huber(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:
 
 
 def softmax_cross_entropy(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:
-    """`losses.softmax_cross_entropy`."""
-    p = np.asarray(y, np.float64) if y.ndim else (np.arange(len(yhat)) == y).astype(np.float64)
-    s = np.exp(yhat - yhat.max()) / np.exp(yhat - yhat.max()).sum()
-    mass = float(p.sum())
+    """`losses.softmax_cross_entropy`: p is the prediction, y the target."""
+    y = np.asarray(y, np.float64) if y.ndim else (np.arange(len(yhat)) == y).astype(np.float64)
+    shift = yhat.max() if yhat.max() > 100 else 0.0  # beyond 700 exp overflows
+    powers = np.exp(yhat - shift)
+    p, mass = powers / powers.sum(), float(y.sum())
     scaled = abs(mass - 1) > 1e-9  # weights rather than probabilities
     times = f"·{show(mass)}" if scaled else ""
-    derivative = "softmax(yhat) Σ y − y" if scaled else "softmax(yhat) − y"
-    slopes = [f"{show(a)}{times} − {bracketed(show(b))}" for a, b in zip(s, p, strict=True)]
-    return Written("−Σ y log softmax(yhat)", _minus_logs(p, s, show), derivative, slopes)
+    derivative = "p Σ y − y" if scaled else "p − y"
+    slopes = [f"{show(a)}{times} − {bracketed(show(b))}" for a, b in zip(p, y, strict=True)]
+    parts = [f"exp({show(v)}) / {show(powers.sum())}" for v in yhat - shift]
+    return Written("−Σ y log p", _minus_logs(y, p, show), derivative, slopes, ("softmax(yhat)", parts, p))
 
 
 def sigmoid_binary_cross_entropy(yhat: np.ndarray, y: np.ndarray, show: Show) -> Written:
-    """`losses.sigmoid_binary_cross_entropy`."""
-    p = np.reshape(np.asarray(y, np.float64), yhat.shape)
-    s, rest = (np.exp(-np.logaddexp(0, sign * yhat)) for sign in (-1, 1))
-    numbers = _minus_logs(np.ravel([p, 1 - p], "F"), np.ravel([s, rest], "F"), show)
-    return Written("−Σ (y log σ(yhat) + (1 − y) log σ(−yhat))", numbers, "σ(yhat) − y", _gaps(s, p, show))
+    """`losses.sigmoid_binary_cross_entropy`: p is the prediction, y the target."""
+    y = np.reshape(np.asarray(y, np.float64), yhat.shape)
+    p, rest = (np.exp(-np.logaddexp(0, sign * yhat)) for sign in (-1, 1))
+    numbers = _minus_logs(np.ravel([y, 1 - y], "F"), np.ravel([p, rest], "F"), show)
+    prediction = ("σ(yhat)", [f"σ({show(v)})" for v in yhat], p)
+    return Written("−Σ (y log p + (1 − y) log (1 − p))", numbers, "p − y", _gaps(p, y, show), prediction)
 
 
 def _gaps(a: np.ndarray, b: np.ndarray, show: Show) -> list[str]:

@@ -1,14 +1,17 @@
-"""A table as people see it: aligned in a terminal, as HTML or Markdown in a notebook."""
+"""A table as people see it: aligned in a terminal; as HTML, Markdown or LaTeX in a notebook, whatever letters it holds."""
 
 import html
+import re
+import shutil
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
 
+from jaxbackprop.mathematics import Maths, escaped
 from jaxbackprop.words import paths_of
 
-Table = Sequence[Sequence[str]]  # its first line is the head
+Table = Sequence[Sequence[str]]  # its first line is the head; a formula in it is `Maths`, and a cell may have lines
 
 
 def aligned(table: Table, right: Collection[int] = ()) -> list[str]:
@@ -22,30 +25,81 @@ def aligned(table: Table, right: Collection[int] = ()) -> list[str]:
     return ["  ".join(placed(i, cell) for i, cell in enumerate(line)).rstrip() for line in table]
 
 
-def as_markdown(table: Table, below: Iterable[str] = ()) -> str:
-    r"""A table in Markdown, and lines below it.
+def terminal_width() -> int:
+    """How many characters a line may have: as wide as the terminal, or COLUMNS; 120 where neither says."""
+    return shutil.get_terminal_size((120, 24)).columns
 
-    >>> print(as_markdown([("name", "norm"), ("w", "|w|")]))
+
+def as_markdown(table: Table, below: Iterable[str] = ()) -> str:
+    r"""A table in Markdown, and lines below it; what Markdown, HTML or mathematics would take for theirs is escaped.
+
+    >>> print(as_markdown([("name", "norm"), ("w<v", "|w|")]))
     | name | norm |
     | --- | --- |
-    | w | \|w\| |
+    | w&lt;v | \|w\| |
     """
-    head, *rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in table]
+    head, *rows = [[_markdown(cell) for cell in line] for line in table]
     lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)]
-    return "\n".join([*lines, *(f"\n{line}" for line in below)])
+    return "\n".join([*lines, *(f"\n{_markdown(line)}" for line in below)])
+
+
+def _markdown(cell: str) -> str:
+    if isinstance(cell, Maths):
+        return _in_dollars(cell)
+    text = re.sub(r"([\\`*|\[\]])|(?<!\w)_|_(?!\w)", r"\\\g<0>", html.escape(cell, quote=False).replace("$", "&#36;"))
+    return text.replace("\n", "<br>")
+
+
+def _in_dollars(cell: Maths) -> str:
+    """In a page of HTML, where < opens a tag and a $ ends the formula: each line for itself."""
+    lines = [Maths(line).tex.replace("\\$", r"\unicode{36}") for line in cell.split("\n")]
+    safe = [" ".join(tex.replace("<", r"\lt ").replace(">", r"\gt ").split()) for tex in lines]
+    return "<br>".join(f"${tex}$" if tex else "" for tex in safe)
 
 
 def as_html(table: Table, below: Iterable[str] = ()) -> str:
-    """A table in HTML, and lines below it.
+    """A table in HTML, and lines below it; a $ stands in <code>, in which no page looks for mathematics.
 
     >>> as_html([("name",), ("a<b",)], ["two"])
     '<table><tr><th>name</th></tr><tr><td>a&lt;b</td></tr></table><div>two</div>'
     """
     rows = [
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"
+        "<tr>" + "".join(f"<{tag}>{_html(cell)}</{tag}>" for cell in line) + "</tr>"
         for tag, line in zip(["th", *["td"] * len(table)], table, strict=False)
     ]
-    return f"<table>{''.join(rows)}</table>" + "".join(f"<div>{html.escape(line)}</div>" for line in below)
+    return f"<table>{''.join(rows)}</table>" + "".join(f"<div>{_html(line)}</div>" for line in below)
+
+
+def _html(cell: str) -> str:
+    if isinstance(cell, Maths):
+        return html.escape(_in_dollars(cell), quote=False).replace("&lt;br&gt;", "<br>")
+    text = html.escape(cell).replace("\n", "<br>")
+    return f"<code>{text}</code>" if "$" in text else text
+
+
+def as_latex(table: Table, below: Iterable[str] = ()) -> str:
+    r"""A table in LaTeX, as mathematics that a notebook shows, and lines below it.
+
+    >>> print(as_latex([("name", "size"), ("a_b", Maths("w1ᵀ"))]))
+    $$\begin{array}{ll}
+    \text{name} & \text{size} \\ \hline
+    \text{a}\_\text{b} & w_{1}^{\top} \\
+    \end{array}$$
+    """
+    head, *rows = [" & ".join(map(_latex, line)) + r" \\" for line in table]
+    lines = ["$$\\begin{array}{" + "l" * len(table[0]) + "}", head + r" \hline", *rows, r"\end{array}$$"]
+    return "\n".join([*lines, *(f"$${_latex(line)}$$" for line in below)])
+
+
+def _latex(cell: str) -> str:
+    lines = [Maths(line).tex if isinstance(cell, Maths) else _text(line) for line in cell.split("\n")]
+    return lines[0] if len(lines) == 1 else r"\begin{array}{l}" + r" \\ ".join(lines) + r"\end{array}"
+
+
+def _text(line: str) -> str:
+    # a special character stands as mathematics between two pieces of text: LaTeX and a page read it alike there
+    parts = [part for part in re.split(r"([\\~^&%$#_{}])", line) if part]
+    return "".join(escaped(part) if part in "\\~^&%$#_{}" else rf"\text{{{part}}}" for part in parts)
 
 
 class Tabled:
@@ -66,6 +120,9 @@ class Tabled:
 
     def _repr_html_(self) -> str:
         return as_html(*self.table())
+
+    def _repr_latex_(self) -> str:
+        return as_latex(*self.table())
 
 
 def of_factors(fg: Any) -> tuple[Table, Sequence[str]]:

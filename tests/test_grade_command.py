@@ -1,9 +1,8 @@
-"""`jaxbackprop grade`, and `trace` of a derivation, on files and standard input."""
+"""`jaxbackprop grade`, on files and standard input."""
 
 import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import (
     jaxbackprop,
@@ -58,38 +57,3 @@ def test_what_cannot_be_graded_is_refused_in_one_line(content, message):
     if content is not None:
         Path("essay.md").write_bytes(content)
     refused(jaxbackprop("grade", "essay.md"), message)
-
-
-# ---- trace, of a derivation's own network
-
-
-def test_trace_works_a_derivation_through():
-    Path("mine.md").write_text("z = w x + b\nh = tanh(z)\nL = 1/2 (h - y)^2\n")
-    found = jaxbackprop("trace", "mine.md", "--x", "2", "--set", "w=0.3", "b=-1", "y=0.5")
-    assert (found.status, found.err) == (0, "")
-    h = np.tanh(0.3 * 2 - 1)
-    for name, value in (
-        ("dL/dh", h - 0.5),
-        ("dL/dw", (h - 0.5) * (1 - h**2) * 2),
-        ("dL/dx", (h - 0.5) * (1 - h**2) * 0.3),
-    ):
-        (row,) = [line for line in found.out.splitlines() if line.startswith(name)]
-        assert f"= {value:.6g}" in row
-    assert (
-        next(line for line in found.out.splitlines() if line.startswith("dL/dw")).split()[-1]
-        == f"{(h - 0.5) * (1 - h**2) * 2:.6g}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "more", "message"),
-    [
-        ("z = w x\nL = z^2", (), "no number for w: give each, as in w=0.5"),
-        ("z = w x", ("--set", "w=1"), "the text defines no loss"),
-        ("z = w x\nL = z^2", ("--set", "w=1", "u=2"), "u is not free in the equations: they need w, x"),
-        ("z = w x\nL = z^2", ("--set", "w=1", "--format", "latex"), "shown as text alone"),
-    ],
-)
-def test_what_cannot_be_worked_through_is_refused_in_one_line(text, more, message):
-    Path("mine.md").write_text(text)
-    refused(jaxbackprop("trace", "mine.md", *more), message)

@@ -19,8 +19,8 @@ FILES = {
 }
 # from the bottom up: a module imports what stands before it
 BOTTOM = """
-_moved _lazy exercise spelling words tables pairs strides windows refusals doors arithmetic activations formulas losses network
-views factors model backprop bilinear readouts variance sketches
+_moved _lazy exercise spelling words mathematics tables pairs strides windows refusals doors arithmetic activations formulas
+losses network views factors model backprop bilinear readouts variance sketches
 """
 GROUND = BOTTOM.split()
 WINGS = """
@@ -34,8 +34,9 @@ checking.report checking.reference checking.tested checking.comparison checking.
 checking.check
 grading grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
 grading.values grading.reading grading.shapes grading.world grading.comparison grading.numbers grading.correction
-grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade grading.worked
-tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
+grading.diagnosis grading.choice grading.wiring grading.slips grading.judge grading.grade
+tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace tracing.evaluation tracing.circuit
+tracing.taken tracing.derivation
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
 data.formats data.stored data.figures data.loading data blocks devices
 training training.disk training.checkpoints training.npz_store training.orbax_store training.runs training.secret

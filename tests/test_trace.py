@@ -6,9 +6,11 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 
 import jax
@@ -20,8 +22,11 @@ import pytest
 import jaxbackprop as jbp
 from jaxbackprop import exercise
 from jaxbackprop.command.main import main
+from jaxbackprop.data import load
+from jaxbackprop.data.encoding import to_dict
 from jaxbackprop.network import widths
 from jaxbackprop.tracing.symbols import NARROW
+from jaxbackprop.training import runs
 
 EXERCISE = jbp.skip_mlp((1, 1, 1, 1))
 ORDER = ["z0", "h0", "z1", "h1", "z2", "L", "dyhat", "dz2", "dh1", "dz1", "dh0", "dz0", "dw0", "dw1", "dw2", "dw3"]
@@ -145,6 +150,7 @@ def evaluated(numbers, functions):
     for ours, theirs in {"−": "-", "·": "*", "½": "0.5", "²": "**2"}.items():
         text = text.replace(ours, theirs)
     operations = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Pow: "__pow__"}
+    operations[ast.Div] = "__truediv__"
 
     def value(node):
         match node:
@@ -162,7 +168,8 @@ def evaluated(numbers, functions):
 
 
 def functions_of(network):
-    table = {"abs": abs, "log": math.log, "clip": lambda v, low, high: min(max(v, low), high)}
+    table = {"abs": abs, "log": math.log, "exp": math.exp, "σ": lambda v: 1 / (1 + math.exp(-v))}
+    table |= {"clip": lambda v, low, high: min(max(v, low), high)}
     for layer in network.layers:
         g = layer.activation if not isinstance(layer.activation, str) else jbp.activations.ACTIVATIONS[layer.activation]
         for name in ("g", layer.activation if isinstance(layer.activation, str) else "g"):
@@ -261,7 +268,47 @@ def test_text_is_aligned_and_fits_a_terminal(traces, name):
         assert any(line.startswith(f"{row.name} = ") for line in body), row.formula
 
 
-def test_decimal_points_stand_in_line():
+@pytest.mark.parametrize("name", ["a class", "weights of classes", "yes or no"])
+def test_p_is_the_prediction_and_y_the_target(traces, name):
+    t = traces[name]
+    yhat = t.h["yhat"]
+    expected = 1 / (1 + np.exp(-yhat)) if name == "yes or no" else np.exp(yhat) / np.exp(yhat).sum()
+    np.testing.assert_allclose(t["p"].value, expected, rtol=1e-12)
+    assert t["p"].right == ("σ(yhat)" if name == "yes or no" else "softmax(yhat)")
+    assert t["dyhat"].right == ("p Σ y − y" if name == "weights of classes" else "p − y")
+    _, texts = counted(t)
+    assert {f"p = {v:.4g}" for v in expected} <= set(texts)
+    for said in (" ".join(t.text().split()), " ".join(texts)):
+        assert "p is the prediction, y the target" in said
+        assert ("1 for class 2, 0 for the others" in said) == (name == "a class")
+
+
+def test_a_large_output_has_a_prediction_too():
+    net = jbp.Network(1, (jbp.Layer("p", 2, ("x",)),))  # a layer of that name keeps it
+    t = jbp.trace(net, "softmax_cross_entropy", {"p": {"x": jnp.array([[1000.0], [999.0]])}}, 1.0, 0)
+    assert t["prediction"].value[0] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert t["dp"].formula == "dp = prediction − y"
+    assert "inf" not in t.text()
+
+
+def test_lines_follow_the_terminal(traces, monkeypatch):
+    for columns in (72, 80, 100, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for t in traces.values():
+            assert max(map(len, t.text().splitlines())) <= columns, columns
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = traces["biases"].text()
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = traces["biases"].text()
+    assert "jax.grad  difference" in wide
+    assert len(narrow.splitlines()) > len(wide.splitlines())
+    for row in traces["biases"].rows:  # no number is lost
+        for line in row.numbers.split():
+            assert line in narrow
+
+
+def test_decimal_points_stand_in_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     lines = of_numbers(0.8, 1.3, -0.7, 0.45).text().splitlines()
     head = next(line for line in lines if "jax.grad" in line)
     start, end = head.index("value"), head.index("jax.grad") - 1
@@ -365,21 +412,38 @@ def test_the_picture_of_the_exercise(traces):
         assert texts.count(shown) == 1
 
 
+def test_the_picture_names_biases_activations_and_what_lines_mean(traces):
+    kinds, texts = counted(traces["biases"])
+    heaviest = max(np.abs(w).max() for t in traces["biases"].params.values() for s, w in t.items() if s != "bias")
+    assert kinds["activation"] == texts.count("tanh") == 5  # of each hidden unit, of no other
+    assert f"line: the thicker, the larger |w|, up to {heaviest:.3g}" in texts
+    assert sum(text.startswith("b1 = ") for text in texts) == 2
+    w = traces["biases"].params["yhat"]["h1"]  # 2×2: its four numbers
+    entries = "; ".join(", ".join(f"{v:.4g}" for v in row) for row in w).replace("-", "−")
+    assert f"W_yhat,h1 = [{entries}]" in texts
+    assert not any(text.startswith("line:") for text in counted(traces["wide"])[1])  # where all lines are alike
+
+
 def test_the_picture_of_several_units(traces):
     kinds, texts = counted(traces["widths"])
-    units, unit_edges, matrices = 2 + 3 + 2 + 1, 2, 3  # the edges h1 → yhat one by one, the others by their norm
+    units, unit_edges, matrices = 2 + 3 + 2 + 1, 2, 3  # the edges h1 → yhat one by one, the others by their numbers
     assert kinds["node"] == units + 1
     assert kinds["value"] == 2 + 6 * 2 + 2 + unit_edges + matrices
     assert kinds["adjoint"] == 6 * 2 + unit_edges + matrices
     assert sum(text.startswith("w = ") for text in texts) == 2
-    assert {text.split(" ")[0] for text in texts if text.startswith("‖w")} == {"‖w0‖", "‖w1‖", "‖w3‖"}
+    assert not any(text.startswith("‖") for text in texts)
+    for name, w in (("w0", traces["widths"].params["h0"]["x"]), ("w3", traces["widths"].params["yhat"]["h0"])):
+        (said,) = [text for text in texts if text.startswith(f"{name} = [")]
+        numbers = [float(v) for v in re.findall(r"[-\d.e]+", said.partition("= ")[2].replace("−", "-"))]
+        np.testing.assert_allclose(numbers, w.ravel(), rtol=1e-3)
+        assert said.count(";") == len(w) - 1
 
 
 def test_the_picture_of_wide_layers_shows_norms(traces):
     kinds, texts = counted(traces["wide"])
     assert kinds["node"] == 5
     norm = np.linalg.norm(traces["wide"].gradient["h0"]["x"])
-    assert f"‖dW_h0,x‖ = {norm:.4g}" in texts
+    assert f"‖dW_h0,x‖ = {norm:.4g} (9×3)" in texts
 
 
 def test_off_units_are_said_to_be_off():
@@ -468,6 +532,8 @@ def test_the_command_draws_and_never_overwrites(tmp_path, suffix):
     [
         ("--x", "two"),
         ("--x", "nan"),
+        ("--x", "1,2"),
+        ("--set", "w0=1"),
         ("--y", "-inf"),
         ("--weights", "1", "2", "3"),
         ("--weights", "1", "2", "3", "4", "5"),
@@ -491,3 +557,87 @@ def test_narrow_means_numbers(traces):
     wide = traces["wide"].text()
     assert "‖·‖" in wide
     assert "(9×3)·(3) + (9)" in wide
+
+
+# A trained network.
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run's folder, as `train` leaves it."""
+    pytest.importorskip("pyarrow")
+    rows = [f"{i * 7 % 11},{i * 3 % 5}.5,{('rose', 'tulip', 'lily')[i % 3]}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("a,b,kind\n" + "\n".join(rows))
+    encoding = load(str(tmp_path / "t.csv")).encoding
+    net = jbp.mlp((len(encoding.features), 3, 3), bias=True)
+    config = {"arguments": {}, "network": runs.network_to_dict(net), "loss": "softmax_cross_entropy"}
+    runs.write_config(tmp_path / "run", config | {"encoding": to_dict(encoding)})
+    params = jbp.init(net, jax.random.key(0))
+    runs.write_params(tmp_path / "run", params)
+    return tmp_path / "run", net, params, encoding
+
+
+def test_the_command_works_a_trained_network_through(run_folder):
+    folder, net, params, encoding = run_folder
+    status, out, err = run(folder, "--x", "0.5,-1", "--y", encoding.classes[1], "--format", "json")
+    assert (status, err) == (0, "")
+    expected = jbp.trace(net, "softmax_cross_entropy", params, jnp.array([0.5, -1]), 1)
+    assert json.loads(out) == json.loads(json.dumps(expected.to_dict()))
+    assert run(folder, "--x", "0.5,-1", "--y", "1", "--format", "json")[1] == out
+    status, out, _ = run(folder)
+    assert status == 0
+    assert "x was not given: each input 1; y was not given: 0" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--y", "ros"), "--y ros is no class"),
+        (("--y", "3"), "--y 3 is no class"),
+        (("--x", "1"), "x has shape"),
+        (("--x", "a,b"), "neither a number"),
+        (("--set", "w=1"), "--set is for a derivation's own network"),
+        (("--weights", "1", "2", "3", "4"), "--weights is for the exercise"),
+    ],
+)
+def test_what_does_not_fit_a_trained_network_gets_one_line(run_folder, argv, words):
+    status, out, err = run(run_folder[0], *argv)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+# A derivation's own network.
+
+
+def test_the_command_works_a_derivation_through(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    pytest.importorskip("lark")
+    (tmp_path / "mine.md").write_text("x = 7\nz = w x + b\nh = tanh(z)\nL = 1/2 (h - y)^2\n")
+    argv = (tmp_path / "mine.md", "--x", "2", "--set", "w=0.3", "b=-1", "y=0.5")
+    status, out, err = run(*argv, "--figure", tmp_path / "mine.svg")
+    assert (status, err.startswith("picture in")) == (0, True)
+    h = np.tanh(0.3 * 2 - 1)  # --x counts, not the text's 7
+    slope = (h - 0.5) * (1 - h**2)
+    for name, value in (("dL/dh", h - 0.5), ("dL/dw", slope * 2), ("dL/dx", slope * 0.3)):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{name} =")]
+        assert line.split()[-3:-1] == [f"{value:.6g}".replace("-", "−")] * 2  # the value, and jax.grad's
+    rows = json.loads(run(*argv, "--format", "json")[1])["rows"]
+    assert next(row["value"] for row in rows if row["name"] == "dL/dw") == pytest.approx(slope * 2, rel=1e-12)
+    assert run(*argv, "--format", "latex")[1].isascii()
+    status, out, err = run(tmp_path / "mine.md", "--set", "w=1")
+    assert (status, out) == (2, "")
+    assert err == "jaxbackprop: no number for b, y: give each, as in b=0.5, or b=1,2\n"
+    vectors = ("--x", "1,2", "--set", "w=1,2;3,4", "b=0,-20", "y=1,0")
+    (tmp_path / "mine.md").write_text("z = w x + b\nL = 1/2 ||z - y||^2\n")
+    assert "w = [1, 2; 3, 4]" in run(tmp_path / "mine.md", *vectors)[1]
+
+
+def test_an_ascii_terminal_keeps_every_sign(tmp_path):
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "jaxbackprop", "trace", "--weights", "0.8", "-1.3", "-0.7", "0.45"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode("ascii")
+    assert "?" not in text
+    assert "w1 = -1.3   w2 = -0.7" in text
+    assert "w1^T dz1 + w3^T dz2" in text

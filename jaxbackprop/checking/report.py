@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxbackprop.checking.diagnosis import Diagnosis
-from jaxbackprop.tables import aligned
+from jaxbackprop.tables import Table, Tabled, aligned
 
 COLUMNS = (
     "differences are parts of the gradient's largest entry: from jax.grad in the given dtype and in float64, and from finite "
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Tabled):
     """The verdict over all parameters.
 
     Attributes:
@@ -131,8 +131,8 @@ class Report:
         units = f"{self.both_sides} of {self.units} decisions (max, abs, comparisons) seen on both sides"
         return f"{self.points} points; " + (units if self.units else "no two-sided decisions")
 
-    def __str__(self):
-        """The verdict, an aligned table, what was covered, and notes."""
+    def table(self) -> tuple[Table, list[str]]:
+        """A line for each parameter; below it the verdict, what was covered, and notes."""
         head = ("parameter", "verdict", "jax.grad", "in float64", "differences", "smooth/near/at kink")
         table = [head] + [
             (
@@ -145,10 +145,13 @@ class Report:
             )
             for row in self.rows
         ]
-        lines = aligned(table)
         covered = [COLUMNS, self.coverage] if self.points else [COLUMNS]
-        notes = [f"note: {note}" for note in self.notes]
-        return "\n".join([f"gradient check: {self.line}", *lines, *self._reasons(), *covered, *notes])
+        return table, [f"gradient check: {self.line}", *self._reasons(), *covered, *(f"note: {n}" for n in self.notes)]
+
+    def __str__(self):
+        """The verdict, an aligned table, what was covered, and notes."""
+        table, (verdict, *below) = self.table()
+        return "\n".join([verdict, *aligned(table), *below])
 
     def _reasons(self) -> list[str]:
         """Each diagnosis with the parameters that share it, and below it the details of each."""

@@ -12,6 +12,7 @@ from typing import NoReturn
 import jaxbackprop as jbp
 from jaxbackprop.command import check, evaluate, grade, predict, trace, train
 from jaxbackprop.command.options import Command, either
+from jaxbackprop.mathematics import TYPED
 from jaxbackprop.spelling import unknown
 
 COMMANDS = {file.COMMAND.name: file.COMMAND for file in (train, predict, evaluate, grade, trace, check)}
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 def entry() -> NoReturn:
     """The console script: `main` on a terminal or into a pipe that may close, in any encoding, and with Ctrl-C at any time."""
     signal.signal(signal.SIGINT, _interrupted)
-    sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    sys.stdout.reconfigure(errors=TYPED)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         try:
             command, arguments = parsed(sys.argv[1:])

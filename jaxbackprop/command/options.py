@@ -104,9 +104,9 @@ def that_is(what: str, read: Callable[[str], Any], right: Callable[[Any], bool])
     return parse
 
 
-def _pair(given: str) -> tuple[str, float]:
-    name, _, number = given.partition("=")
-    return name, float(number)
+def _pair(given: str) -> tuple[str, str]:
+    name, _, numbers = given.partition("=")
+    return name, numbers
 
 
 LARGEST = 3.4e38  # float32's
@@ -114,7 +114,7 @@ positive = that_is("an integer of at least 1", int, lambda n: n >= 1)
 positive_number = that_is("a positive number", float, lambda x: 0 < x < LARGEST)
 not_negative = that_is("a number of at least 0", float, lambda x: 0 <= x < LARGEST)
 finite = that_is("a finite number", float, math.isfinite)
-setting = that_is("NAME=NUMBER", _pair, lambda pair: pair[0] != "" and math.isfinite(pair[1]))
+setting = that_is("NAME=NUMBERS, such as b=1 or x=1,2", _pair, all)
 separator = that_is(
     "one character, such as ; or tab",
     lambda given: {"tab": "\t", "\\t": "\t"}.get(given, given),

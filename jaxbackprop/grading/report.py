@@ -3,6 +3,9 @@
 import textwrap
 from typing import NamedTuple
 
+from jaxbackprop.mathematics import Maths
+from jaxbackprop.tables import Table, Tabled, terminal_width
+
 RIGHT, WRONG, INHERITED, UNJUDGED, UNREAD = "right", "wrong", "right given the line above", "not judged", "not read"
 MARKS = {RIGHT: "✓", WRONG: "✗", INHERITED: "↳", UNJUDGED: "·", UNREAD: "?"}
 ENOUGH = 0.8  # of the equations must be judged, or the verdict is not one on the text
@@ -92,15 +95,28 @@ class Verdict(NamedTuple):
             "lines": [line._asdict() for line in self.lines],
         }
 
+    def table(self) -> tuple[Table, list[str]]:
+        """A line for each equation; below it what the text was judged as, and the sum."""
+        head = ("", "line", "verdict", "equation", "reason")
+        lines = [
+            (MARKS[e.status], str(e.row), e.status, Maths(e.formula) if e.formula else e.text, e.reason)
+            for e in self.lines
+        ]
+        return [head, *lines], [part for part in (self.basis, self.summary) if part]
+
+    # a named tuple has no other base: a notebook asks for these by name
+    _repr_html_, _repr_markdown_, _repr_latex_ = Tabled._repr_html_, Tabled._repr_markdown_, Tabled._repr_latex_
+
     def __str__(self) -> str:
+        width = max(60, terminal_width() - 2)
         shown = [line.formula or short(line.text, 90) for line in self.lines]
         number = max((len(str(line.row)) for line in self.lines), default=1)
         status = max((len(line.status) for line in self.lines), default=1)
-        rows = textwrap.wrap(self.basis, 118, subsequent_indent="  ")
+        rows = textwrap.wrap(self.basis, width, subsequent_indent="  ")
         for line, text in zip(self.lines, shown, strict=True):
             rows.append(f"{MARKS[line.status]} {line.row:>{number}}  {line.status:<{status}}  {text}")
             indent = " " * (number + status + 8)
-            rows += textwrap.wrap(line.reason, 118, initial_indent=indent, subsequent_indent=indent)
+            rows += textwrap.wrap(line.reason, width, initial_indent=indent, subsequent_indent=indent)
         return "\n".join([*rows, self.summary])
 
 

@@ -1,203 +1,265 @@
-"""How a worked derivation is shown: as text, Markdown, LaTeX, and plain Python."""
+"""How a worked derivation is shown: as text, Markdown, LaTeX, plain Python, and in a notebook."""
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.network import INPUT
-from jaxbackprop.tracing.rows import Row, Worked
-from jaxbackprop.tracing.symbols import (
-    CELL,
-    FORMULA,
-    Symbol,
-    all_single,
-    names_of,
-    narrow,
-    norm,
-    number,
-    only_shapes,
-    shown_shape,
-    tex_entries,
-    tex_numbers,
-    wrapped,
-)
+from jaxbackprop.mathematics import Maths
+from jaxbackprop.spelling import unknown
+from jaxbackprop.tables import Tabled, aligned, as_markdown, terminal_width
+from jaxbackprop.tracing.symbols import narrow, norm, number, only_shapes, short
 
+FORMULA, CELL = 34, 42  # characters, before a formula or its numbers go on in the next line
 NORM = "‖·‖"
 
 
-def text(worked: Worked) -> str:
-    """Return the rows in aligned columns, for a terminal."""
-    head = ("", "", "with the numbers in", "value", "jax.grad", "difference")
-    cells = [_lines_of(row, worked.digits) for row in worked.rows]
-    flat = [head] + [line for lines in cells for line in lines]
-    for column in (3, 4):
-        aligned = _on_the_point([line[column] for line in flat[1:]])
-        flat = [head] + [
-            (*line[:column], cell, *line[column + 1 :]) for line, cell in zip(flat[1:], aligned, strict=True)
+class Row(NamedTuple):
+    """One quantity of the derivation.
+
+    Attributes:
+        name: `dh0`.
+        formula: with its symbols, `dh0 = w1ᵀ dz1 + w3ᵀ dz2`.
+        numbers: the right side with the numbers in, `1.3·1.7864 + 0.45·(−2.552)`: a line for each entry of the value, in
+            row-major order; the shapes alone where something is wider than 4.
+        value: of the hand-derived sweep, shaped as in the network, float64.
+        jax_grad: `jax.grad`'s value for the same node; None in the forward pass.
+        difference: the largest |value − jax_grad|; None in the forward pass.
+    """
+
+    name: str
+    formula: str
+    numbers: str
+    value: np.ndarray
+    jax_grad: np.ndarray | None
+    difference: float | None
+
+    @property
+    def right(self) -> str:
+        """The formula's right side."""
+        return self.formula[len(self.name) + 3 :]
+
+
+def row(name: str, formula: str, numbers: Sequence[str], value, jax_grad=None) -> Row:
+    """A row, its difference from `jax.grad` found."""
+    value = np.asarray(value, np.float64)
+    with np.errstate(invalid="ignore"):  # inf − inf is NaN, which says enough
+        difference = None if jax_grad is None else float(np.max(np.abs(value - jax_grad)))
+    return Row(name, f"{name} = {formula}", "\n".join(numbers), value, jax_grad, difference)
+
+
+@dataclass(frozen=True, eq=False)
+class Worked(Tabled):
+    """One example worked through, as rows.
+
+    Attributes:
+        title: what was worked through, in words.
+        given: the numbers put in, by name.
+        rows: a `Row` for each quantity, in the order of the derivation.
+        digits: how many significant digits are shown.
+    """
+
+    title: str
+    given: Mapping[str, np.ndarray]
+    rows: tuple[Row, ...]
+    digits: int
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of that name."""
+        for found in self.rows:
+            if found.name == name:
+                return found
+        raise KeyError(unknown("quantity", name, [found.name for found in self.rows]))
+
+    @property
+    def difference(self) -> float:
+        """The largest difference from `jax.grad` in any row; NaN if there is one."""
+        return float(np.max([found.difference for found in self.rows if found.difference is not None]))
+
+    def __str__(self):
+        """The same as `text()`."""
+        return self.text()
+
+    __repr__ = object.__repr__
+
+    def table(self) -> tuple[list[tuple[str, ...]], list[str]]:
+        """A line for each row, as a notebook shows it; and the verdict."""
+        head = ("quantity", "formula", "with the numbers in", "value", "jax.grad", "difference")
+        lines: list[tuple[str, ...]] = [head]
+        for found in self.rows:
+            columns = zip(*_values_of(found, self.digits), strict=True)
+            value, jax_grad, difference = ("\n".join(column).strip() for column in columns)
+            value = value if narrow(found.value) else f"{NORM} {value}"
+            lines.append((*map(Maths, (found.name, found.formula, found.numbers)), value, jax_grad, difference))
+        return lines, [self._verdict]
+
+    def text(self) -> str:
+        """Return the rows in aligned columns, for a terminal, as wide as it is."""
+        width = terminal_width()
+        head = ("", "", "with the numbers in", "value", "jax.grad", "difference")
+        numbers = [_on_the_point(column) for column in zip(*self._all_values(), strict=True)]
+        beside = [
+            sum(max(map(len, (*column, title))) + 2 for column, title in zip(numbers[:n], head[3:], strict=False))
+            for n in (1, 3)
         ]
-    width = [max(len(line[i]) for line in flat) for i in range(len(head))]
-    shown = ["  ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True) if w).rstrip() for line in flat]
-    split = 1 + sum(len(lines) for row, lines in zip(worked.rows, cells, strict=True) if row.jax_grad is None)
-    given = textwrap.wrap("   ".join(f"{name} = {value}" for name, value in _given(worked)), 100)
-    return "\n".join(
-        [
-            *textwrap.wrap(str(worked.network), 100),
-            *given,
-            "",
-            "forward" + shown[0][len("forward") :],
-            *shown[1:split],
-            "",
-            "backward: dfoo is dL/dfoo",
-            *shown[split:],
-            "",
-            _verdict(worked),
-        ]
-    )
+        columns = 6 if width - beside[1] >= 50 else 4  # where the terminal is narrow, the value alone
+        room = max(28, width - beside[columns == 6] - 9)
+        formula, cell = min(FORMULA, room * 4 // 9), min(CELL, room - room * 4 // 9)
+        lines, left = [head[:columns]], iter(zip(*numbers, strict=True))
+        splits = []
+        for found in self.rows:
+            values = [next(left) for _ in _values_of(found, self.digits)]
+            lines += [line[:columns] for line in _lines_of(found, values, formula, cell)]
+            splits.append(len(lines))
+        kept = [i for i in range(columns) if any(line[i] for line in lines)]
+        shown, last = (
+            aligned([[line[i] for i in kept] for line in lines]),
+            [r.jax_grad is None for r in self.rows].count(True),
+        )
+        title = [*textwrap.wrap(self.title, min(width, 100)), *textwrap.wrap(self._given, min(width, 100))]
+        title += ["", "forward" + shown[0][len("forward") :], *shown[1 : splits[last - 1]], "", self.backward]
+        return "\n".join([*title, *shown[splits[last - 1] :], "", *textwrap.wrap(self._verdict, width)])
 
+    def markdown(self) -> str:
+        """Return the rows as a Markdown table."""
+        table, below = self.table()
+        title, given = (as_markdown([[""]], [line]).rpartition("\n")[2] for line in (self.title, self._given))
+        return "\n".join([title, "", f"Given {given}. {self.backward}.", "", as_markdown(table, below)])
 
-def markdown(worked: Worked) -> str:
-    """Return the rows as a Markdown table."""
-
-    def code(text: str) -> str:
-        lines = (line.replace("`", "'").replace("|", "\\|") for line in text.splitlines())
-        return "<br>".join(f"`{line}`" for line in lines if line)
-
-    given = ", ".join(code(f"{name} = {value}") for name, value in _given(worked))
-    head = "| quantity | formula | with the numbers in | value | jax.grad | difference |"
-    lines = [f"{code(str(worked.network))}", "", f"Given {given}. `dfoo` is dL/dfoo.", "", head, "|---" * 6 + "|"]
-    for row in worked.rows:
-        columns = zip(*_values_of(row, worked.digits), strict=True)
-        value, jax_grad, difference = (code("\n".join(column)) for column in columns)
-        value = value if narrow(row.value) else f"{NORM} {value}"
-        cells = (code(row.name), code(row.formula), code(row.numbers), value, jax_grad, difference)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", _verdict(worked) + "."])
-
-
-def latex(worked: Worked) -> str:
-    r"""Return a whole LaTeX document (amsmath, geometry and longtable are all that it needs; all of it is ASCII)."""
-    forward, backward = ([r for r in worked.rows if (r.jax_grad is None) == first] for first in (True, False))
-    checks = [_tex_check(row, worked.digits) for row in backward]
-    paper = "" if _one_line_each(worked.rows) else "landscape,"
-    return "\n".join(
-        [
-            r"\documentclass[10pt]{article}",
-            r"\usepackage{amsmath,longtable}",
-            rf"\usepackage[a4paper,{paper}margin=15mm]{{geometry}}",
-            r"\allowdisplaybreaks",
-            r"\setcounter{MaxMatrixCols}{20}",
-            r"\setlength{\parindent}{0pt}",
-            r"\begin{document}",
-            r"\section*{Backpropagation, worked}",
-            *[f"${name} = {value}$\\quad " for name, value in _given(worked, tex=True)],
-            r"\subsection*{Forward}",
-            _tex_block(forward, worked.digits),
-            r"\subsection*{Backward: $\mathrm{d}f$ is $\partial L/\partial f$}",
-            _tex_block(backward, worked.digits),
-            r"\subsection*{Beside \texttt{jax.grad}}",
-            r"\begin{longtable}{lrrr}",
-            r" & by hand & \texttt{jax.grad} & difference \\ \hline \noalign{\vskip 3pt}",
-            r"\endhead",
-            *checks,
-            r"\end{longtable}",
-            r"\end{document}",
-            "",
-        ]
-    )
-
-
-def plain(worked: Worked) -> dict[str, Any]:
-    """Return the rows in plain Python, ready for `json.dumps`."""
-    rows = [
-        {
-            "name": row.name,
-            "formula": row.formula,
-            "numbers": row.numbers.splitlines(),
-            "value": row.value.tolist(),
-            "jax_grad": None if row.jax_grad is None else row.jax_grad.tolist(),
-            "difference": row.difference,
+    def latex(self) -> str:
+        r"""Return a whole LaTeX document (amsmath, geometry and longtable are all that it needs; all of it is ASCII)."""
+        forward, backward = ([r for r in self.rows if (r.jax_grad is None) == first] for first in (True, False))
+        return _DOCUMENT % {
+            "paper": "" if _one_line_each(self.rows) else "landscape,",
+            "given": "\n".join(
+                rf"${Maths(n).tex} = {Maths(short(v, self.digits)).tex}$\quad" for n, v in self.given.items()
+            ),
+            "forward": _tex_block(forward, self.digits),
+            "backward": _tex_block(backward, self.digits),
+            "checks": "\n".join(_tex_check(r, self.digits) for r in backward),
         }
-        for row in worked.rows
-    ]
-    given = {"network": str(worked.network), "loss": worked.loss, "x": worked.x.tolist(), "y": worked.y.tolist()}
-    params = {t: {s: w.tolist() for s, w in sources.items()} for t, sources in worked.params.items()}
-    return given | {"params": params, "rows": rows}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rows in plain Python, ready for `json.dumps`."""
+        keep = ("name", "formula", "difference")
+        rows = [
+            {name: getattr(found, name) for name in keep}
+            | {"numbers": found.numbers.splitlines(), "value": found.value.tolist()}
+            | {"jax_grad": None if found.jax_grad is None else found.jax_grad.tolist()}
+            for found in self.rows
+        ]
+        return {"title": self.title, "given": {n: v.tolist() for n, v in self.given.items()}, "rows": rows}
+
+    backward = "backward: dfoo is dL/dfoo"
+
+    @property
+    def _given(self) -> str:
+        return "   ".join(f"{name} = {short(value, self.digits)}" for name, value in self.given.items())
+
+    @property
+    def _verdict(self) -> str:
+        compared = sum(found.jax_grad is not None for found in self.rows)
+        return f"the largest difference from jax.grad, over {compared} adjoints: {number(self.difference, 2)}"
+
+    def _all_values(self) -> list[tuple[str, str, str]]:
+        return [values for found in self.rows for values in _values_of(found, self.digits)]
 
 
-def _given(worked: Worked, tex: bool = False) -> list[tuple[str, str]]:
-    """x, y and, where each is one number, the weights."""
-    names = names_of(worked.network)
-    shown = [(names.h[INPUT], worked.x), (Symbol("y", "y"), worked.y)]
-    if all_single(worked.network):
-        shown += [(symbol, worked.params[t][s]) for (t, s), symbol in names.w.items()]
-    texts = [(symbol.text, symbol.tex, _row_of(value, worked.digits)) for symbol, value in shown]
-    return [(symbol_tex, tex_numbers(value)) if tex else (text, value) for text, symbol_tex, value in texts]
-
-
-def _verdict(worked: Worked) -> str:
-    compared = sum(row.jax_grad is not None for row in worked.rows)
-    return f"the largest difference from jax.grad, over {compared} adjoints: {number(worked.difference, 2)}"
-
-
-def _row_of(value: np.ndarray, digits: int) -> str:
-    if value.size == 1:
-        return number(value.item(), digits)
-    if not narrow(value):
-        return f"‖{number(norm(value), digits)}‖ {shown_shape(value)}"
-    return "[" + ", ".join(number(v, digits) for v in np.ravel(value)) + "]"
-
-
-def _values_of(row: Row, digits: int) -> list[tuple[str, str, str]]:
+def _values_of(found: Row, digits: int) -> list[tuple[str, str, str]]:
     """(value, jax.grad's, difference) for each entry; the norms and the largest difference for what is wide."""
-    other = row.value if row.jax_grad is None else row.jax_grad
-    if narrow(row.value):
-        pairs = zip(row.value.flat, other.flat, strict=True)
+    other = found.value if found.jax_grad is None else found.jax_grad
+    if narrow(found.value):
+        pairs = zip(found.value.flat, other.flat, strict=True)
         with np.errstate(invalid="ignore"):  # inf − inf
             entries = [(number(a, digits), number(b, digits), number(abs(a - b), 2)) for a, b in pairs]
     else:
-        difference = number(row.difference or 0, 2)
-        entries = [(number(norm(row.value), digits), number(norm(other), digits), difference)]
-    return entries if row.jax_grad is not None else [(value, "", "") for value, _, _ in entries]
+        entries = [(number(norm(found.value), digits), number(norm(other), digits), number(found.difference or 0, 2))]
+    return entries if found.jax_grad is not None else [(value, "", "") for value, _, _ in entries]
 
 
-def _lines_of(row: Row, digits: int) -> list[tuple[str, ...]]:
+def _lines_of(found: Row, values, formula_width: int, cell: int) -> list[tuple[str, ...]]:
     """A row as lines of cells: formula, index, numbers, value, jax.grad, difference."""
-    values = _values_of(row, digits)
-    indices = [f"[{','.join(map(str, index))}]" if index else "" for index in np.ndindex(*row.value.shape)]
-    if row.value.size == 1:
-        indices = [""]
-    if not narrow(row.value):
-        indices = [NORM]
-    formula = wrapped(row.formula, FORMULA)
+    indices = [f"[{','.join(map(str, index))}]" for index in np.ndindex(*found.value.shape)]
+    indices = [""] if found.value.size == 1 else indices if narrow(found.value) else [NORM]
+    formula, numbers = wrapped(found.formula, formula_width), found.numbers.splitlines()
+    if len(numbers) != len(indices):  # one line for all entries
+        numbers = [part for line in numbers for part in wrapped(line, cell)]
     lines = []
-    for index, numbers, value in zip_longest(indices, row.numbers.splitlines(), values, fillvalue=""):
-        first, *more = wrapped(numbers)
+    for index, shown, value in zip_longest(indices, numbers, values, fillvalue=""):
+        first, *more = wrapped(shown, cell)
         lines += [("", index, first, *(value or ("", "", "")))] + [("", "", rest, "", "", "") for rest in more]
     lines += [("",) * 6] * (len(formula) - len(lines))
     return [(formula[i] if i < len(formula) else "", *line[1:]) for i, line in enumerate(lines)]
 
 
-def _on_the_point(column: list[str]) -> list[str]:
+def _on_the_point(column: Sequence[str]) -> list[str]:
     """Numbers one below the other with their decimal points in line."""
     whole = [re.split(r"[.e]", cell)[0] for cell in column]
     before = max(map(len, whole))
     return [" " * (before - len(w)) + cell if cell else "" for cell, w in zip(column, whole, strict=True)]
 
 
+def wrapped(text: str, width: int = CELL) -> list[str]:
+    """The lines that a text takes, at least one."""
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text) or [""]
+
+
+# --- LaTeX -----------------------------------------------------------------------------------------------------------
+
+_DOCUMENT = r"""\documentclass[10pt]{article}
+\usepackage{amsmath,longtable}
+\usepackage[a4paper,%(paper)smargin=15mm]{geometry}
+\allowdisplaybreaks
+\setcounter{MaxMatrixCols}{20}
+\setlength{\parindent}{0pt}
+\begin{document}
+\section*{Backpropagation, worked}
+%(given)s
+\subsection*{Forward}
+%(forward)s
+\subsection*{Backward: $\mathrm{d}f$ is $\partial L/\partial f$}
+%(backward)s
+\subsection*{Beside \texttt{jax.grad}}
+\begin{longtable}{lrrr}
+ & by hand & \texttt{jax.grad} & difference \\ \hline \noalign{\vskip 3pt}
+\endhead
+%(checks)s
+\end{longtable}
+\end{document}
+"""
+
+
+def tex_entries(lines: Sequence[str], shape: tuple[int, ...]) -> str:
+    """Lines for each entry as one LaTeX matrix, a vector as a column; a single one as it is."""
+    if len(lines) != np.prod(shape) or len(lines) == 1:
+        return Maths(" ".join(lines)).tex
+    columns = shape[1] if len(shape) == 2 else 1
+    # within a matrix "a·g'(b) = a·c" keeps its right side alone
+    entries = [[Maths(part.strip()).tex for part in wrapped(line.rpartition(" = ")[2])] for line in lines]
+    cells = [
+        parts[0] if len(parts) == 1 else r"\begin{aligned}&" + r" \\ &\quad ".join(parts) + r"\end{aligned}"
+        for parts in entries
+    ]
+    rows = [" & ".join(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    return r"\begin{pmatrix}" + r" \\ ".join(rows) + r"\end{pmatrix}"
+
+
 def _tex_value(array: np.ndarray, digits: int) -> str:
     if not narrow(array):
         size = " x ".join(map(str, array.shape))
-        return rf"\text{{{size} numbers of norm }} {tex_numbers(number(norm(array), digits))}"
+        return rf"\text{{{size} numbers of norm }} {Maths(number(norm(array), digits)).tex}"
     return tex_entries([number(v, digits) for v in array.flat], array.shape)
 
 
 def _tex_block(rows: list[Row], digits: int) -> str:
     """One line a quantity where all are single numbers; where there are vectors, the numbers on a line of their own."""
-    parts = [(*row.tex, _tex_value(row.value, digits)) for row in rows]
+    shown = lambda r: "" if only_shapes(r.numbers) else tex_entries(r.numbers.splitlines(), r.value.shape)  # noqa: E731
+    parts = [(Maths(r.name).tex, Maths(r.right).tex, shown(r), _tex_value(r.value, digits)) for r in rows]
     if _one_line_each(rows):
         lines = [rf"{name} &= {formula} &\quad&= {numbers} &\quad&= {value}" for name, formula, numbers, value in parts]
         return "\\begin{alignat*}{3}\n" + " \\\\\n".join(lines) + "\n\\end{alignat*}"
@@ -209,13 +271,12 @@ def _tex_block(rows: list[Row], digits: int) -> str:
 
 
 def _one_line_each(rows: Sequence[Row]) -> bool:
-    return all(row.value.size == 1 and len(row.numbers) <= CELL and not only_shapes(row.numbers) for row in rows)
+    return all(r.value.size == 1 and len(r.numbers) <= CELL and not only_shapes(r.numbers) for r in rows)
 
 
-def _tex_check(row: Row, digits: int) -> str:
-    assert row.jax_grad is not None
-    assert row.difference is not None
-    one = row.value.size == 1
-    shown = [number(a.item() if one else norm(a), digits) for a in (row.value, row.jax_grad)]
-    cells = [tex_numbers(cell if one else f"‖{cell}‖") for cell in shown] + [tex_numbers(number(row.difference, 2))]
-    return f"${row.tex[0]}$ & " + " & ".join(f"${cell}$" for cell in cells) + r" \\"
+def _tex_check(found: Row, digits: int) -> str:
+    assert found.jax_grad is not None
+    one = found.value.size == 1
+    shown = [number(a.item() if one else norm(a), digits) for a in (found.value, found.jax_grad)]
+    cells = [cell if one else f"‖{cell}‖" for cell in shown] + [number(found.difference, 2)]
+    return f"${Maths(found.name).tex}$ & " + " & ".join(f"${Maths(cell).tex}$" for cell in cells) + r" \\"

@@ -28,8 +28,9 @@ from jaxbackprop.backprop import sweep
 from jaxbackprop.losses import Loss, LossLike, as_loss, names_a_class
 from jaxbackprop.network import BIAS, INPUT, Network
 from jaxbackprop.refusals import are_like, is_network
-from jaxbackprop.tracing import picture, render
-from jaxbackprop.tracing.rows import Found, Weights, Worked, rows_of
+from jaxbackprop.tracing import picture
+from jaxbackprop.tracing.render import Worked
+from jaxbackprop.tracing.rows import Found, Nodes, Weights, prediction_name, rows_of
 from jaxbackprop.tracing.symbols import all_single, names_of
 from jaxbackprop.words import FLOATING, fits
 
@@ -39,27 +40,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Trace(Worked):
-    """What `trace` found: the rows, the arrays that they show, and ways to show them. The attributes are those of `Worked`."""
+    """What `trace` found: the rows, the arrays that they show, and ways to show them.
 
-    def __str__(self):
-        """The same as `text()`."""
-        return self.text()
+    Attributes:
+        title, given, rows, digits: those of `Worked`.
+        network: the wiring.
+        loss: its name, or "loss" for one of your own without a name.
+        params, x, y: as given, in float64 (a class stays an integer).
+        value: L.
+        z, h, dz, dh: what `backprop.sweep` found, by layer.
+        gradient: dW and db, shaped like the parameters.
+    """
 
-    def text(self) -> str:
-        """Return the rows in aligned columns, for a terminal."""
-        return render.text(self)
-
-    def markdown(self) -> str:
-        """Return the rows as a Markdown table."""
-        return render.markdown(self)
-
-    def latex(self) -> str:
-        r"""Return a whole LaTeX document (amsmath, geometry and longtable are all that it needs; all of it is ASCII)."""
-        return render.latex(self)
+    network: Network
+    loss: str
+    params: Weights
+    x: np.ndarray
+    y: np.ndarray
+    value: float
+    z: Nodes
+    h: Nodes
+    dz: Nodes
+    dh: Nodes
+    gradient: Weights
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rows in plain Python, ready for `json.dumps`."""
-        return render.plain(self)
+        params = {t: {s: w.tolist() for s, w in sources.items()} for t, sources in self.params.items()}
+        given = {"network": str(self.network), "loss": self.loss, "x": self.x.tolist(), "y": self.y.tolist()}
+        return given | {"params": params, "rows": super().to_dict()["rows"]}
 
     def figure(self) -> Figure:
         """Draw the network left to right: values above each node, adjoints below, weights and their gradients on the edges.
@@ -128,7 +137,19 @@ def trace(
         rows = rows_of(Found(network, names, loss, weights, y, value, f.z, f.h, b.dz, b.dh, gradient, taps, digits))
         for t, s in names.w:
             by_hand[t][s] = b.dz[t] if s == BIAS else np.outer(b.dz[t], f.h[s])
-    return Trace(network, loss.name or "loss", weights, x, y, float(value), f.z, f.h, b.dz, b.dh, by_hand, rows, digits)
+    given = {"x": x, "y": y} | {name: weights[t][s] for (t, s), name in names.w.items()}
+    shown = (_title(network, loss, y), given, rows, digits, network, loss.name or "loss")
+    return Trace(*shown, weights, x, y, float(value), f.z, f.h, b.dz, b.dh, by_hand)
+
+
+def _title(network: Network, loss: Loss, y: np.ndarray) -> str:
+    """The wiring, and where a loss makes a prediction of the output, which letter is what."""
+    if loss.name not in ("softmax_cross_entropy", "sigmoid_binary_cross_entropy"):
+        return str(network)
+    target = (
+        f"y the target: 1 for class {y}, 0 for the others" if y.ndim == 0 and loss.name[:2] == "so" else "y the target"
+    )
+    return f"{network}; {prediction_name(network)} is the prediction, {target}"
 
 
 def _numbers(name: str, given) -> np.ndarray:
