@@ -165,12 +165,10 @@ def main(argv: list[str] | None = None) -> int:
             say(name)
             if (case := case_of(name)) is not None:
                 found.append(checked(case))
-                if folder:
-                    measure.save(
-                        "check_api", others(found), folder, stamp=about, **summary(found, len(todo) - tried - 1)
-                    )
             tried += 1
             say("", steps=1)
+            if folder and found:
+                measure.save("check_api", others(found), folder, stamp=about, **summary(found, len(todo) - tried))
     if others(found):
         measure.show("not called right", others(found))
     counts = Counter(one.verdict for one in found)
