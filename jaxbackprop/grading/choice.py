@@ -21,7 +21,7 @@ from jaxbackprop.grading.expression import (
     show_variable,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
-from jaxbackprop.grading.reading import Claim, Reading, read
+from jaxbackprop.grading.reading import Claim, Reading, changed, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
 from jaxbackprop.grading.world import Loss, World, build, cost, output_of
 
@@ -181,25 +181,15 @@ def _letters_differ(reading: Reading) -> bool:
 def _typed(reading: Reading) -> Reading:
     """w_ji and w_kj as two names: letters say which layer."""
 
-    def side(e):
+    def one(v):
+        return (f"{v[0]}⟨{''.join(v[1])}⟩", v[1]) if v[1] else v
 
-        def one(v):
-            return (f"{v[0]}⟨{''.join(v[1])}⟩", v[1]) if v[1] else v
+    def typed(n: Expr) -> Expr | None:
+        if n.op == "name":
+            return Expr("name", one(n.args))
+        return Expr("derivative", tuple(map(one, n.args))) if n.op == "derivative" else None
 
-        def change(n: Expr) -> Expr | None:
-            if n.op == "name" and n.args[1]:
-                return Expr("name", one(n.args))
-            if n.op == "derivative":
-                return Expr("derivative", tuple(one(v) for v in n.args))
-            return None
-
-        return replace(e, change) if isinstance(e, Expr) else e
-
-    claims = [
-        c._replace(left=side(c.left), right=side(c.right), before=side(c.before), terms=tuple(map(side, c.terms)))
-        for c in reading.claims
-    ]
-    return read(claims)._replace(loss=reading.loss)
+    return read([changed(c, lambda e: replace(e, typed)) for c in reading.claims])._replace(loss=reading.loss)
 
 
 def _generics(reading: Reading) -> tuple[str, ...]:

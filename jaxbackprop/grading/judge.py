@@ -8,6 +8,7 @@ import numpy as np
 from jaxbackprop.grading.choice import choose, holds, marked
 from jaxbackprop.grading.comparison import compare, differs, sides
 from jaxbackprop.grading.correction import right_line
+from jaxbackprop.grading.counters import spoken
 from jaxbackprop.grading.diagnosis import diagnose, example, said
 from jaxbackprop.grading.expression import (
     Expr,
@@ -29,6 +30,7 @@ from jaxbackprop.grading.reading import Claim, Reading, claims_of, is_number, re
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Line, Verdict, short
 from jaxbackprop.grading.shapes import Layout
 from jaxbackprop.grading.slips import repaired
+from jaxbackprop.grading.stages import continued, placed
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.wiring import completed, from_network
 from jaxbackprop.grading.world import Loss, World, at_numbers, build, value_of, with_adjoints
@@ -67,10 +69,10 @@ class Judged(NamedTuple):
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Verdict:
     """Judge each equation of the text; see `jaxbackprop.grade`."""
-    claims = claims_of(chains(text))
+    claims, counted = placed(claims_of(chains(text)))
     if not claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
-    reading = read(claims)
+    reading = continued(read(claims))
     stated = reading
     if network is None:
         reading, words = completed(reading)
@@ -91,7 +93,11 @@ def judge(text: str, network: Any = None) -> Verdict:
             own |= _own(court.world, claim)
         judged.append(verdict)
     lines = _with_slips(list(court.world.reading.claims), judged, court.world.reading.loss or "L")
-    return Verdict(tuple(lines), _basis(court, words))
+    basis = _basis(court, "; ".join(w for w in (words, counted) if w))
+    if not counted:
+        return Verdict(tuple(lines), basis)
+    told = (line._replace(**{k: spoken(getattr(line, k)) for k in ("quantity", "reason", "formula", "correction")}) for line in lines)
+    return Verdict(tuple(told), spoken(basis))
 
 
 def _unfit(claim: Claim) -> Judged:
@@ -187,6 +193,9 @@ def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
     lost = next((c.row for c in world.reading.claims if isinstance(c.left, Unread)), 0)
     if lost and world.reading.loss not in world.reading.definitions and _mentions_loss(left, right):
         return Judged(UNJUDGED, f"the loss may stand in line {lost}, which was not read")
+    shared = world.reading.shared & {n.args[1][0] for e in (left, right) for n in nodes(e) if n.op == "derivative"}
+    if shared:
+        return Judged(UNJUDGED, f"{min(shared)} is the same at every step, and how many there are is not said")
     inherited = _inherited(court, claim, left, right, own, earlier)
     return Judged(INHERITED, inherited) if inherited else _wrong(court, left, right, spent, lines)._replace(left=left)
 
@@ -216,7 +225,7 @@ def _not_a_claim(court: Court, claim: Claim, left: Expr, right: Expr) -> Judged 
     world, reading = court.world, court.world.reading
     if _is_step(left, right):
         return Judged(UNJUDGED, "a step of the training, not a derivative")
-    given = world.output != "" and left == adjoint(world.output)
+    given = left in map(adjoint, world.outputs)
     if is_number(right):
         if court.point is not None and left.op in ("name", "derivative"):
             return number_verdict(court.point, left, right, Judged)
@@ -447,8 +456,9 @@ def _basis(court: Court, words: str) -> str:
         loss = f"{reading.loss} of line {reading.rows.get(reading.loss, '?')}"
     elif world.loss.words:
         loss = world.loss.words
-    elif world.output:
-        loss = f"none, dL/d{show_variable((world.output, ()))} is given"
+    elif world.outputs:
+        shown = ", ".join(f"dL/d{show_variable((v, ()))}" for v in world.outputs)
+        loss = f"none, {shown} {'is' if len(world.outputs) == 1 else 'are'} given"
     else:
         loss = "none"
     parts = [f"network: {words if words.startswith(('the ', 'no ')) else f'from {words}'}", f"loss: {loss}"]

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+from jaxbackprop.grading.counters import coded, counting
 from jaxbackprop.grading.grammar import LETTER, MAX_DEPTH, NAME, WORD
 
 INDEX = "ijklmnpqrsc"  # letters that index
@@ -51,6 +52,7 @@ class Vocabulary(NamedTuple):
         layered: names whose superscripts count layers: z^1, a^2.
         bare: names that stand on the left of an equation.
         indices: letters that index; in w_n the n does not, where the text has a value n.
+        counters: letters that count layers or steps: the l of z^l.
     """
 
     words: frozenset[str] = frozenset()
@@ -59,6 +61,7 @@ class Vocabulary(NamedTuple):
     layered: frozenset[str] = frozenset()
     bare: frozenset[str] = frozenset()
     indices: str = INDEX
+    counters: frozenset[str] = frozenset()
 
 
 NOTHING = Vocabulary()
@@ -77,8 +80,9 @@ def vocabulary(text: str) -> Vocabulary:
     >>> sorted(known.words), sorted(known.layered)
     (['net_h1', 'pred'], ['w', 'z'])
     """
+    counters = counting(_scripts(text))
     index = _index(text)
-    flat = "\n".join(_flat(line, index) for line in text.split("\n"))
+    flat = "\n".join(_flat(line, index, counters) for line in text.split("\n"))
     left = {m[1] for m in _LEFT.finditer(flat)}
     quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(flat)]
     tops = {w for pair in quotients for w in pair}
@@ -95,7 +99,7 @@ def vocabulary(text: str) -> Vocabulary:
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat))
     letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
     return Vocabulary(
-        frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare), index
+        frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare), index, counters
     )
 
 
@@ -129,8 +133,8 @@ def _is_word(word: str) -> bool:
 
 # --- one notation ----------------------------------------------------------------------------------------------------
 
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ᵢⱼₖₗₘₙₚₒᵣₛₜ", "0123456789ijklmnpors" + "t", strict=True))
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾⁻ᵀᵢˡⁱʲᵏᴸ", "0123456789()-TilijkL", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ᵢⱼₖₗₘₙₚₒᵣₛₜ", "0123456789+-ijklmnporst", strict=True))
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾⁺⁻ᵀᵢˡⁱʲᵏᴸ", "0123456789()+-TilijkL", strict=True))
 _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("·∙⋅×∗•", "*"),
@@ -199,7 +203,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     >>> plain(r"\sum_i w_{ji} x_i + \sigma'(z^{[1]})")
     "Σ⟨i⟩ w⟨ji⟩ x⟨i⟩ + ⨍σ'(z1)"
     """
-    text = _layers(_flat(raw, known.indices), known.layered)
+    text = _layers(_flat(raw, known.indices, known.counters), known.layered)
     text = re.sub(
         r"\b(?:np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special)\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])",
         "ⓝ",
@@ -241,11 +245,16 @@ def _step(known: Vocabulary):
     return lambda m: m[0] if m[0] in known.letters and m[0] in known.functions else "step"
 
 
-def _flat(raw: str, index: str = INDEX) -> str:
+def _scripts(text: str) -> str:
+    """z₁ as z_{1}, x² as x^{2}."""
+    text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
+    return re.sub(f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
+
+
+def _flat(raw: str, index: str = INDEX, counters: frozenset[str] = frozenset()) -> str:
     """Characters and LaTeX resolved: sub- and superscripts of names are digits, ⟨letters⟩ or words after _."""
     text = re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", raw)  # circled numbers only label
-    text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
-    text = re.sub(f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
+    text = coded(_scripts(text), counters)
     text = re.sub(
         r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent, text
     ).translate(_CHARACTERS)

@@ -6,7 +6,7 @@ A definition is the first equation that computes a name from others. Nothing is 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
@@ -52,6 +52,7 @@ class Reading(NamedTuple):
         given: names whose numbers are given -> the number.
         rows: name -> the line of its definition.
         loss: the name of the loss; "" where the text has none.
+        shared: names that several steps share: W in h_t = tanh(W h_{t-1}).
     """
 
     claims: tuple[Claim, ...]
@@ -63,6 +64,7 @@ class Reading(NamedTuple):
     given: dict[str, float]
     rows: dict[str, int]
     loss: str
+    shared: frozenset[str] = frozenset()
 
     @property
     def free(self) -> list[str]:
@@ -161,20 +163,10 @@ def _of_all_entries(claims: list[Claim]) -> list[Claim]:
         if not c.left.args[1] and c.left.args[0] not in FUNCTIONS and has(c.right, "sum", "reduce")
     }
 
-    def side(e):
-        return replace(
-            e, lambda n: name(n.args[0]) if n.op == "call" and n.args[0] in heads and not n.args[1] else None
-        )
+    def bare(n: Expr) -> Expr | None:
+        return name(n.args[0]) if n.op == "call" and n.args[0] in heads and not n.args[1] else None
 
-    if not heads:
-        return claims
-    return [
-        c._replace(
-            **{k: side(getattr(c, k)) for k in ("left", "right", "before") if isinstance(getattr(c, k), Expr)},
-            terms=tuple(map(side, c.terms)),
-        )
-        for c in claims
-    ]
+    return [changed(c, lambda e: replace(e, bare)) for c in claims] if heads else claims
 
 
 def _learn(terms, row, definitions, alternatives, functions, notes, given, rows) -> None:
@@ -332,10 +324,7 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
 
 
 def _with_loss(claim: Claim, loss: str) -> Claim:
-    left, right, before = (
-        _lossless(e, loss) if isinstance(e, Expr) else e for e in (claim.left, claim.right, claim.before)
-    )
-    return claim._replace(left=left, right=right, before=before, terms=tuple(_lossless(t, loss) for t in claim.terms))
+    return changed(claim, lambda e: _lossless(e, loss))
 
 
 def _lossless(expr: Expr, loss: str) -> Expr:
@@ -352,14 +341,13 @@ def _lossless(expr: Expr, loss: str) -> Expr:
 def with_names(reading: Reading, new) -> Reading:
     """The reading with every name replaced by `new(name)`."""
 
-    def side(e):
-        return renamed(e, new) if isinstance(e, Expr) else e
+    return reading._replace(claims=tuple(changed(c, lambda e: renamed(e, new)) for c in reading.claims))
 
-    claims = tuple(
-        c._replace(left=side(c.left), right=side(c.right), before=side(c.before), terms=tuple(map(side, c.terms)))
-        for c in reading.claims
-    )
-    return reading._replace(claims=claims)
+
+def changed(claim: Claim, change: Callable[[Expr], Expr]) -> Claim:
+    """The claim with each of its formulae changed."""
+    sides = {k: change(e) for k in ("left", "right", "before") if isinstance(e := getattr(claim, k), Expr)}
+    return claim._replace(**sides, terms=tuple(map(change, claim.terms)))
 
 
 def is_generic(function: str) -> bool:

@@ -59,7 +59,7 @@ def _changed(world: World, v: str, expr: Expr) -> World | None:
 
 
 def _reached(world: World) -> Iterator[str]:
-    return (v for v in world.reading.definitions if v != "" and (shares(world, v) or v == world.output))
+    return (v for v in world.reading.definitions if v != "" and (shares(world, v) or v in world.outputs))
 
 
 def _alternatives(world: World) -> Iterator[tuple[str, Expr]]:

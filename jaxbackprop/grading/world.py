@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import (
     Expr,
     ShapeError,
@@ -56,7 +57,7 @@ class World(NamedTuple):
         sized: the size of every name.
         values: the value of every name.
         adjoints: the derivative of the loss with respect to every name.
-        output: what the derivative is given of, where there is no loss; "" where there is one.
+        outputs: what the derivative is given of, where there is no loss.
         deltas: what δ stands for -> a name.
         generic: what an activation is that the text gives no formula for, "any" or "relu".
         rules: how to read what a formula leaves open.
@@ -75,7 +76,7 @@ class World(NamedTuple):
     sized: Sized
     values: dict[str, Node]
     adjoints: dict[str, np.ndarray]
-    output: str
+    outputs: tuple[str, ...]
     deltas: dict[str, str]
     generic: str = "any"
     rules: Rules = Rules()
@@ -120,7 +121,7 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
         sized,
         {},
         {},
-        "",
+        (),
         {},
         generic,
         rules,
@@ -492,14 +493,13 @@ def _turned(body: Expr) -> Expr:
 def with_adjoints(world: World, own: dict[str, np.ndarray] | None = None) -> World:
     """Backward: the adjoint of every name; those in `own` are taken for given, and what is computed before them follows."""
     key = "" if "" in world.values else world.reading.loss
-    output = "" if key in world.values and (key == "" or key in world.reading.definitions) else output_of(world.reading)
-    if not output:
-        seeds = {key: _seed(world, world.values[key])} if key in world.values else {}
-    else:
-        node = world.values.get(output)
-        seeds = {output: np.random.default_rng(1).normal(size=node.array.shape)} if node is not None else {}
-    adjoints = _backward(world, seeds, own or {})
-    return world._replace(adjoints=adjoints, output=output)
+    stated = key in world.values and (key == "" or key in world.reading.definitions)
+    outputs = () if stated else outputs_of(world.reading)
+    rng = np.random.default_rng(1)
+    seeds = {v: rng.normal(size=world.values[v].array.shape) for v in outputs if v in world.values}
+    if not outputs and key in world.values:
+        seeds = {key: _seed(world, world.values[key])}
+    return world._replace(adjoints=_backward(world, seeds, own or {}), outputs=outputs)
 
 
 def _seed(world: World, node: Node) -> np.ndarray:
@@ -534,8 +534,16 @@ def _by_example(world: World, v: str) -> bool:
     return world.layout.batch and world.sized.names[v][1 if world.layout.rows else 2] == world.sized.examples > 1
 
 
+def outputs_of(reading: Reading) -> tuple[str, ...]:
+    """What the adjoint is given of, where the text has no loss: of each layer or step that a letter counts, else one."""
+    used = {v for _, e in reading.definitions.values() for v in names(e)}
+    sinks = [v for v in reading.definitions if v not in used]
+    counted = tuple(v for v in sinks if counter(v))
+    return counted or tuple(v for v in (output_of(reading),) if v)
+
+
 def output_of(reading: Reading) -> str:
-    """What the adjoint is given of, where the text has no loss: yhat, or the last thing computed."""
+    """yhat, or the last thing computed; "" where nothing is."""
     used = {v for _, e in reading.definitions.values() for v in names(e)}
     sinks = [v for v in reading.definitions if v not in used]
     if "yhat" in sinks or ("yhat" in used and "yhat" in reading.definitions):
