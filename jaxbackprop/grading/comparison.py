@@ -101,7 +101,8 @@ def variants(world: World, left: Expr, right: Expr) -> Iterator[World]:
     """The world under each way to read what these formulae leave open, the plainest first."""
     both = Expr("+", (left, right))
     locals_ = ("rows", "columns", "diagonal") if has_local(both) and (world.layout.vectors) else ("rows",)
-    totals = ("", "literal", "total") if left.op == "derivative" and left.args[0][0] else ("",)
+    through = (left.op == "derivative" and left.args[0][0]) or has(both, "partial")
+    totals = ("", "literal", "total") if through else ("",)
     sums = (False, True) if world.layout.batch and _plain_sum(right) else (False,)
     krons = (False, True) if has(both, "outer") else (False,)
     for kron, batch, total, local in itertools.product(krons, sums, totals, locals_):

@@ -7,6 +7,7 @@ A formula is an `Expr(op, args)`. A leaf holds text or a number, every other nod
     number        value, last digit                          2, 0.35
     name          name, letters                              w1, w_ji
     derivative    top, bottom: variables                     dL/dz1, dp_j/dz_k; the top "" is the loss
+    second        top, bottom, bottom: variables             d^2L/dw^2, d^2L/dw db
     partial       formula, variable                          ∂(w1 h0)/∂w1
     delta         letter, letter                             δ_jk, [j = k]
     +             terms                                      a + b
@@ -97,8 +98,8 @@ def symbols(expr: Expr) -> set[str]:
     """Every name in a formula, those of its derivatives with them; the loss's is ""."""
     found = names(expr)
     for node in nodes(expr):
-        if node.op == "derivative":
-            found |= {node.args[0][0], node.args[1][0]}
+        if node.op in ("derivative", "second"):
+            found |= {text for text, _ in node.args}
         elif node.op == "partial":
             found.add(node.args[1][0])
     return found
@@ -138,8 +139,8 @@ def renamed(expr: Expr, new: Callable[[str], str]) -> Expr:
         match node.op, node.args:
             case "name", (text, letters):
                 return name(new(text), letters)
-            case "derivative", ((top, upper), (bottom, lower)):
-                return Expr("derivative", ((new(top) if top else "", upper), (new(bottom), lower)))
+            case (("derivative" | "second"), variables):
+                return Expr(node.op, tuple((new(v) if v else "", letters) for v, letters in variables))
             case "partial", (body, (bottom, lower)):
                 return Expr("partial", (renamed(body, new), (new(bottom), lower)))
         return None
@@ -218,6 +219,9 @@ def _show(expr: Expr, loss: str, binding: int) -> str:
             return f"[{j} = {k}]"
         case "derivative", (top, bottom):
             return f"d{show_variable(top) or loss}/d{show_variable(bottom)}"
+        case "second", (top, bottom, other):
+            below = f"{show_variable(bottom)}^2" if bottom == other else f"{show_variable(bottom)} d{show_variable(other)}"
+            return f"d^2{show_variable(top) or loss}/d{below}"
         case "partial", (a, bottom):
             return f"∂({inside(a)})/∂{show_variable(bottom)}"
         case "+", (first, *rest):

@@ -68,7 +68,7 @@ NOTHING = Vocabulary()
 _LEFT = re.compile(
     r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)"
 )
-_QUOTIENT = re.compile(rf"[d∂]\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
+_QUOTIENT = re.compile(rf"[d∂]²?\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
 _IDENTIFIER = re.compile(WORD)
 _SINGLE = re.compile(rf"[{LETTER}]\d*(?:_[A-Za-z0-9]+)*")
 
@@ -261,7 +261,7 @@ def _flat(raw: str, index: str = INDEX, counters: frozenset[str] = frozenset()) 
     text = re.sub(
         r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}", text
     )
-    text = _norms(_latex(text, index))
+    text = _SECOND.sub(_second, _norms(_latex(text, index)))
     text = re.sub(
         r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫", text
     )  # not read
@@ -284,6 +284,16 @@ def _flat(raw: str, index: str = INDEX, counters: frozenset[str] = frozenset()) 
     text = re.sub(r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩", text)
     text = re.sub(r"(?<=[A-Za-zͰ-Ͽ])_(?=\d)", "", text)
     return re.sub(r"\by_?hat\b|\bhat_?y\b", "yhat", text)
+
+
+_SECOND = re.compile(
+    rf"(?<![A-Za-z0-9_])[d∂]\s*\^\s*\(?2\)?\s*({NAME})\s*/\s*\(?\s*[d∂]\s*({NAME})\s*(?:\^\s*\(?2\)?|\*?\s*[d∂]\s*({NAME}))\s*\)?"
+)
+
+
+def _second(match: re.Match) -> str:
+    """d^2L/dw^2 as ∂²L/∂w∂w."""
+    return f" ∂²{match[1]}/∂{match[2]}∂{match[3] or match[2]} "
 
 
 def _accent(match: re.Match) -> str:
@@ -373,7 +383,7 @@ def _words(text: str, known: Vocabulary) -> str:
             or word == "axis"
         ):
             return word
-        return _word(word, rest, before.rstrip().endswith("∂"), known)
+        return _word(word, rest, before.rstrip().endswith(("∂", "∂²")), known)
 
     return re.sub(rf"⟨[a-z]+(?::\w+)?⟩|{_IDENTIFIER.pattern}", lambda m: m[0] if m[0][0] == "⟨" else resolved(m), text)
 
@@ -524,6 +534,9 @@ def _superscript(match: re.Match) -> str:
 
 def _fraction(match: re.Match) -> str:
     top, bottom = match[1], match[2]
+    twice = _SECOND.fullmatch(f"{top.strip()}/{bottom.strip()}")
+    if twice:
+        return _second(twice)
     below = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", bottom)
     above = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", top)
     if above and below:

@@ -95,8 +95,8 @@ def claims_of(found: Iterable[Chain]) -> list[Claim]:
 def _turned(claim: Claim) -> Claim:
     """Put the quantity on the left: dL/dz2 * w2 = dL/dh1 is about dL/dh1."""
     left, right = claim.left, claim.right
-    quantity = ("derivative", "name", "call")
-    if isinstance(left, Expr) and isinstance(right, Expr) and left.op not in quantity and right.op in quantity[:2]:
+    quantity = ("derivative", "second", "name", "call")
+    if isinstance(left, Expr) and isinstance(right, Expr) and left.op not in quantity and right.op in quantity[:3]:
         return claim._replace(left=right, right=left)
     return claim
 
@@ -190,8 +190,8 @@ def _learn(terms, row, definitions, alternatives, functions, notes, given, rows)
     if not formulae and values and len(terms) == 2 and not head.args[1]:
         given.setdefault(head.args[0], _number(values[0]))
         return
-    if any(has(t, "derivative", "partial") for t in formulae):
-        first = next(t for t in formulae if has(t, "derivative", "partial"))
+    if any(has(t, "derivative", "second", "partial") for t in formulae):
+        first = next(t for t in formulae if has(t, "derivative", "second", "partial"))
         if head.args[0] not in symbols(first):
             notes.setdefault(show_key(head), first)
         return
@@ -265,7 +265,7 @@ def _learn_function(functions, function: str, variable: str, body: Expr) -> None
 
 def is_number(expr: Expr) -> bool:
     """Whether a formula is made of numbers alone."""
-    return not symbols(expr) and not has(expr, "derivative", "partial", "delta", "cases")
+    return not symbols(expr) and not has(expr, "derivative", "second", "partial", "delta", "cases")
 
 
 def _number(expr: Expr) -> float:
@@ -310,7 +310,7 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
         for side in (c.left, c.right):
             if isinstance(side, Expr):
                 for n in nodes(side):
-                    if n.op == "derivative" and n.args[0][0]:
+                    if n.op in ("derivative", "second") and n.args[0][0]:
                         tops[n.args[0][0]] = tops.get(n.args[0][0], 0) + 1
     used = {v for _, e in definitions.values() for v in names(e)}
     lost = [v for v in tops if v in LOSSES and v not in used]
@@ -331,8 +331,8 @@ def _lossless(expr: Expr, loss: str) -> Expr:
     """Write dE/dz as the derivative of the loss, where E is the loss."""
 
     def change(node: Expr) -> Expr | None:
-        if loss and node.op == "derivative" and node.args[0] == (loss, ()):
-            return Expr("derivative", (("", ()), node.args[1]))
+        if loss and node.op in ("derivative", "second") and node.args[0] == (loss, ()):
+            return Expr(node.op, (("", ()), *node.args[1:]))
         return None
 
     return replace(expr, change)

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.grading.counters import counter
+from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import (
     Expr,
     ShapeError,
     UnknownError,
     Variable,
+    has,
     name,
     names,
     nodes,
@@ -388,6 +390,8 @@ def leaf(world: World, expr: Expr, formulae: list[Expr]) -> Node:
             return _adjoint(world, bottom)
         case "derivative", (top, bottom):
             return _local(world, top, bottom)
+        case "second", variables:
+            return _second(world, *variables)
         case "partial", (body, bottom):
             return _partial(world, body, bottom)
         case "call", (function, primes, *arguments):
@@ -455,12 +459,17 @@ def resolved(world: World, function: str, argument: Expr) -> Function | tuple[st
 def _call(world: World, function: str, primes: int, argument: Expr, formulae: list[Expr]) -> Node:
     inside = evaluate(argument, scope_of(world, [argument, *formulae]))
     found = resolved(world, function, argument)
+
+    def means(f: str, a: Expr):
+        return resolved(world, f, a)
+
     turned = show(argument) in world.rules.turned
     if isinstance(found, Function):
         return apply(found, inside, primes, turned)
     variable, body = found
     if primes > 1:
-        raise UnknownError("a second derivative is not judged")
+        start = inside.array
+        return Node(jet(body, {variable: Jet(start, np.ones_like(start), np.ones_like(start), 0 * start)}, means).both, inside.letters)
     start = Node(inside.array, inside.letters)
 
     def own(e: Expr) -> Node:
@@ -591,9 +600,38 @@ def _partial(world: World, body: Expr, bottom: Variable) -> Node:
     b, lower = bottom
     if b not in world.values:
         raise UnknownError(_unknown(world, b))
-    upper = value_of(world, body).letters
-    jacobian = _jacobian(world, "", b, (upper, body))
+    if has(body, "derivative", "second"):
+        raise UnknownError("a derivative of a formula with derivatives is not judged")
+    value = value_of(world, body)
+    upper = value.letters
+    if world.total == "total":  # through everything that lies between
+        definitions = {**world.reading.definitions, "∂": (upper, body)}
+        values = {**world.values, "∂": stored(value, upper, None)}
+        world = world._replace(reading=world.reading._replace(definitions=definitions), values=values)
+        jacobian = _jacobian(world, "∂", b, None)
+    else:
+        jacobian = _jacobian(world, "", b, (upper, body))
     return _laid_out(world, jacobian, len(upper), upper, len(world.values[b].letters), lower)
+
+
+def _second(world: World, top: Variable, one: Variable, two: Variable) -> Node:
+    """d²L/dw², d²L/dw db: of numbers."""
+    t = top[0] or ("" if "" in world.values else world.reading.loss)
+    for v in (t, one[0], two[0]):
+        if v not in world.values:
+            raise UnknownError(_unknown(world, v or "the loss"))
+    if world.layout.vectors or any(a.letters for a in world.values.values()):
+        raise UnknownError("a second derivative of vectors is not judged")
+    known = {}
+    for v, node in world.values.items():
+        a = np.broadcast_to(node.array, (world.points, 1, 1))
+        known[v] = Jet(a, np.full_like(a, v == one[0]), np.full_like(a, v == two[0]), np.zeros_like(a))
+    for v, (_, e) in world.reading.definitions.items():
+        if v not in (one[0], two[0]):
+            known[v] = jet(e, known, lambda f, a: resolved(world, f, a))
+        elif one != two:
+            raise UnknownError("a second derivative by two names of which one is computed is not judged")
+    return Node(np.broadcast_to(known[t].both, (world.points, 1, 1)))
 
 
 def _jacobian(world: World, t: str, b: str, direct: tuple[tuple[str, ...], Expr] | None) -> np.ndarray:
