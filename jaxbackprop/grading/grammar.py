@@ -65,6 +65,7 @@ big: BIG term                                             -> big
       | "∂" "(" expression ")" "/" BOTTOM                 -> partial
       | BY "(" expression ")"                             -> partial_by
       | BY "[" expression "]"                             -> partial_by
+      | BY CALL "(" arguments ")"                         -> partial_call
       | CALL "(" arguments ")"                            -> call
       | FUNCTION "^" NUMBER "(" arguments ")"             -> call_raised
       | FUNCTION power                                    -> call_bare
@@ -175,6 +176,9 @@ class _Build:
 
     def partial_by(self, by, body):
         return self.partial(body, by.split("/")[1])
+
+    def partial_call(self, by, token, given):
+        return self.partial(self.call(token, given), by.split("/")[1])
 
     def axis(self, token):
         return int(token.partition(":")[2])

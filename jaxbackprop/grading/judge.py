@@ -8,7 +8,7 @@ import numpy as np
 from jaxbackprop.grading.choice import choose, holds, marked
 from jaxbackprop.grading.comparison import compare, differs, sides
 from jaxbackprop.grading.correction import right_line
-from jaxbackprop.grading.counters import spoken
+from jaxbackprop.grading.counters import counter, spoken
 from jaxbackprop.grading.diagnosis import diagnose, example, said
 from jaxbackprop.grading.expression import (
     Expr,
@@ -169,7 +169,7 @@ def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
         return unjudged
     if claim.relation == "→":
         left = _pointed_at(court, claim, left)
-    if left.op == "call":
+    if left.op in ("call", "partial"):
         world = _with_dummy(world, left)
         court = court._replace(world=world, numbers=court.numbers and _with_dummy(court.numbers, left))
     try:
@@ -251,15 +251,17 @@ def _not_a_claim(court: Court, claim: Claim, left: Expr, right: Expr) -> Judged 
 
 
 def _is_step(left: Expr, right: Expr) -> bool:
-    """w = w - 0.1 dL/dw."""
-    return (
-        left.op == "name"
-        and right.op == "+"
-        and any(
-            t == left or (t.op == "name" and has(right, "derivative") and t.args[0] == left.args[0].partition("_")[0])
-            for t in right.args
-        )
-    )
+    """w = w - 0.1 dL/dw, and w_{t+1} = w_t - ...; w_new = w - ..."""
+    if left.op != "name" or right.op != "+":
+        return False
+    counted = counter(left.args[0])
+    old = counted[0] if counted else left.args[0].partition("_")[0]
+
+    def is_old(v: str) -> bool:
+        found = counter(v)
+        return (found[0] if found else v) == old
+
+    return left in right.args or (has(right, "derivative") and any(t.op == "name" and is_old(t.args[0]) for t in right.args))
 
 
 def _is_only_a_word(reading: Reading, v: str) -> bool:

@@ -82,7 +82,7 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"the text has {len(text):,} characters; at most {MAX_TEXT:,} are read: grade it in parts")
-    text = _unboxed_text(text)
+    text = _tables(_unboxed_text(text))
     known = given or vocabulary(text)
     found: list[Chain] = []
     covered: set[int] = set()
@@ -134,6 +134,52 @@ def _unboxed_text(text: str) -> str:
             break
         text = text[: mark.start()] + " " + text[mark.end() : at - 1] + " " + text[at:]
     return text
+
+
+_RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?\s*)?\s*")
+_SIZES = re.compile(r"(?i)\b(?:shape|size|dim\w*|unit|units|meaning|type|cost|flops|Größe\s*\|\s*Bedeutung|Bedeutung|forme|taille)\b")
+
+
+def _tables(text: str) -> str:
+    """Rows of a Markdown table whose cells split an equation, as the equation: | z | = w x |, or | dL/dw | x dz |.
+
+    Without an equals sign the table must have two columns, a rule below its header, and a derivative in its first column.
+    """
+    rows = text.split("\n")
+    start = 0
+    while start < len(rows):
+        end = start
+        while end < len(rows) and rows[end].lstrip().startswith("|"):
+            end += 1
+        if end > start:
+            rows[start:end] = _table(rows[start:end])
+        start = end + 1
+    return "\n".join(rows)
+
+
+def _table(rows: list[str]) -> list[str]:
+    cells = [[c.strip() for c in re.split(r"(?<!\|)\|(?!\|)", row.strip().removeprefix("|").removesuffix("|"))] for row in rows]
+    rule = next((i for i, row in enumerate(rows) if _RULE.fullmatch(row)), None)
+    plain_rows = rule is not None and not _SIZES.search(" ".join(rows[:rule])) and all(len(c) == 2 for c in cells)
+    plain_rows = plain_rows and any(re.match(r"(?:\$|\\frac\{|\\\(|`|\s)*(?:d|∂|\\partial)\S.*[/}]", c[0]) for c in cells)
+    found = []
+    for i, (row, parts) in enumerate(zip(rows, cells, strict=True)):
+        signs = [j for j, c in enumerate(parts) if re.match(r"[$`\s]*=(?!=)", c)]
+        if signs and signs[0] and len(signs) == 1 and not _RELATION.search("".join(parts[: signs[0]])):
+            found.append(" ".join(parts))
+        elif plain_rows and rule is not None and i > rule and not _RELATION.search(row) and _pair(*parts):
+            found.append(f"{parts[0]} = {parts[1]}")
+        else:
+            found.append(row)
+    return found
+
+
+def _pair(left: str, right: str) -> bool:
+    """Whether two cells are a name or a derivative, and a formula: no sizes, no words."""
+    known = vocabulary(f"{left} = {right}")
+    a, b = (_read(side.replace("$", "").strip("`"), known, first=True) for side in (left, right))
+    is_size = re.search(r"\d\s*[x×,]\s*\d", right)
+    return isinstance(a, Expr) and a.op in ("name", "derivative", "second") and isinstance(b, Expr) and b.op != "name" and not is_size
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ def read(claims: list[Claim]) -> Reading:
             if head.args[0] not in definitions and not head.args[0].startswith("δ"):
                 unread.setdefault(head.args[0], (c.row, found))
     definitions = ordered(_with_arguments(definitions, claims))
+    claims = _with_slopes(claims, {*definitions, *notes, *unread})
     loss = _loss(claims, definitions)
     claims = [_with_loss(c, loss) for c in claims]
     notes = {v: _lossless(e, loss) for v, e in notes.items() if v not in definitions}
@@ -152,6 +153,31 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
             new[z] = (letters, e.args[2])
             new[same[0]] = (letters, Expr("call", (*e.args[:2], name(z, letters))))
     return new
+
+
+def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
+    """dσ/dx = σ(1 - σ), where σ is a function: σ'(x) = σ(x) (1 - σ(x))."""
+    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known
+
+    def written_out(claim: Claim) -> Claim:
+        sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]
+        tops = [n.args for e in sides for n in nodes(e) if n.op == "derivative" and n.args[0] in [(f, ()) for f in functions]]
+        if len(set(tops)) != 1:
+            return claim
+        (function, _), bottom = tops[0]
+
+        def change(n: Expr) -> Expr | None:
+            value = Expr("call", (function, 0, name(*bottom)))
+            if n.op == "derivative" and n.args[0] == (function, ()):
+                return Expr("call", (function, 1, name(*bottom)))
+            if n.op == "call" and n.args[:2] == (function, 0) and function in names(n.args[2]):  # σ(1 - σ) is a product
+                return Expr("product", (value, replace(n.args[2], change)))
+            return value if n == name(function) else None
+
+        return changed(claim, lambda e: replace(e, change))
+
+    return [written_out(c) for c in claims] if functions else claims
 
 
 def _of_all_entries(claims: list[Claim]) -> list[Claim]:
