@@ -5,7 +5,8 @@ equations fit and the most lines hold. Nothing is decided silently: `basis` says
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.expression import (
@@ -51,12 +52,22 @@ def choose(reading: Reading) -> World | None:
         for variant in (world, world._replace(turned_adjoints="all"), world._replace(turned_adjoints="vectors")):
             if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(reading.claims)):
                 break
-            held = sum(holds(variant, c) for c in variant.reading.claims if c.read)
+            held = sum(many * holds(variant, c) for c, many in _distinct(variant.reading.claims))
             if held > most + bool(variant.turned_adjoints):
                 best, most = variant, held
         if most == sum(c.read for c in reading.claims):
             break
     return best
+
+
+def _distinct(claims: Iterable[Claim]) -> list[tuple[Claim, int]]:
+    """Each equation that was read, with how often it stands in the text."""
+    first: dict[tuple, Claim] = {}
+    for c in claims:
+        if c.read:
+            first.setdefault((c.left, c.right), c)
+    many = Counter((c.left, c.right) for c in claims)
+    return [(c, many[key]) for key, c in first.items()]
 
 
 def _limited(found: Iterator[World], most: int) -> Iterator[World]:

@@ -1,6 +1,6 @@
 """The verdict on each equation of a text: is it so, does it only inherit an error, and what is wrong with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +81,7 @@ def judge(text: str, network: Any = None) -> Verdict:
     court = convene(reading, stated if network is not None else None)
     if court is None:
         lines = [_unfit(c) for c in reading.claims]
-        return Verdict(tuple(_with_slips(list(reading.claims), lines, "L")), f"network: {words}")
+        return _told(_with_slips(list(reading.claims), lines, "L"), f"network: {words}", counted)
     own: dict[str, np.ndarray] = {}
     earlier: list[tuple[Claim, str]] = []
     spent, lines_known = [0], {}
@@ -93,11 +93,15 @@ def judge(text: str, network: Any = None) -> Verdict:
             own |= _own(court.world, claim)
         judged.append(verdict)
     lines = _with_slips(list(court.world.reading.claims), judged, court.world.reading.loss or "L")
-    basis = _basis(court, "; ".join(w for w in (words, counted) if w))
+    return _told(lines, _basis(court, "; ".join(w for w in (words, counted) if w)), counted)
+
+
+def _told(lines: Iterable[Line], basis: str, counted: str) -> Verdict:
+    """The verdict, with letters again for what a letter counts."""
     if not counted:
         return Verdict(tuple(lines), basis)
-    told = (line._replace(**{k: spoken(getattr(line, k)) for k in ("quantity", "reason", "formula", "correction")}) for line in lines)
-    return Verdict(tuple(told), spoken(basis))
+    parts = ("quantity", "reason", "formula", "correction")
+    return Verdict(tuple(x._replace(**{k: spoken(getattr(x, k)) for k in parts}) for x in lines), spoken(basis))
 
 
 def _unfit(claim: Claim) -> Judged:
@@ -185,7 +189,8 @@ def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
         remark = found.remark
         if claim.bare:
             remark = f"read as going on from the line above: {world.called(left)} = {world.called(right)}"
-        return Judged(RIGHT, remark or _assumed(world, claim), left=left)
+        one_step = "of this step alone, what comes in is taken for given" if _shared(world, left, right) else ""
+        return Judged(RIGHT, remark or _assumed(world, claim) or one_step, left=left)
     if claim.bare:
         return Judged(UNREAD, f"a formula without =, which is not {world.called(left)} of the line above")
     if world.reading.loss in world.reading.unread and _mentions_loss(left, right):
@@ -193,9 +198,9 @@ def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
     lost = next((c.row for c in world.reading.claims if isinstance(c.left, Unread)), 0)
     if lost and world.reading.loss not in world.reading.definitions and _mentions_loss(left, right):
         return Judged(UNJUDGED, f"the loss may stand in line {lost}, which was not read")
-    shared = world.reading.shared & {n.args[1][0] for e in (left, right) for n in nodes(e) if n.op == "derivative"}
-    if shared:
-        return Judged(UNJUDGED, f"{min(shared)} is the same at every step, and how many there are is not said")
+    repeated = [v for v in _shared(world, left, right) if world.reading.shared[v] > 1]
+    if repeated:
+        return Judged(UNJUDGED, f"{repeated[0]} is the same at every step, and how many there are is not said")
     inherited = _inherited(court, claim, left, right, own, earlier)
     return Judged(INHERITED, inherited) if inherited else _wrong(court, left, right, spent, lines)._replace(left=left)
 
@@ -210,6 +215,12 @@ def _assumed(world: World, claim: Claim) -> str:
         if names(claim.right) & free and claim.left.op in ("derivative", "name")  # type: ignore
         else ""
     )  # type: ignore[union-attr]
+
+
+def _shared(world: World, *formulae: Expr) -> list[str]:
+    """The names that all steps share and that a derivative is taken by."""
+    by = {n.args[1][0] for e in formulae for n in nodes(e) if n.op == "derivative"}
+    return sorted(by & world.reading.shared.keys())
 
 
 def _mentions_loss(*formulae: Expr) -> bool:

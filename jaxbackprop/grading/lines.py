@@ -161,11 +161,11 @@ def _table(rows: list[str]) -> list[str]:
     cells = [[c.strip() for c in re.split(r"(?<!\|)\|(?!\|)", row.strip().removeprefix("|").removesuffix("|"))] for row in rows]
     rule = next((i for i, row in enumerate(rows) if _RULE.fullmatch(row)), None)
     plain_rows = rule is not None and not _SIZES.search(" ".join(rows[:rule])) and all(len(c) == 2 for c in cells)
-    plain_rows = plain_rows and any(re.match(r"(?:\$|\\frac\{|\\\(|`|\s)*(?:d|∂|\\partial)\S.*[/}]", c[0]) for c in cells)
+    plain_rows = plain_rows and any(re.match(r"(?:\$|\\frac\{|\\\(|`|\s)*(?:d|∂|\\partial)\s*\S.*[/}]", c[0]) for c in cells)
     found = []
     for i, (row, parts) in enumerate(zip(rows, cells, strict=True)):
-        signs = [j for j, c in enumerate(parts) if re.match(r"[$`\s]*=(?!=)", c)]
-        if signs and signs[0] and len(signs) == 1 and not _RELATION.search("".join(parts[: signs[0]])):
+        at_edges = [c for c in parts if re.match(r"[$`\s]*=(?!=)", c) or re.search(r"(?<![=<>!])=[$`\s]*$", c)]
+        if at_edges and len(parts) > 1 and not parts[0].startswith("=") and len(_RELATION.findall(row)) == 1:
             found.append(" ".join(parts))
         elif plain_rows and rule is not None and i > rule and not _RELATION.search(row) and _pair(*parts):
             found.append(f"{parts[0]} = {parts[1]}")

@@ -6,7 +6,8 @@ A definition is the first equation that computes a name from others. Nothing is 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
@@ -52,7 +53,7 @@ class Reading(NamedTuple):
         given: names whose numbers are given -> the number.
         rows: name -> the line of its definition.
         loss: the name of the loss; "" where the text has none.
-        shared: names that several steps share: W in h_t = tanh(W h_{t-1}).
+        shared: names that all steps share, W in h_t = tanh(W h_{t-1}) -> at how many steps the text uses it.
     """
 
     claims: tuple[Claim, ...]
@@ -64,7 +65,7 @@ class Reading(NamedTuple):
     given: dict[str, float]
     rows: dict[str, int]
     loss: str
-    shared: frozenset[str] = frozenset()
+    shared: Mapping[str, int] = MappingProxyType({})
 
     @property
     def free(self) -> list[str]:

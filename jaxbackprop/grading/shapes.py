@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import Expr, ShapeError, nodes, show
 
 ONE = 0
@@ -345,7 +346,7 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     if right is not None:
         if found[i + 1] is None:
             return None
-        vector = turned and core.op == "name" and core.args[0][:1].islower()
+        vector = turned and core.op == "name" and core.args[0][:1].islower() and not counter(core.args[0])
         rows = left.columns if left else ONE if vector else want.rows if want else sizes.new() if force else None
         return None if rows is None else Shape((), rows, right.rows)
     if left is not None:

@@ -96,5 +96,5 @@ def continued(reading: Reading) -> Reading:
                 new.setdefault(v, (k, at))
                 for u in names(at):
                     at_layers.setdefault(u, set()).add(far)
-    shared = frozenset(u for u, layers in at_layers.items() if len(layers) > 1 and not counter(u))
+    shared = {u: len(layers) for u, layers in at_layers.items() if not counter(u)}
     return reading._replace(definitions=ordered(new), shared=shared)
