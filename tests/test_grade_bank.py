@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from jaxbackprop.grading.choice import choose
+from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import name
 from jaxbackprop.grading.grade import grade
 from jaxbackprop.grading.lines import chains
+from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import claims_of, read
 from jaxbackprop.grading.shapes import Layout
 from jaxbackprop.grading.wiring import completed
-from jaxbackprop.grading.world import Loss, World, build, value_of
+from jaxbackprop.grading.world import Loss, Values, World
 
 BANK = Path(__file__).parent / "derivations"
 
@@ -198,7 +200,7 @@ def test_operations_agree_with_differences(formula):
         direction = rng.normal(size=node.array.shape)
         moved = []
         for sign in (1, -1):
-            values = dict(world.values)
+            values = Values(world.values)
             values[v] = type(node)(node.array + sign * step * direction, node.letters)
             values["s"] = value_of(world._replace(values=values), world.reading.definitions["s"][1])
             moved.append(value_of(world._replace(values=values), expr).array.ravel())

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from jaxbackprop.grading.comparison import compare
+from jaxbackprop.grading.derivatives import output_of
 from jaxbackprop.grading.expression import (
     Expr,
     ShapeError,
@@ -20,11 +21,13 @@ from jaxbackprop.grading.expression import (
     number,
     replace,
     show_variable,
+    size,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
+from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, Reading, changed, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
-from jaxbackprop.grading.world import Loss, World, build, cost, output_of
+from jaxbackprop.grading.world import Loss, World
 
 TRIALS = 60_000  # symbols evaluated in the choice of a reading
 _MARKS = ("transpose", "matmul", "outer", "kron", "hadamard")
@@ -47,7 +50,7 @@ def worlds(reading: Reading) -> Iterator[World]:
 def choose(reading: Reading) -> World | None:
     """The world under which the most lines hold."""
     best, most = None, -1.0
-    trials = max(2, TRIALS // (1 + cost(reading)))
+    trials = max(2, TRIALS // (1 + sum(size(e) for e in _formulae(reading))))
     for world in _limited(worlds(reading), trials):
         for variant in (world, world._replace(turned_adjoints="all"), world._replace(turned_adjoints="vectors")):
             if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(reading.claims)):

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, has_local, nodes
 from jaxbackprop.grading.reading import is_number
 from jaxbackprop.grading.values import Node
-from jaxbackprop.grading.world import World, value_of, with_adjoints
+from jaxbackprop.grading.world import World
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-10  # what float64 loses on the way, but where a difference nearly cancels
 NOTHING = 1e-12  # what rounding leaves of 0

@@ -7,6 +7,7 @@ d f'(a);  a^n gives d n a^(n-1). What is written is compared with the values fir
 import numpy as np
 
 from jaxbackprop.grading.comparison import compare
+from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import (
     ONE,
     ZERO,
@@ -25,7 +26,7 @@ from jaxbackprop.grading.expression import (
 )  # fmt: skip
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.values import Node, Scope, apply, evaluate, pull
-from jaxbackprop.grading.world import World, resolved, value_of
+from jaxbackprop.grading.world import World, resolved
 
 LONG = 30  # symbols in a formula beyond which the chain rule is given instead
 FRESH = "kjilnmpqrs"

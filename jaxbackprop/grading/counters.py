@@ -24,9 +24,10 @@ def counting(text: str) -> frozenset[str]:
     last = r"\^\s*\{?\s*(?:[\[(]\s*L\s*[\])]|[\[(]?\s*L\s*-\s*1)"
     found |= {"L"} if re.search(last, text) or (found and re.search(r"\^\s*\{?\s*L(?![A-Za-z])", text)) else set()
     for x in "ltkn":
-        near = rf"_\s*[{{(]\s*{x}\s*[+-]\s*1\s*[}})]|\^\s*\{{?\s*[\[(<]\s*{x}\s*[+-]\s*1\s*[\])>]|[A-Za-z]\[\s*{x}\s*[+-]\s*1\s*\]"
+        one_off = rf"\s*{x}\s*[+-]\s*1\s*"
+        near = rf"_\s*[{{(]{one_off}[}})]|\^\s*\{{?\s*[\[(<]{one_off}[\])>]|[A-Za-z]\[{one_off}\]"
         summed = x in "kn" and re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_?\s*\{{?\s*{x}(?![A-Za-z])", text)
-        if re.search(near.replace(r"\langle", "<"), text.replace(r"\langle", "<").replace(r"\rangle", ">")) and not summed:
+        if re.search(near, text.replace(r"\langle", "<").replace(r"\rangle", ">")) and not summed:
             found.add(x)
     return frozenset(found)
 
@@ -51,7 +52,7 @@ def coded(raw: str, letters: frozenset[str]) -> str:
 
     def below(m: re.Match) -> str:
         groups = [g for g in m.groups() if g]
-        return f"_{{{number(*(groups + ['+', '0'][:3 - len(groups)])[:3])}}}" if groups[0] in letters else m[0]
+        return f"_{{{number(*(groups + ['+', '0'][: 3 - len(groups)])[:3])}}}" if groups[0] in letters else m[0]
 
     if "l" in letters or "L" in letters:  # Nielsen's ∇_a C
         raw = re.sub(r"(\\nabla|∇)\s*_\s*\{?\s*([az])\s*\}?(?=\s*[A-Z\\])", rf"\1_{{\2_{{{CODES['L']}}}}}", raw)

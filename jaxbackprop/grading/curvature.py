@@ -81,11 +81,13 @@ def jet(expr: Expr, known: Mapping[str, Jet], function: Callable[[str, Expr], Fu
             return _times(inner(a), _power(inner(b), constant(np.full((1, 1, 1), -1.0))))
         case "^", (a, b):
             return _power(inner(a), inner(b))
-        case (("transpose", (a,)) | ("reduce", ("sum" | "npsum", _, a))):
+        case ("transpose", (a,)) | ("reduce", ("sum" | "npsum", _, a)):
             return inner(a)
         case "call", (called, 0, a):
             found = function(called, a)
-            return _of(found, inner(a)) if isinstance(found, Function) else jet(found[1], {found[0]: inner(a)}, function)
+            return (
+                _of(found, inner(a)) if isinstance(found, Function) else jet(found[1], {found[0]: inner(a)}, function)
+            )
         case "cases", branches:
             total = constant(np.full((1, 1, 1), np.nan))
             for guard, branch in reversed(list(zip(branches[::2], branches[1::2], strict=True))):

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxbackprop.grading.comparison import at_points, compare, differs, sides
 from jaxbackprop.grading.correction import activations, derivative_words, spelled
+from jaxbackprop.grading.derivatives import scope_of, value_of, with_adjoints
 from jaxbackprop.grading.expression import (
     ONE,
     Expr,
@@ -31,7 +32,7 @@ from jaxbackprop.grading.expression import (
     spots,
 )  # fmt: skip
 from jaxbackprop.grading.values import Node, evaluate, pull
-from jaxbackprop.grading.world import World, scope_of, stored, value_of, with_adjoints
+from jaxbackprop.grading.world import Values, World, stored
 
 TRIES = 240  # formulae tried for one line, by one finder
 EVALUATED = 120_000  # symbols evaluated in the search, in one text
@@ -238,7 +239,7 @@ def shares(world: World, v: str) -> dict[str, np.ndarray]:
         if v in names(e):
             starts = {u: Node(world.values[u].array, world.values[u].letters) for u in names(e) if u in world.values}
             value = stored(
-                evaluate(e, scope_of(world._replace(values=starts), [e, name(t, letters)])),
+                evaluate(e, scope_of(world._replace(values=Values(starts)), [e, name(t, letters)])),
                 letters,
                 world.sized.names.get(t),
             )

@@ -28,6 +28,7 @@ A formula is an `Expr(op, args)`. A leaf holds text or a number, every other nod
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 Variable = tuple[str, tuple[str, ...]]  # a name and its index letters
@@ -105,11 +106,13 @@ def symbols(expr: Expr) -> set[str]:
     return found
 
 
+@lru_cache(4096)
 def has(expr: Expr, *ops: str) -> bool:
     """Whether a formula contains one of these operations."""
     return any(node.op in ops for node in nodes(expr))
 
 
+@lru_cache(4096)
 def has_local(expr: Expr) -> bool:
     """Whether a formula has a derivative of something other than the loss."""
     return any(n.op == "partial" or (n.op == "derivative" and n.args[0][0]) for n in nodes(expr))
@@ -220,7 +223,9 @@ def _show(expr: Expr, loss: str, binding: int) -> str:
         case "derivative", (top, bottom):
             return f"d{show_variable(top) or loss}/d{show_variable(bottom)}"
         case "second", (top, bottom, other):
-            below = f"{show_variable(bottom)}^2" if bottom == other else f"{show_variable(bottom)} d{show_variable(other)}"
+            below = (
+                f"{show_variable(bottom)}^2" if bottom == other else f"{show_variable(bottom)} d{show_variable(other)}"
+            )
             return f"d^2{show_variable(top) or loss}/d{below}"
         case "partial", (a, bottom):
             return f"∂({inside(a)})/∂{show_variable(bottom)}"

@@ -9,6 +9,7 @@ from jaxbackprop.grading.choice import choose, holds, marked
 from jaxbackprop.grading.comparison import compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.counters import counter, spoken
+from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.diagnosis import diagnose, example, said
 from jaxbackprop.grading.expression import (
     Expr,
@@ -26,6 +27,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
+from jaxbackprop.grading.points import at_numbers, build
 from jaxbackprop.grading.reading import Claim, Reading, claims_of, is_number, read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Line, Verdict, short
 from jaxbackprop.grading.shapes import Layout
@@ -33,7 +35,7 @@ from jaxbackprop.grading.slips import repaired
 from jaxbackprop.grading.stages import continued, placed
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.wiring import completed, from_network
-from jaxbackprop.grading.world import Loss, World, at_numbers, build, value_of, with_adjoints
+from jaxbackprop.grading.world import Loss, Values, World
 
 
 class Court(NamedTuple):
@@ -272,7 +274,9 @@ def _is_step(left: Expr, right: Expr) -> bool:
         found = counter(v)
         return (found[0] if found else v) == old
 
-    return left in right.args or (has(right, "derivative") and any(t.op == "name" and is_old(t.args[0]) for t in right.args))
+    return left in right.args or (
+        has(right, "derivative") and any(t.op == "name" and is_old(t.args[0]) for t in right.args)
+    )
 
 
 def _is_only_a_word(reading: Reading, v: str) -> bool:
@@ -327,7 +331,7 @@ def _with_dummy(world: World, left: Expr) -> World:
     zero = np.zeros(world.points, bool)
     if world.points > 1:
         z[-1], zero[-1] = 0, True
-    return world._replace(values=world.values | {v: Node(z) for v in new}, zero=zero)
+    return world._replace(values=Values(world.values | {v: Node(z) for v in new}), zero=zero)
 
 
 def _equal(court: Court, left: Expr, right: Expr, row: int):

@@ -137,7 +137,9 @@ def _unboxed_text(text: str) -> str:
 
 
 _RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?\s*)?\s*")
-_SIZES = re.compile(r"(?i)\b(?:shape|size|dim\w*|unit|units|meaning|type|cost|flops|Größe\s*\|\s*Bedeutung|Bedeutung|forme|taille)\b")
+_SIZES = re.compile(
+    r"(?i)\b(?:shape|size|dim\w*|unit|units|meaning|type|cost|flops|Größe\s*\|\s*Bedeutung|Bedeutung|forme|taille)\b"
+)
 
 
 def _tables(text: str) -> str:
@@ -158,10 +160,15 @@ def _tables(text: str) -> str:
 
 
 def _table(rows: list[str]) -> list[str]:
-    cells = [[c.strip() for c in re.split(r"(?<!\|)\|(?!\|)", row.strip().removeprefix("|").removesuffix("|"))] for row in rows]
+    cells = [
+        [c.strip() for c in re.split(r"(?<!\|)\|(?!\|)", row.strip().removeprefix("|").removesuffix("|"))]
+        for row in rows
+    ]
     rule = next((i for i, row in enumerate(rows) if _RULE.fullmatch(row)), None)
     plain_rows = rule is not None and not _SIZES.search(" ".join(rows[:rule])) and all(len(c) == 2 for c in cells)
-    plain_rows = plain_rows and any(re.match(r"(?:\$|\\frac\{|\\\(|`|\s)*(?:d|∂|\\partial)\s*\S.*[/}]", c[0]) for c in cells)
+    plain_rows = plain_rows and any(
+        re.match(r"(?:\$|\\frac\{|\\\(|`|\s)*(?:d|∂|\\partial)\s*\S.*[/}]", c[0]) for c in cells
+    )
     found = []
     for i, (row, parts) in enumerate(zip(rows, cells, strict=True)):
         at_edges = [c for c in parts if re.match(r"[$`\s]*=(?!=)", c) or re.search(r"(?<![=<>!])=[$`\s]*$", c)]
@@ -179,7 +186,13 @@ def _pair(left: str, right: str) -> bool:
     known = vocabulary(f"{left} = {right}")
     a, b = (_read(side.replace("$", "").strip("`"), known, first=True) for side in (left, right))
     is_size = re.search(r"\d\s*[x×,]\s*\d", right)
-    return isinstance(a, Expr) and a.op in ("name", "derivative", "second") and isinstance(b, Expr) and b.op != "name" and not is_size
+    return (
+        isinstance(a, Expr)
+        and a.op in ("name", "derivative", "second")
+        and isinstance(b, Expr)
+        and b.op != "name"
+        and not is_size
+    )
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------

@@ -99,7 +99,13 @@ def vocabulary(text: str) -> Vocabulary:
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat))
     letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
     return Vocabulary(
-        frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare), index, counters
+        frozenset(words),
+        frozenset(letters),
+        frozenset(functions - bare),
+        frozenset(layered),
+        frozenset(bare),
+        index,
+        counters,
     )
 
 

@@ -1,8 +1,9 @@
 """Worked numbers: z = 6, dL/dw = 12, at the values that a text gives."""
 
+from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, nodes, number, replace
 from jaxbackprop.grading.report import RIGHT, UNJUDGED, WRONG
-from jaxbackprop.grading.world import World, value_of
+from jaxbackprop.grading.world import World
 
 ROUNDED = 1.5  # units of the last digit: half a unit of its own, and what was rounded before
 

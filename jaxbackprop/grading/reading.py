@@ -163,7 +163,12 @@ def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
 
     def written_out(claim: Claim) -> Claim:
         sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]
-        tops = [n.args for e in sides for n in nodes(e) if n.op == "derivative" and n.args[0] in [(f, ()) for f in functions]]
+        tops = [
+            n.args
+            for e in sides
+            for n in nodes(e)
+            if n.op == "derivative" and n.args[0] in [(f, ()) for f in functions]
+        ]
         if len(set(tops)) != 1:
             return claim
         (function, _), bottom = tops[0]
@@ -367,7 +372,6 @@ def _lossless(expr: Expr, loss: str) -> Expr:
 
 def with_names(reading: Reading, new) -> Reading:
     """The reading with every name replaced by `new(name)`."""
-
     return reading._replace(claims=tuple(changed(c, lambda e: renamed(e, new)) for c in reading.claims))
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from jaxbackprop.grading.choice import holds, with_deltas
 from jaxbackprop.grading.diagnosis import shares
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, replace, size
+from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, ordered
 from jaxbackprop.grading.wiring import exercise
-from jaxbackprop.grading.world import World, build
+from jaxbackprop.grading.world import World
 
 REPAIRS = 20_000  # symbols evaluated in the search for a forward slip
 

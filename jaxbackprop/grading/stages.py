@@ -79,22 +79,22 @@ def continued(reading: Reading) -> Reading:
     at_layers: dict[str, set[int]] = {}
     for letter in CODES:
         heads = {v: found[2] for v in reading.definitions if (found := counter(v)) and found[1] == letter}
-        if not heads:
-            continue
-        spoken_of = {found[2] for v in used if (found := counter(v)) and found[1] == letter}
-        base = min(heads.values())
-        into = {v for h in heads for v in names(reading.definitions[h][1])}
-        before = [
-            found[2] for v in used - into if (found := counter(v)) and found[1] == letter and not found[0].startswith("x")
-        ]
-        first = min([base, *before])
-        for far in range(first, max(spoken_of) + 1):
+        for far in _spoken_of(reading, letter, heads, used) if heads else ():
             for head, own in heads.items():
-                v = moved(head, letter, far - own)
-                k, e = reading.definitions[head]
-                at = renamed(e, lambda u, far=far, own=own: moved(u, letter, far - own))
-                new.setdefault(v, (k, at))
-                for u in names(at):
-                    at_layers.setdefault(u, set()).add(far)
-    shared = {u: len(layers) for u, layers in at_layers.items() if not counter(u)}
+                letters, e = reading.definitions[head]
+                here = renamed(e, lambda v, letter=letter, by=far - own: moved(v, letter, by))
+                new.setdefault(moved(head, letter, far - own), (letters, here))
+                for v in names(here):
+                    at_layers.setdefault(v, set()).add(far)
+    shared = {v: len(layers) for v, layers in at_layers.items() if not counter(v)}
     return reading._replace(definitions=ordered(new), shared=shared)
+
+
+def _spoken_of(reading: Reading, letter: str, heads: dict[str, int], used: set[str]) -> range:
+    """From the first layer of which more is said than what it gives to the next, to the last."""
+
+    def far(names_: set[str]) -> list[int]:
+        return [found[2] for v in names_ if (found := counter(v)) and found[1] == letter]
+
+    given = {v for h in heads for v in names(reading.definitions[h][1])} | {v for v in used if v.startswith("x")}
+    return range(min([*heads.values(), *far(used - given)]), max(far(used)) + 1)

@@ -10,8 +10,9 @@ from jaxbackprop.grading.choice import choose
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.expression import adjoint, show, show_variable
 from jaxbackprop.grading.lines import chains
+from jaxbackprop.grading.points import at_numbers
 from jaxbackprop.grading.reading import claims_of, read
-from jaxbackprop.grading.world import World, at_numbers
+from jaxbackprop.grading.world import World
 from jaxbackprop.words import extra
 
 STEP = 1e-6
