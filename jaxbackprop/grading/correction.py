@@ -99,6 +99,16 @@ def _proposed(world: World, left: Expr):
             elif top[0] in reading.definitions:
                 found = _quiet(lambda: gathered(pullback(world, reading.definitions[top[0]][1], ONE), bottom, top[1]))
                 yield found and spelled(world, found)
+        case "second", (("", _), bottom, other):
+            first = _quiet(lambda: formula_of(world, bottom))
+            again = first and _quiet(lambda: gathered(pullback(world, first, ONE), other, ()))
+            yield again and spelled(world, again)
+            for t, (_, e) in reading.definitions.items():  # where it enters linearly: d²L/dt² (dt/dw)²
+                local = (
+                    _quiet(lambda e=e: gathered(pullback(world, e, ONE), bottom, ())) if bottom[0] in names(e) else None
+                )
+                curve = Expr("second", (("", ()), (t, ()), (t, ())))
+                yield local and spelled(world, times(curve, Expr("^", (local, number(2)))))
         case "name", (text, letters):
             if text in world.deltas:
                 bottom = (world.deltas[text], letters)

@@ -244,6 +244,7 @@ def _show(expr: Expr, loss: str, binding: int) -> str:
         case "sum", (letters, a, _):
             return f"Σ_{''.join(letters)} {inside(a, 3)}"
         case "reduce", (how, axis, a):
+            how = {"npsum": "np.sum"}.get(how, how)
             return f"{how}({inside(a)}{'' if axis is None else f', axis={axis}'})"
         case "call", (function, primes, *arguments):
             return f"{function}{chr(39) * primes}({', '.join(inside(a) for a in arguments)})"

@@ -102,5 +102,4 @@ def table(rows: tuple[Quantity, ...]) -> str:
     lines = ["  ".join(c.ljust(w) for c, w in zip(cell, (*wide, 0), strict=True)).rstrip() for cell in cells]
     first = next((i for i, r in enumerate(rows) if re.match(r"d.+/d", r.name)), len(rows))
     head = "backward".ljust(sum(wide) + 6) + "differences"
-    width = max(len(line) for line in lines)
-    return "\n".join(line[: max(width, len(head))] for line in ("forward", *lines[:first], head, *lines[first:]))
+    return "\n".join(("forward", *lines[:first], head, *lines[first:]))
