@@ -101,27 +101,7 @@ def _formulae(reading: Reading) -> list[Expr]:
 
 def marked(expr: Expr) -> bool:
     """Whether a formula is written for vectors or matrices."""
-    wide = (
-        "softmax",
-        "log_softmax",
-        "norm",
-        "tr",
-        "diag",
-        "vec",
-        "logsumexp",
-        "npsum",
-        "mean",
-        "std",
-        "var",
-        "max",
-        "min",
-    )
-    for n in nodes(expr):
-        if n.op in _MARKS:
-            return True
-        if n.op == "reduce" and (n.args[1] is not None or n.args[0] in wide or n.args[0] == "sum") and not _lettered(n):
-            return True
-    return False
+    return any(n.op in _MARKS or (n.op == "reduce" and not _lettered(n)) for n in nodes(expr))
 
 
 def _lettered(expr: Expr) -> bool:
@@ -148,13 +128,8 @@ def layouts(reading: Reading) -> list[Layout]:
     found += [Layout(True, not rows, several)]
     if any(COLUMN.fullmatch(v) for v in free):
         found += [layout._replace(single=True) for layout in found[:2]]
-    return (
-        [*found, Layout()]
-        if not strong or not reading.definitions
-        else found
-        if _sound(reading, found)
-        else [*found, Layout()]
-    )
+    fits = strong and reading.definitions and _sound(reading, found)
+    return found if fits else [*found, Layout()]
 
 
 def _sound(reading: Reading, found: list[Layout]) -> bool:
@@ -207,14 +182,16 @@ def _typed(reading: Reading) -> Reading:
 
 
 def _generics(reading: Reading) -> tuple[str, ...]:
-
-    generic = any(n.op == "call" and n.args[0] not in FUNCTIONS for e in _formulae(reading) for n in nodes(e))
+    """What an activation without a formula may be: the exercise's, or any; the likelier first."""
     given = any(v not in reading.rows and e.op == "call" for v, (_, e) in reading.definitions.items())
-    called_g = any(n.op == "call" and n.args[0].startswith("g") for e in _formulae(reading) for n in nodes(e))
-    masks = any(n.op == "compare" for e in _formulae(reading) for n in nodes(e))
     if given:  # the exercise's g
         return ("relu",)
-    return (("relu", "any") if masks or called_g else ("any", "relu")) if generic else ("any",)
+    every = [n for e in _formulae(reading) for n in nodes(e)]
+    called = {n.args[0] for n in every if n.op == "call"}
+    if called <= FUNCTIONS.keys():
+        return ("any",)
+    stepwise = any(n.op == "compare" for n in every) or any(f.startswith("g") for f in called)
+    return ("relu", "any") if stepwise else ("any", "relu")
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------
@@ -229,14 +206,8 @@ def losses(reading: Reading, layout: Layout) -> list[Loss]:
         base = [loss for loss in _assumed(reading, target) if loss] + base
     if not layout.batch:
         return base
-    mean = (
-        any(
-            (n.op == "reduce" and n.args[0] == "mean") or (n.op == "name" and n.args[0] in "mNnB")
-            for n in nodes(reading.definitions[reading.loss][1])
-        )
-        if own
-        else True
-    )
+    stated = nodes(reading.definitions[reading.loss][1]) if own else ()
+    mean = any((n.op == "reduce" and n.args[0] == "mean") or (n.op == "name" and n.args[0] in "mNnB") for n in stated)
     ways = [(False, False), (True, True), (True, False)] if not own or not mean else [(False, False), (False, True)]
     return [loss._replace(mean=m, each=e) for loss in base for m, e in ways]
 

@@ -168,7 +168,6 @@ def _constant(case: Case) -> Iterator[Finding]:
 
 
 def _scaled(ratio: float, right: Expr) -> Expr:
-
     whole = round(1 / ratio) if abs(ratio) < 1 else round(ratio)
     if abs(ratio) < 1 and abs(whole * ratio - 1) < 1e-9:
         return Expr("/", (right, number(whole)))
