@@ -263,6 +263,8 @@ def test_derivatives_of_the_functions_agree_with_differences(name_):
          ["right"] * 6 + ["wrong"]),
         ("z = w x; dL/dz = z; d²L/dw² = x^2", ["right", "not judged", "not judged"]),  # no loss
         ("z = W x; L = ||z||^2; d²L/dx² = 2 W^T W", ["right", "right", "not judged"]),  # of vectors
+        ("p_i = e^{z_i} / \\sum_j e^{z_j}; L = -log p_c; dL/dz_i = p_i - [i = c]; dL/dz_i = p_i + [i = c]",
+         ["right"] * 3 + ["wrong"]),
     ],
 )  # fmt: skip
 def test_letters_that_count_and_second_derivatives_at_their_limits(text, statuses):

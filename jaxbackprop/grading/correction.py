@@ -99,6 +99,9 @@ def _proposed(world: World, left: Expr):
             elif top[0] in reading.definitions:
                 found = _quiet(lambda: gathered(pullback(world, reading.definitions[top[0]][1], ONE), bottom, top[1]))
                 yield found and spelled(world, found)
+        case "partial", (body, bottom):
+            found = _quiet(lambda: gathered(pullback(world, body, ONE), bottom, ()))
+            yield found and spelled(world, found)
         case "second", (("", _), bottom, other):
             first = _quiet(lambda: formula_of(world, bottom))
             again = first and _quiet(lambda: gathered(pullback(world, first, ONE), other, ()))

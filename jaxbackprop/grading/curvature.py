@@ -69,7 +69,7 @@ def jet(expr: Expr, known: Mapping[str, Jet], function: Callable[[str, Expr], Fu
         case "name", (text, ()) if text in known:
             return known[text]
         case "+", terms:
-            return Jet(*(sum(parts) for parts in zip(*map(inner, terms), strict=True)))
+            return Jet(*(np.asarray(sum(parts)) for parts in zip(*map(inner, terms), strict=True)))
         case "negative", (a,):
             return Jet(*(-part for part in inner(a)))
         case (("product" | "hadamard" | "matmul"), (first, *rest)):

@@ -339,6 +339,9 @@ def _joined_lines(pieces: list[Piece]) -> list[Piece]:
 # --- statements ------------------------------------------------------------------------------------------------------
 
 
+_DELTA = re.compile(r"\[\s*[a-z]\s*=\s*[a-z]\s*\]")
+
+
 def _split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[tuple[str, str]]:
     """Split where `pattern` matches outside braces, parentheses and cases: [(separator before, piece), ...]."""
     opening, closing = ("{(", "})") if keep_brackets else ("{([", "})]")
@@ -347,6 +350,12 @@ def _split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[t
         if raw.startswith(("\\begin", "\\end"), position):
             level += 1 if raw.startswith("\\begin", position) else -1
             position += 4
+            continue
+        delta = (
+            _DELTA.match(raw, position) if raw[:position].strip() else None
+        )  # [j = k], and no box around an equation
+        if delta:
+            position = delta.end()
             continue
         match = pattern.match(raw, position) if level <= 0 else None
         if match:

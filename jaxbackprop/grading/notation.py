@@ -583,7 +583,7 @@ _LATEX = _rules(
     (r"\frac12", r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"(\2/\3)"),
     (r"\frac", r"\\[dtc]?frac(?![A-Za-z])", "⁄"),
     (r"\sqrt{a}", r"\\sqrt\s*\{([^{}]*)\}", r" sqrt(\1)"),
-    ("other commands", r"\\([A-Za-z]+)", lambda m: _COMMANDS.get(m[1], m[0])),
+    ("other commands", r"\\([A-Za-z]+)", lambda m: str(_COMMANDS.get(m[1], m[0]))),
 )  # fmt: skip
 _BELOW_AND_ABOVE = _rules(
     ("what stands under a brace", r"(?:\\underbrace|\\overbrace)\s*\{([^{}]*)\}\s*[_^]\s*\{[^{}]*\}", r"(\1)"),

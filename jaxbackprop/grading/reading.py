@@ -263,7 +263,8 @@ class _Learned:
         inside = {v for t in formulae for v in names(t)}
         anchor = next((v for v in bare if v.args[0] not in inside), None)
         if formula is not None and anchor is not None and anchor.args[0] not in names(formula):
-            self._define(*anchor.args, formula, row)
+            text, letters = anchor.args
+            self._define(text, letters, formula, row)
         known = {v.args[0] for v in bare if v.args[0] in self.definitions} | inside
         first = next((v for v in bare if v.args[0] in known), bare[-1])
         for other in bare:
