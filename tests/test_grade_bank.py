@@ -279,6 +279,7 @@ def test_letters_that_count_and_second_derivatives_at_their_limits(text, statuse
         (["| z = w x | dL/dw = x dL/dz |"], ["right", "right"]),
         (["| what | shape |", "|---|---|", "| dL/dW | 4x3 |", "| z = w x | |"], ["right"]),
         (["| what | how |", "|---|---|", "| dL/dw | 4x3 |", "| dL/dx | see above |", "| z = w x | |"], ["right"]),
+        (["| what | how |", "|---|---|", "| dL/dw | needs w |", "| dL/dx | as w x |", "| z = w x | |"], ["right"]),
         (["| dL/dw | x dL/dz |", "| z = w x | |"], ["right"]),  # no header, no sign: no equation
     ],
 )
@@ -296,6 +297,10 @@ def test_the_report_counts_layers_by_the_letter_of_the_text():
     )
     assert (given.lines[-1].status, given.lines[-1].formula) == ("right", "dC/dz1 = w2 * dC/dz2")
     assert "judged at one that is given" in given.basis
+    last = grade(
+        r"z^1 = w^1 x; z^2 = w^2 z^1; C = (z^2 - y)^2; \delta^L = 2 (z^L - y); \delta^l = w^{l+1} \delta^{l+1}"
+    )
+    assert [line.status for line in last.lines] == ["right"] * 5
 
 
 @pytest.mark.parametrize(

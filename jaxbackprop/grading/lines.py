@@ -184,7 +184,7 @@ def _table(rows: list[str]) -> list[str]:
 def _pair(left: str, right: str) -> bool:
     """Whether two cells are a name or a derivative, and a formula: no sizes, no words."""
     known = vocabulary(f"{left} = {right}")
-    a, b = (_read(side.replace("$", "").strip("`"), known, first=True) for side in (left, right))
+    a, b = (_read(side.replace("$", "").strip("`"), known, first=side == left) for side in (left, right))
     is_size = re.search(r"\d\s*[x×,]\s*\d", right)
     return (
         isinstance(a, Expr)

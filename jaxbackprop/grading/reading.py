@@ -170,7 +170,7 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
 def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
     """dσ/dx = σ(1 - σ), where σ is a function: σ'(x) = σ(x) (1 - σ(x))."""
     every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
-    functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known
+    functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known - {*LOSSES}
 
     def written_out(claim: Claim) -> Claim:
         sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]

@@ -34,35 +34,36 @@ def placed(claims: list[Claim]) -> tuple[list[Claim], str]:
     letters = {letter for _, letter, _ in counted}
     if not letters:
         return claims, ""
+    last, given = _given(claims)
+    if given:
+        claims = [_renamed(c, lambda v: _at(v, "L", last)) for c in claims]
+        return [_numbered(c, given) for c in claims], "layers that a letter counts are judged at one that is given"
     if {"l", "L"} <= letters:  # the last layer comes after all that the text speaks of
         on = 1 + max(0, *(far for _, letter, far in counted if letter == "l"))
         claims = [_renamed(c, lambda v: moved(v, "L", CODES["l"] + on - CODES["L"])) for c in claims]
-    given = _given(claims)
-    if given:
-        return [_numbered(c, given) for c in claims], "layers that a letter counts are judged at one that is given"
     return claims, "what a letter counts: the layers or steps that are spoken of, of a net that is made up"
 
 
-def _given(claims: list[Claim]) -> set[str]:
-    """All names, where the text computes by number what it also counts by a letter: z1, z2 beside z^l."""
-    definitions = read(claims).definitions
+def _given(claims: list[Claim]) -> tuple[int, set[str]]:
+    """The last layer and all names, where the text computes by number what it also counts by a letter: z1 beside z^l."""
     bases = {found[0] for v in _used(claims) if (found := counter(v)) and not v.startswith("δ")}
-    numbered = {v.rstrip("0123456789") for v in definitions if v[-1:].isdigit() and not counter(v)}
-    return {v for v in _used(claims) if not counter(v)} if bases & numbered else set()
+    computed = {v for v in read(claims).definitions if v[-1:].isdigit() and not counter(v)}
+    layers = [_layer(v) for v in computed if v.rstrip("0123456789") in bases]
+    return (max(layers), {v for v in _used(claims) if not counter(v)}) if layers else (0, set())
+
+
+def _layer(v: str) -> int:
+    return int(v[len(v.rstrip("0123456789")) :])
 
 
 def _numbered(claim: Claim, given: set[str]) -> Claim:
     """A claim on layer l at the last given layer that has all its names and another one behind it."""
-    inside = [v for v in _used([claim]) if counter(v) and not v.startswith("δ")] or [
-        v.replace("δ", "z") for v in _used([claim]) if counter(v)
-    ]
+    counted = [v for v in _used([claim]) if counter(v)]
+    inside = [v for v in counted if not v.startswith("δ")] or [v.replace("δ", "z") for v in counted]
     letter = next((found[1] for v in inside if (found := counter(v))), "")
-    if not letter:
-        return claim
-    layers = sorted({int(v[len(v.rstrip("0123456789")) :]) for v in given if v[-1:].isdigit()}, reverse=True)
-    hidden = layers if letter == "L" else [*layers[1:], *layers[:1]]
-    for n in hidden:
-        if all(_at(v, letter, n) in given for v in inside):
+    layers = sorted({_layer(v) for v in given if v[-1:].isdigit()}, reverse=True)
+    for n in (*layers[1:], *layers[:1]):
+        if inside and all(_at(v, letter, n) in given for v in inside):
             return _renamed(claim, lambda v, n=n: _at(v, letter, n))
     return claim
 
