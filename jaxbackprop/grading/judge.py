@@ -341,6 +341,8 @@ def _wrong(court: Court, left: Expr, right: Expr, progress: Progress) -> Judged:
         sides(world, left, right)
     except ShapeError as error:
         words = f"{error}: {words}" if healed is not None else str(error)
+    except UnknownError:  # it could be compared under another reading alone
+        pass
     if left not in progress.lines:
         progress.lines[left] = right_line(world, left)
     formula = progress.lines[left] if progress.lines[left] is not None else healed
