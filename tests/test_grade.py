@@ -780,12 +780,12 @@ HOSTILE = [
 
 def check_harmless(text: str):
     """A verdict that prints and serialises, or a ValueError of one line."""
-    error = None
+    verdict, error = None, ""
     try:
         verdict = grade(text)
     except ValueError as caught:
         error = str(caught)
-    if error is None:
+    if verdict is not None:
         assert verdict.lines
         assert str(verdict)
         json.dumps(verdict.to_dict())

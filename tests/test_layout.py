@@ -34,8 +34,8 @@ checking.report checking.reference checking.tested checking.comparison checking.
 checking.check
 grading grading.expression grading.functions grading.grammar grading.counters grading.notation grading.lines grading.report
 grading.values grading.curvature grading.reading grading.stages grading.shapes grading.world grading.derivatives
-grading.points grading.comparison grading.telling grading.numbers grading.correction grading.diagnosis grading.choice grading.wiring
-grading.slips grading.unjudged grading.judge grading.grade grading.worked
+grading.points grading.comparison grading.telling grading.numbers grading.correction grading.diagnosis grading.choice
+grading.wiring grading.slips grading.unjudged grading.judge grading.grade grading.worked
 tracing tracing.symbols tracing.rows tracing.render tracing.picture tracing.trace
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
 data.formats data.stored data.figures data.loading data blocks _cache devices
