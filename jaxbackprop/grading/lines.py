@@ -136,7 +136,7 @@ def _unboxed_text(text: str) -> str:
     return text
 
 
-_RULE = re.compile(r"\s*\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?\s*)?\s*")
+_RULE = re.compile(r"\s*\|?(?:\s*:?-+:?\s*\|)+(?:\s*:?-+:?\s*)?\s*")
 _SIZES = re.compile(
     r"(?i)\b(?:shape|size|dim\w*|unit|units|meaning|type|cost|flops|Größe\s*\|\s*Bedeutung|Bedeutung|forme|taille)\b"
 )
@@ -465,7 +465,9 @@ def _chain(row: int, links: list[tuple[str, str]], continues: bool, known: Vocab
 
 
 # J(w, b) = …: a value, with what it is a function of
-_ARGUMENTS = re.compile(r"^([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)$")
+_ARGUMENTS = re.compile(
+    r"^(?:([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)|([LJEC]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+\s*\))$"
+)
 
 
 def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, boxed: bool = False) -> Expr | Unread:
@@ -489,7 +491,7 @@ def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, b
     if isinstance(text, Unread):
         return text
     text = _unboxed(text.strip(" ,.;:|'")) if first else text.strip(" ,.;:|")
-    text = _ARGUMENTS.sub(r"\1", text) if first else text
+    text = _ARGUMENTS.sub(lambda m: m[1] or m[2], text) if first else text
     if not text and raw.strip():
         return Unread(f"cannot read {' '.join(raw.split())[:60]!r}: words, no formula")
     return parse(text)

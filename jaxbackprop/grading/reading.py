@@ -113,7 +113,7 @@ def read(claims: list[Claim]) -> Reading:
     >>> list(found.definitions), found.free, found.loss
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
-    claims = _of_all_entries(claims)
+    claims = [changed(c, lambda e: replace(e, _product)) for c in _of_all_entries(claims)]
     learned = _Learned()
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
@@ -188,13 +188,18 @@ def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
             value = Expr("call", (function, 0, name(*bottom)))
             if n.op == "derivative" and n.args[0] == (function, ()):
                 return Expr("call", (function, 1, name(*bottom)))
-            if n.op == "call" and n.args[:2] == (function, 0) and function in names(n.args[2]):  # σ(1 - σ) is a product
-                return Expr("product", (value, replace(n.args[2], change)))
             return value if n == name(function) else None
 
         return changed(claim, lambda e: replace(e, change))
 
     return [written_out(c) for c in claims] if functions else claims
+
+
+def _product(n: Expr) -> Expr | None:
+    """σ(1 - σ) is a product, and no call."""
+    if n.op == "call" and not n.args[1] and n.args[0] in names(n.args[2]):
+        return Expr("product", (name(n.args[0]), replace(n.args[2], _product)))
+    return None
 
 
 def _of_all_entries(claims: list[Claim]) -> list[Claim]:
