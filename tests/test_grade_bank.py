@@ -264,6 +264,7 @@ def test_derivatives_of_the_functions_agree_with_differences(name_):
         ("z = w x; dL/dz = z; d²L/dw² = x^2", ["right", "not judged", "not judged"]),  # no loss
         ("g(z) = 1/(1+e^{-z}); dg/dz = g(1-g); dg/dz = g(1+g)", ["right", "right", "wrong"]),
         ("L(w) = (w x - y)^2; dL/dw = 2 (w x - y) x; d²L/dw² = 2 x", ["right", "right", "wrong"]),
+        ("f(x) = x^n; f'(x) = n x^{n-1}; f\'\'(x) = n (n-1) x^{n-2}; f'(x) = x^{n-1}", ["right"] * 3 + ["wrong"]),
         ("z = W x; L = ||z||^2; d²L/dx² = 2 W^T W", ["right", "right", "not judged"]),  # of vectors
         ("p_i = e^{z_i} / \\sum_j e^{z_j}; L = -log p_c; dL/dz_i = p_i - [i = c]; dL/dz_i = p_i + [i = c]",
          ["right"] * 3 + ["wrong"]),

@@ -113,7 +113,7 @@ def read(claims: list[Claim]) -> Reading:
     >>> list(found.definitions), found.free, found.loss
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
-    claims = [changed(c, lambda e: replace(e, _product)) for c in _of_all_entries(claims)]
+    claims = [changed(c, lambda e: replace(e, _product)) for c in _with_parameters(_of_all_entries(claims))]
     learned = _Learned()
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
@@ -165,6 +165,26 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
             new[z] = (letters, e.args[2])
             new[same[0]] = (letters, Expr("call", (*e.args[:2], name(z, letters))))
     return new
+
+
+def _with_parameters(claims: list[Claim]) -> list[Claim]:
+    """Where f(x) = x^n, with another name than x in it, f is a value, and f'(x) its derivative by x."""
+    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    heads: dict[str, Expr] = {}
+    for c in claims:
+        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and not c.left.args[1]:
+            function, _, argument, *more = c.left.args
+            alone = all(n.args[2:] == (argument,) for n in every if n.op == "call" and n.args[0] == function)
+            if len(function) == 1 and function != "σ" and argument.op == "name" and alone and not more:
+                heads |= {function: argument} if names(c.right) - {argument.args[0]} and not has_local(c.right) else {}
+
+    def change(n: Expr) -> Expr | None:
+        if n.op != "call" or n.args[0] not in heads or n.args[1] > 2:
+            return None
+        variables = ((n.args[0], ()), *(heads[n.args[0]].args,) * n.args[1])
+        return Expr(("name", "derivative", "second")[n.args[1]], variables if n.args[1] else variables[0])
+
+    return [changed(c, lambda e: replace(e, change)) for c in claims] if heads else claims
 
 
 def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
