@@ -1,12 +1,12 @@
 """How well does `grade` judge? The derivations of tests/derivations, and mistakes made by machine in every right line.
 
-    python experiments/grade_benchmark.py [--quick] [FILE ...]
+    python experiments/grade_benchmark.py [--quick] [--every N] [FILE ...]
 
 A FILE has a sign in front of each line: + right, - wrong, ? to be listed without a verdict, a blank for prose. For every
 right line that claims something (a definition claims nothing) five mistakes are made, one at a time, in its formula: a
 sign, a factor, a transpose where one is written, a term or factor dropped, a wrong symbol (not another name of the same
-thing, nor inside a mask, where z and h say the same). Written to results/grade.json; --quick takes every tenth mistake,
-and writes nothing.
+thing, nor inside a mask, where z and h say the same). Written to results/grade.json, with the N of --every, which takes every
+N-th mistake; --quick takes every tenth, and writes nothing.
 """
 
 import argparse
@@ -154,8 +154,10 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, default=sorted(BANK.glob("*.txt")))
     parser.add_argument("--quick", action="store_true", help="every tenth mistake, and nothing written")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th mistake")
     parser.add_argument("--list", action="store_true", help="print what was not caught")
     arguments = parser.parse_args()
+    every = 10 if arguments.quick else arguments.every
     lines: Counter = Counter()
     mistakes_: dict[str, Counter] = {kind: Counter() for kind in KINDS}
     number_of = made = 0
@@ -165,7 +167,7 @@ def main():
             lines += outcome(derivation)
             for kind, row, text in planted(derivation):
                 made += 1
-                if arguments.quick and made % 10:
+                if made % every:
                     continue
                 result = caught(text, row)
                 mistakes_[kind][result] += 1
@@ -177,6 +179,7 @@ def main():
             truth: {what: lines[t, what] for what in ("right", "wrong", "no verdict", "lost")}
             for t, truth in (("+", "right"), ("-", "wrong"), ("?", "open"))
         },
+        "every": every,
         "mistakes": {kind: dict(counts) for kind, counts in mistakes_.items()},
     }
     if not arguments.quick and not arguments.list:

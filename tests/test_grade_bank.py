@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 
 from jaxbackprop.grading.choice import choose
-from jaxbackprop.grading.expression import name
+from jaxbackprop.grading.derivatives import value_of
+from jaxbackprop.grading.expression import Expr, name
+from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grade import grade
 from jaxbackprop.grading.lines import chains
+from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import claims_of, read
 from jaxbackprop.grading.shapes import Layout
+from jaxbackprop.grading.stages import continued, placed
 from jaxbackprop.grading.wiring import completed
-from jaxbackprop.grading.world import Loss, World, build, value_of
+from jaxbackprop.grading.world import Loss, Values, World
 
 BANK = Path(__file__).parent / "derivations"
 
@@ -184,6 +188,124 @@ def test_adjoints_of_indexed_sums_agree_with_jax():
     adjoints_agree(world, loss, ["z", "A"], 1e-8)
 
 
+def test_adjoints_of_layers_that_a_letter_counts_agree_with_jax():
+    text = r"z^l = W^l a^{l-1} + b^l; a^l = \tanh(z^l); L = ½ ||a^{l+1} - y||^2; \delta^{l+1} = dL/dz^{l+1}"
+    reading = continued(read(placed(claims_of(chains(text)))[0]))
+    world = build(reading, Layout(vectors=True), Loss())
+    assert {*reading.free} == {"a699", "W700", "b700", "W701", "b701", "y"}  # l is 700: l-1 comes in
+
+    def loss(at):
+        a = jnp.tanh(at["W700"] @ at["a699"] + at["b700"])
+        return 0.5 * jnp.sum((jnp.tanh(at["W701"] @ a + at["b701"]) - at["y"]) ** 2)
+
+    adjoints_agree(world, loss, ["a699", "W700", "b700", "W701", "b701", "y"], 1e-8)
+
+
+def test_adjoints_of_a_step_that_is_written_out_twice_agree_with_jax():
+    text = "h_t = tanh(W h_{t-1} + U x_t); L = ½ ||h_{t+1} - y||^2"
+    world = build(continued(read(placed(claims_of(chains(text)))[0])), Layout(vectors=True), Loss())
+    assert world.reading.shared == {"W": 2, "U": 2}
+
+    def loss(at):
+        h = jnp.tanh(at["W"] @ at["h599"] + at["U"] @ at["x600"])
+        return 0.5 * jnp.sum((jnp.tanh(at["W"] @ h + at["U"] @ at["x601"]) - at["y"]) ** 2)
+
+    adjoints_agree(world, loss, ["W", "U", "h599", "x600", "x601"], 1e-8)
+
+
+def test_second_derivatives_agree_with_jax():
+    text = "z = w x + b; p = sigmoid(z); q = silu(p / w) + max(0, z) z; L = -y log(p) + q^3 + z^w; f = 1 / (1 + e^z)"
+    reading = read(claims_of(chains(text)))
+    with np.errstate(invalid="ignore"):  # z^w where z < 0
+        world = build(reading, Layout(), Loss())
+
+    def loss(w, b, at):
+        z = w * at["x"] + b
+        p = jax.nn.sigmoid(z)
+        q = jax.nn.silu(p / w) + jnp.where(z < 0, 0, z) * z
+        return (-at["y"] * jnp.log(p) + q**3 + jnp.exp(w * jnp.log(z))).sum()
+
+    with np.errstate(invalid="ignore"):
+        pairs = {pair: Expr("second", (("", ()), *((v, ()) for v in pair))) for pair in ("ww", "wb", "bb")}
+        mine = {pair: value_of(world, expr).array for pair, expr in pairs.items()}
+    seen = 0
+    with jax.enable_x64(True):
+        for p in range(world.points):
+            at = {v: jnp.asarray(world.values[v].array[p].item()) for v in ("w", "b", "x", "y")}
+            if at["w"] * at["x"] + at["b"] <= 0:  # z^w is no number
+                continue
+            hessian = jax.hessian(loss, argnums=(0, 1))(at["w"], at["b"], at)
+            for pair, (i, j) in {"ww": (0, 0), "wb": (0, 1), "bb": (1, 1)}.items():
+                np.testing.assert_allclose(mine[pair][p].item(), hessian[i][j], rtol=1e-8)
+            seen += 1
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("name_", FUNCTIONS)
+def test_derivatives_of_the_functions_agree_with_differences(name_):
+    function, z, step = FUNCTIONS[name_], np.array([0.13, 0.4, 0.9, 1.7, 2.6]), 1e-6
+    z = z if name_ in ("log", "sqrt") else np.concatenate([z, -z])
+    for f, slope in ((function.value, function.derivative), (function.derivative, function.second)):
+        np.testing.assert_allclose(slope(z), (f(z + step) - f(z - step)) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("text", "statuses"),
+    [
+        ("h_t = tanh(w h_{t-1}); dL/dw = dL/dh_t (1 - h_t^2) h_{t-1}; dL/dh_t = dL/dh_{t+1} (1 - h_{t+1}^2) w",
+         ["right", "not judged", "right"]),  # w is shared by two steps
+        ("h_t = tanh(w h_{t-1}); dL/dw = dL/dh_t (1 - h_t^2) h_{t-1}; dL/dw = dL/dh_t h_{t-1}", ["right", "right", "wrong"]),
+        ("h_t = tanh(w h_{t-1}); dL/dw = \\sum_t dL/dh_t (1 - h_t^2) h_{t-1}", ["right", "not read"]),
+        ("w_{t+1} = w_t - α dL/dw_t; L = (w x)^2; dL/dw = 2 w x^2", ["not judged", "right", "right"]),
+        ("y_n = w x_n; E = \\sum_n (y_n - t_n)^2; dE/dw = \\sum_n 2 (y_n - t_n) x_n", ["right"] * 3),  # n is an index
+        ("h[t] = w h[t-1]; dL/dh[t-1] = w dL/dh[t]; dL/dw = dL/dh[t] h[t]", ["right", "right", "wrong"]),
+        ("z = w x; L = z^2; d²L/dw² = d/dw (dL/dw) = d/dw (2 z x) = 2 x^2; d²L/dw dx = 4 w x; d²L/dwdx = 2 w x",
+         ["right"] * 6 + ["wrong"]),
+        ("z = w x; dL/dz = z; d²L/dw² = x^2", ["right", "not judged", "not judged"]),  # no loss
+        ("g(z) = 1/(1+e^{-z}); dg/dz = g(1-g); dg/dz = g(1+g)", ["right", "right", "wrong"]),
+        ("L(w) = (w x - y)^2; dL/dw = 2 (w x - y) x; d²L/dw² = 2 x", ["right", "right", "wrong"]),
+        ("f(x) = x^n; f'(x) = n x^{n-1}; f\'\'(x) = n (n-1) x^{n-2}; f'(x) = x^{n-1}", ["right"] * 3 + ["wrong"]),
+        ("z = W x; L = ||z||^2; d²L/dx² = 2 W^T W", ["right", "right", "not judged"]),  # of vectors
+        ("p_i = e^{z_i} / \\sum_j e^{z_j}; L = -log p_c; dL/dz_i = p_i - [i = c]; dL/dz_i = p_i + [i = c]",
+         ["right"] * 3 + ["wrong"]),
+    ],
+)  # fmt: skip
+def test_letters_that_count_and_second_derivatives_at_their_limits(text, statuses):
+    assert [line.status for line in grade(text).lines] == statuses
+
+
+@pytest.mark.parametrize(
+    ("rows", "statuses"),
+    [
+        (["| z | = w x |", "| dL/dw | = x dL/dz |"], ["right", "right"]),
+        (["| what | how |", "|---|---|", "| z | w x |", "| dL/dw | w dL/dz |"], ["right", "wrong"]),
+        (["| z = w x | dL/dw = x dL/dz |"], ["right", "right"]),
+        (["| what | shape |", "|---|---|", "| dL/dW | 4x3 |", "| z = w x | |"], ["right"]),
+        (["| what | how |", "|---|---|", "| dL/dw | 4x3 |", "| dL/dx | see above |", "| z = w x | |"], ["right"]),
+        (["| what | how |", "|---|---|", "| dL/dw | needs w |", "| dL/dx | as w x |", "| z = w x | |"], ["right"]),
+        (["| dL/dw | x dL/dz |", "| z = w x | |"], ["right"]),  # no header, no sign: no equation
+    ],
+)
+def test_cells_of_a_table_that_split_an_equation(rows, statuses):
+    assert [line.status for line in grade("\n".join(rows)).lines] == statuses
+
+
+def test_the_report_counts_layers_by_the_letter_of_the_text():
+    verdict = grade(r"z^l = w^l a^{l-1}; a^l = \tanh(z^l); \partial C/\partial w^l = \partial C/\partial z^l a^l")
+    assert verdict.lines[-1].quantity == "dC/dw_l"
+    assert verdict.lines[-1].correction == "dC/dw_l = dC/dz_l * a_{l-1}"
+    assert "of a net that is made up" in verdict.basis
+    given = grade(
+        r"z^1 = w^1 x; z^2 = w^2 z^1; C = (z^2 - y)^2; \partial C/\partial z^l = w^{l+1} \partial C/\partial z^{l+1}"
+    )
+    assert (given.lines[-1].status, given.lines[-1].formula) == ("right", "dC/dz1 = w2 * dC/dz2")
+    assert "judged at one that is given" in given.basis
+    last = grade(
+        r"z^1 = w^1 x; z^2 = w^2 z^1; C = (z^2 - y)^2; \delta^L = 2 (z^L - y); \delta^l = w^{l+1} \delta^{l+1}"
+    )
+    assert [line.status for line in last.lines] == ["right"] * 5
+
+
 @pytest.mark.parametrize(
     "formula",
     ["tr(A^T W x x^T)", "sum(diag(W x) W)", "sum((W x) ⊗ x)", "log(sum(exp(W x)))", "norm(W x)", "sum(var(W x) + mean(x))",
@@ -198,7 +320,7 @@ def test_operations_agree_with_differences(formula):
         direction = rng.normal(size=node.array.shape)
         moved = []
         for sign in (1, -1):
-            values = dict(world.values)
+            values = Values(world.values)
             values[v] = type(node)(node.array + sign * step * direction, node.letters)
             values["s"] = value_of(world._replace(values=values), world.reading.definitions["s"][1])
             moved.append(value_of(world._replace(values=values), expr).array.ravel())

@@ -211,3 +211,8 @@ def test_what_has_no_key_is_typed_as_people_do():
     assert typed(text) == "dw1 = -1/2*||z||^2 -> sum sigma'(y) x ?"
     assert text.encode("ascii", "jaxbackprop.typed").decode() == typed(text)
     assert text.encode("latin-1", "jaxbackprop.typed").decode("latin-1").startswith("dw1 = -½·||z||²")
+
+
+def test_layers_that_a_letter_counts_have_no_numbers():
+    with pytest.raises(ValueError, match=r"a letter counts the layers or steps: write each out, as z1 = W1 x \+ b1"):
+        work("z^l = W^l a^{l-1}; a^l = tanh(z^l); L = 1/2 ||a^2 - y||^2", {"y": 1})

@@ -32,8 +32,9 @@ and nesting are bounded, so that a stranger's text may be graded.
 
 What to read next. `help(jaxbackprop.grade)`; `jaxbackprop.tracing`, the right derivation with its numbers.
 
-In the order to read them: report | expression, grammar, notation, lines | reading, values, shapes, world | comparison,
-choice, wiring, slips | diagnosis, correction, numbers | judge, grade. `jaxbackprop.tracing` works a text through.
+In the order to read them: report | expression, grammar, counters, notation, lines | reading, stages, values, curvature,
+shapes | world, derivatives, points | comparison, choice, wiring, slips | diagnosis, correction, numbers | unjudged,
+telling, judge, grade. `jaxbackprop.tracing` works a text through.
 """
 
 from jaxbackprop._lazy import submodules

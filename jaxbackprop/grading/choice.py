@@ -5,9 +5,11 @@ equations fit and the most lines hold. Nothing is decided silently: `basis` says
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from jaxbackprop.grading.comparison import compare
+from jaxbackprop.grading.derivatives import output_of
 from jaxbackprop.grading.expression import (
     Expr,
     ShapeError,
@@ -19,11 +21,13 @@ from jaxbackprop.grading.expression import (
     number,
     replace,
     show_variable,
+    size,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
-from jaxbackprop.grading.reading import Claim, Reading, read
+from jaxbackprop.grading.points import build
+from jaxbackprop.grading.reading import Claim, Reading, changed, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
-from jaxbackprop.grading.world import Loss, World, build, cost, output_of
+from jaxbackprop.grading.world import Loss, World
 
 TRIALS = 60_000  # symbols evaluated in the choice of a reading
 _MARKS = ("transpose", "matmul", "outer", "kron", "hadamard")
@@ -46,17 +50,27 @@ def worlds(reading: Reading) -> Iterator[World]:
 def choose(reading: Reading) -> World | None:
     """The world under which the most lines hold."""
     best, most = None, -1.0
-    trials = max(2, TRIALS // (1 + cost(reading)))
+    trials = max(2, TRIALS // (1 + sum(size(e) for e in _formulae(reading))))
     for world in _limited(worlds(reading), trials):
         for variant in (world, world._replace(turned_adjoints="all"), world._replace(turned_adjoints="vectors")):
             if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(reading.claims)):
                 break
-            held = sum(holds(variant, c) for c in variant.reading.claims if c.read)
+            held = sum(many * holds(variant, c) for c, many in _distinct(variant.reading.claims))
             if held > most + bool(variant.turned_adjoints):
                 best, most = variant, held
         if most == sum(c.read for c in reading.claims):
             break
     return best
+
+
+def _distinct(claims: Iterable[Claim]) -> list[tuple[Claim, int]]:
+    """Each equation that was read, with how often it stands in the text."""
+    first: dict[tuple, Claim] = {}
+    for c in claims:
+        if c.read:
+            first.setdefault((c.left, c.right), c)
+    many = Counter((c.left, c.right) for c in claims)
+    return [(c, many[key]) for key, c in first.items()]
 
 
 def _limited(found: Iterator[World], most: int) -> Iterator[World]:
@@ -67,9 +81,7 @@ def _limited(found: Iterator[World], most: int) -> Iterator[World]:
 
 
 def holds(world: World, claim: Claim) -> bool:
-    """Whether the two sides of a claim are equal at every point, and say something."""
-    if not claim.read:
-        return False
+    """Whether the two sides of a claim that was read are equal at every point, and say something."""
     try:
         outcome = compare(world, claim.left, claim.right)  # type: ignore[arg-type]
     except (ShapeError, UnknownError):
@@ -87,27 +99,7 @@ def _formulae(reading: Reading) -> list[Expr]:
 
 def marked(expr: Expr) -> bool:
     """Whether a formula is written for vectors or matrices."""
-    wide = (
-        "softmax",
-        "log_softmax",
-        "norm",
-        "tr",
-        "diag",
-        "vec",
-        "logsumexp",
-        "npsum",
-        "mean",
-        "std",
-        "var",
-        "max",
-        "min",
-    )
-    for n in nodes(expr):
-        if n.op in _MARKS:
-            return True
-        if n.op == "reduce" and (n.args[1] is not None or n.args[0] in wide or n.args[0] == "sum") and not _lettered(n):
-            return True
-    return False
+    return any(n.op in _MARKS or (n.op == "reduce" and not _lettered(n)) for n in nodes(expr))
 
 
 def _lettered(expr: Expr) -> bool:
@@ -134,13 +126,8 @@ def layouts(reading: Reading) -> list[Layout]:
     found += [Layout(True, not rows, several)]
     if any(COLUMN.fullmatch(v) for v in free):
         found += [layout._replace(single=True) for layout in found[:2]]
-    return (
-        [*found, Layout()]
-        if not strong or not reading.definitions
-        else found
-        if _sound(reading, found)
-        else [*found, Layout()]
-    )
+    fits = strong and reading.definitions and _sound(reading, found)
+    return found if fits else [*found, Layout()]
 
 
 def _sound(reading: Reading, found: list[Layout]) -> bool:
@@ -181,36 +168,28 @@ def _letters_differ(reading: Reading) -> bool:
 def _typed(reading: Reading) -> Reading:
     """w_ji and w_kj as two names: letters say which layer."""
 
-    def side(e):
+    def one(v):
+        return (f"{v[0]}⟨{''.join(v[1])}⟩", v[1]) if v[1] else v
 
-        def one(v):
-            return (f"{v[0]}⟨{''.join(v[1])}⟩", v[1]) if v[1] else v
+    def typed(n: Expr) -> Expr | None:
+        if n.op == "name":
+            return Expr("name", one(n.args))
+        return Expr("derivative", tuple(map(one, n.args))) if n.op == "derivative" else None
 
-        def change(n: Expr) -> Expr | None:
-            if n.op == "name" and n.args[1]:
-                return Expr("name", one(n.args))
-            if n.op == "derivative":
-                return Expr("derivative", tuple(one(v) for v in n.args))
-            return None
-
-        return replace(e, change) if isinstance(e, Expr) else e
-
-    claims = [
-        c._replace(left=side(c.left), right=side(c.right), before=side(c.before), terms=tuple(map(side, c.terms)))
-        for c in reading.claims
-    ]
-    return read(claims)._replace(loss=reading.loss)
+    return read([changed(c, lambda e: replace(e, typed)) for c in reading.claims])._replace(loss=reading.loss)
 
 
 def _generics(reading: Reading) -> tuple[str, ...]:
-
-    generic = any(n.op == "call" and n.args[0] not in FUNCTIONS for e in _formulae(reading) for n in nodes(e))
+    """What an activation without a formula may be: the exercise's, or any; the likelier first."""
     given = any(v not in reading.rows and e.op == "call" for v, (_, e) in reading.definitions.items())
-    called_g = any(n.op == "call" and n.args[0].startswith("g") for e in _formulae(reading) for n in nodes(e))
-    masks = any(n.op == "compare" for e in _formulae(reading) for n in nodes(e))
     if given:  # the exercise's g
         return ("relu",)
-    return (("relu", "any") if masks or called_g else ("any", "relu")) if generic else ("any",)
+    every = [n for e in _formulae(reading) for n in nodes(e)]
+    called = {n.args[0] for n in every if n.op == "call"}
+    if called <= FUNCTIONS.keys():
+        return ("any",)
+    stepwise = any(n.op == "compare" for n in every) or any(f.startswith("g") for f in called)
+    return ("relu", "any") if stepwise else ("any", "relu")
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------
@@ -225,14 +204,8 @@ def losses(reading: Reading, layout: Layout) -> list[Loss]:
         base = [loss for loss in _assumed(reading, target) if loss] + base
     if not layout.batch:
         return base
-    mean = (
-        any(
-            (n.op == "reduce" and n.args[0] == "mean") or (n.op == "name" and n.args[0] in "mNnB")
-            for n in nodes(reading.definitions[reading.loss][1])
-        )
-        if own
-        else True
-    )
+    stated = nodes(reading.definitions[reading.loss][1]) if own else ()
+    mean = any((n.op == "reduce" and n.args[0] == "mean") or (n.op == "name" and n.args[0] in "mNnB") for n in stated)
     ways = [(False, False), (True, True), (True, False)] if not own or not mean else [(False, False), (False, True)]
     return [loss._replace(mean=m, each=e) for loss in base for m, e in ways]
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, has_local, nodes
 from jaxbackprop.grading.reading import is_number
 from jaxbackprop.grading.values import Node
-from jaxbackprop.grading.world import World, value_of, with_adjoints
+from jaxbackprop.grading.world import World
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-10  # what float64 loses on the way, but where a difference nearly cancels
 NOTHING = 1e-12  # what rounding leaves of 0
@@ -101,7 +102,8 @@ def variants(world: World, left: Expr, right: Expr) -> Iterator[World]:
     """The world under each way to read what these formulae leave open, the plainest first."""
     both = Expr("+", (left, right))
     locals_ = ("rows", "columns", "diagonal") if has_local(both) and (world.layout.vectors) else ("rows",)
-    totals = ("", "literal", "total") if left.op == "derivative" and left.args[0][0] else ("",)
+    through = (left.op == "derivative" and left.args[0][0]) or has(both, "partial")
+    totals = ("", "literal", "total") if through else ("",)
     sums = (False, True) if world.layout.batch and _plain_sum(right) else (False,)
     krons = (False, True) if has(both, "outer") else (False,)
     for kron, batch, total, local in itertools.product(krons, sums, totals, locals_):

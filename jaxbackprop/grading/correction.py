@@ -7,6 +7,8 @@ d f'(a);  a^n gives d n a^(n-1). What is written is compared with the values fir
 import numpy as np
 
 from jaxbackprop.grading.comparison import compare
+from jaxbackprop.grading.curvature import Jet, jet
+from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import (
     ONE,
     ZERO,
@@ -23,9 +25,8 @@ from jaxbackprop.grading.expression import (
     replace,
     size,
 )  # fmt: skip
-from jaxbackprop.grading.functions import FUNCTIONS, Function
-from jaxbackprop.grading.values import Node, Scope, apply, evaluate, pull
-from jaxbackprop.grading.world import World, resolved, value_of
+from jaxbackprop.grading.functions import Function
+from jaxbackprop.grading.world import World, resolved
 
 LONG = 30  # symbols in a formula beyond which the chain rule is given instead
 FRESH = "kjilnmpqrs"
@@ -98,6 +99,19 @@ def _proposed(world: World, left: Expr):
             elif top[0] in reading.definitions:
                 found = _quiet(lambda: gathered(pullback(world, reading.definitions[top[0]][1], ONE), bottom, top[1]))
                 yield found and spelled(world, found)
+        case "partial", (body, bottom):
+            found = _quiet(lambda: gathered(pullback(world, body, ONE), bottom, ()))
+            yield found and spelled(world, found)
+        case "second", (("", _), bottom, other):
+            first = _quiet(lambda: formula_of(world, bottom))
+            again = first and _quiet(lambda: gathered(pullback(world, first, ONE), other, ()))
+            yield again and spelled(world, again)
+            for t, (_, e) in reading.definitions.items():  # where it enters linearly: d²L/dt² (dt/dw)²
+                local = (
+                    _quiet(lambda e=e: gathered(pullback(world, e, ONE), bottom, ())) if bottom[0] in names(e) else None
+                )
+                curve = Expr("second", (("", ()), (t, ()), (t, ())))
+                yield local and spelled(world, times(curve, Expr("^", (local, number(2)))))
         case "name", (text, letters):
             if text in world.deltas:
                 bottom = (world.deltas[text], letters)
@@ -328,27 +342,14 @@ def relu_like(world: World, call: Expr) -> str:
         return ""
     probe = np.array([-1.0, 2.0, 0.0]).reshape(3, 1, 1)
     if isinstance(function, Function):
-        value, slope = (apply(function, Node(probe), primes).array.ravel() for primes in (0, 1))
+        value, slope = function.value(probe).ravel(), function.derivative(probe).ravel()
     else:
-        value, slope = _probed(function, probe)
+        one = np.ones_like(probe)
+        found = jet(function[1], {function[0]: Jet(probe, one, one, 0 * one)}, lambda f, a: resolved(world, f, a))
+        value, slope = (np.broadcast_to(a, probe.shape).ravel() for a in found[:2])
     if not (np.array_equal(value, [0, 2, 0]) and np.array_equal(slope[:2], [0, 1])):
         return ""
     return ">=" if slope[2] == 1 else ">"
-
-
-def _probed(function: tuple[str, Expr], probe: np.ndarray):
-
-    start = Node(probe)
-
-    def leaf(e: Expr) -> Node:
-        if e.op == "call":
-            return apply(FUNCTIONS[e.args[0]], evaluate(e.args[2], scope))
-        return start
-
-    scope = Scope(leaf, {})
-    value = evaluate(function[1], scope)
-    slope = pull(value, np.ones_like(value.array)).get(id(start), np.zeros_like(probe))
-    return np.broadcast_to(value.array, probe.shape).ravel(), slope.ravel()
 
 
 def spelled(world: World, expr: Expr) -> Expr:

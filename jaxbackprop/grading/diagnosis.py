@@ -6,12 +6,14 @@ A finding is a kind and the formulae that it is about; `said` puts it in words, 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxbackprop.grading.comparison import at_points, compare, differs, sides
 from jaxbackprop.grading.correction import activations, derivative_words, spelled
+from jaxbackprop.grading.derivatives import scope_of, value_of, with_adjoints
 from jaxbackprop.grading.expression import (
     ONE,
     Expr,
@@ -31,7 +33,7 @@ from jaxbackprop.grading.expression import (
     spots,
 )  # fmt: skip
 from jaxbackprop.grading.values import Node, evaluate, pull
-from jaxbackprop.grading.world import World, scope_of, stored, value_of, with_adjoints
+from jaxbackprop.grading.world import Values, World, stored
 
 TRIES = 240  # formulae tried for one line, by one finder
 EVALUATED = 120_000  # symbols evaluated in the search, in one text
@@ -80,6 +82,19 @@ def said(world: World, finding: Finding) -> str:
     return WORDS[finding.kind].format(*parts)
 
 
+@dataclass
+class Budget:
+    """How many symbols the search for mistakes has evaluated in a text."""
+
+    spent: int = 0
+
+    def spend(self, symbols: int) -> bool:
+        """Count them; whether there was enough left."""
+        enough = self.spent <= EVALUATED
+        self.spent += symbols * enough
+        return enough
+
+
 class Case(NamedTuple):
     """A wrong line, with the values of its sides; the right one's is the left one's where the shapes are not `fitting`."""
 
@@ -89,13 +104,12 @@ class Case(NamedTuple):
     truth: np.ndarray
     value: np.ndarray
     fitting: bool
-    spent: list[int]
+    budget: Budget
 
     def heals(self, expr: Expr) -> bool:
         """Whether this formula would be right."""
-        if self.spent[0] > EVALUATED:
+        if not self.budget.spend(size(expr)):
             return False
-        self.spent[0] += size(expr)
         try:
             outcome = compare(self.world, self.left, expr)
         except (ShapeError, UnknownError):
@@ -108,9 +122,9 @@ class Case(NamedTuple):
         return bool(not at_points(bad)[~self.world.zero].any() and np.isfinite(value).any())
 
 
-def diagnose(world: World, left: Expr, right: Expr, spent: list[int]) -> Finding:
-    """What is wrong with `left = right`; `spent` counts the symbols evaluated so far in the text."""
-    if spent[0] > EVALUATED:
+def diagnose(world: World, left: Expr, right: Expr, budget: Budget) -> Finding:
+    """What is wrong with `left = right`; `budget` is what is left of the search in this text."""
+    if not budget.spend(0):
         return Finding("differ")
     fitting = True
     try:
@@ -118,7 +132,7 @@ def diagnose(world: World, left: Expr, right: Expr, spent: list[int]) -> Finding
     except ShapeError:
         truth = value = value_of(world, left, (right,)).array
         fitting = False
-    case = Case(world, left, right, truth, value, fitting, spent)
+    case = Case(world, left, right, truth, value, fitting, budget)
     finders = _FINDERS if fitting else (_transposes, _symbols, _masks, _swapped, _superfluous, _added)
     for find in finders:
         found = next(iter(find(case)), None)
@@ -154,7 +168,6 @@ def _constant(case: Case) -> Iterator[Finding]:
 
 
 def _scaled(ratio: float, right: Expr) -> Expr:
-
     whole = round(1 / ratio) if abs(ratio) < 1 else round(ratio)
     if abs(ratio) < 1 and abs(whole * ratio - 1) < 1e-9:
         return Expr("/", (right, number(whole)))
@@ -238,7 +251,7 @@ def shares(world: World, v: str) -> dict[str, np.ndarray]:
         if v in names(e):
             starts = {u: Node(world.values[u].array, world.values[u].letters) for u in names(e) if u in world.values}
             value = stored(
-                evaluate(e, scope_of(world._replace(values=starts), [e, name(t, letters)])),
+                evaluate(e, scope_of(world._replace(values=Values(starts)), [e, name(t, letters)])),
                 letters,
                 world.sized.names.get(t),
             )

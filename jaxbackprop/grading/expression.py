@@ -7,6 +7,7 @@ A formula is an `Expr(op, args)`. A leaf holds text or a number, every other nod
     number        value, last digit                          2, 0.35
     name          name, letters                              w1, w_ji
     derivative    top, bottom: variables                     dL/dz1, dp_j/dz_k; the top "" is the loss
+    second        top, bottom, bottom: variables             d^2L/dw^2, d^2L/dw db
     partial       formula, variable                          ∂(w1 h0)/∂w1
     delta         letter, letter                             δ_jk, [j = k]
     +             terms                                      a + b
@@ -27,6 +28,7 @@ A formula is an `Expr(op, args)`. A leaf holds text or a number, every other nod
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 Variable = tuple[str, tuple[str, ...]]  # a name and its index letters
@@ -97,18 +99,20 @@ def symbols(expr: Expr) -> set[str]:
     """Every name in a formula, those of its derivatives with them; the loss's is ""."""
     found = names(expr)
     for node in nodes(expr):
-        if node.op == "derivative":
-            found |= {node.args[0][0], node.args[1][0]}
+        if node.op in ("derivative", "second"):
+            found |= {text for text, _ in node.args}
         elif node.op == "partial":
             found.add(node.args[1][0])
     return found
 
 
+@lru_cache(4096)
 def has(expr: Expr, *ops: str) -> bool:
     """Whether a formula contains one of these operations."""
     return any(node.op in ops for node in nodes(expr))
 
 
+@lru_cache(4096)
 def has_local(expr: Expr) -> bool:
     """Whether a formula has a derivative of something other than the loss."""
     return any(n.op == "partial" or (n.op == "derivative" and n.args[0][0]) for n in nodes(expr))
@@ -138,8 +142,8 @@ def renamed(expr: Expr, new: Callable[[str], str]) -> Expr:
         match node.op, node.args:
             case "name", (text, letters):
                 return name(new(text), letters)
-            case "derivative", ((top, upper), (bottom, lower)):
-                return Expr("derivative", ((new(top) if top else "", upper), (new(bottom), lower)))
+            case (("derivative" | "second"), variables):
+                return Expr(node.op, tuple((new(v) if v else "", letters) for v, letters in variables))
             case "partial", (body, (bottom, lower)):
                 return Expr("partial", (renamed(body, new), (new(bottom), lower)))
         return None
@@ -218,6 +222,11 @@ def _show(expr: Expr, loss: str, binding: int) -> str:
             return f"[{j} = {k}]"
         case "derivative", (top, bottom):
             return f"d{show_variable(top) or loss}/d{show_variable(bottom)}"
+        case "second", (top, bottom, other):
+            below = (
+                f"{show_variable(bottom)}^2" if bottom == other else f"{show_variable(bottom)} d{show_variable(other)}"
+            )
+            return f"d^2{show_variable(top) or loss}/d{below}"
         case "partial", (a, bottom):
             return f"∂({inside(a)})/∂{show_variable(bottom)}"
         case "+", (first, *rest):
@@ -235,6 +244,7 @@ def _show(expr: Expr, loss: str, binding: int) -> str:
         case "sum", (letters, a, _):
             return f"Σ_{''.join(letters)} {inside(a, 3)}"
         case "reduce", (how, axis, a):
+            how = {"npsum": "np.sum"}.get(how, how)
             return f"{how}({inside(a)}{'' if axis is None else f', axis={axis}'})"
         case "call", (function, primes, *arguments):
             return f"{function}{chr(39) * primes}({', '.join(inside(a) for a in arguments)})"

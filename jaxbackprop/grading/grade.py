@@ -29,7 +29,10 @@ def grade(text: str, network: Any = None) -> Verdict:
     from their marks (^T, @, norms, axis=, capitals, letters); where that leaves a choice, the reading under which the
     forward equations fit and the most lines hold counts: `Verdict.basis` says which. All sizes differ, so that a missing
     transpose does not fit. What was not read whole is not judged, nor what depends on a definition that was not read.
-    Not read: layers counted by a letter (z^l), a second derivative, indices that are computed (h_{t-1}).
+    Layers and steps counted by a letter (z^l, h_{t-1}) are those that the text speaks of: equations that hold at each are
+    written out there, what comes in at the first is given, and so is the adjoint of what goes out. What a step shares
+    with all others (W) is judged for one step alone. Second derivatives are judged of numbers. Not read: sums over
+    steps, other indices that are computed.
 
     Args:
         text: at most 100,000 characters and 400 equations.

@@ -60,10 +60,12 @@ big: BIG term                                             -> big
       | NAME                                              -> variable
       | SHORT                                             -> short
       | DERIVATIVE                                        -> derivative
+      | SECOND                                            -> second_derivative
       | DELTA                                             -> delta
       | "∂" "(" expression ")" "/" BOTTOM                 -> partial
       | BY "(" expression ")"                             -> partial_by
       | BY "[" expression "]"                             -> partial_by
+      | BY CALL "(" arguments ")"                         -> partial_call
       | CALL "(" arguments ")"                            -> call
       | FUNCTION "^" NUMBER "(" arguments ")"             -> call_raised
       | FUNCTION power                                    -> call_bare
@@ -96,6 +98,7 @@ AXIS.6: /axis:-?\d/
 TRANSPOSE.4: /\^\s*T(?![A-Za-z0-9_])|\.T(?![A-Za-z0-9_])/
 METHOD.4: /\.(?:sum|mean|max|dot)(?=\s*\()/
 DERIVATIVE.5: /∂\s*(?:{NAME})\s*\/\s*∂\s*(?:{NAME})/
+SECOND.6: /∂²\s*(?:{NAME})\s*\/\s*∂\s*(?:{NAME})\s*∂\s*(?:{NAME})/
 SHORT.5: /∂(?:{NAME})(?!\s*\/\s*∂)/
 BY.5: /∂\s*\/\s*∂\s*(?:{NAME})/
 BOTTOM.5: /∂\s*(?:{NAME})/
@@ -158,14 +161,24 @@ class _Build:
         top, bottom = token.split("/")
         return Expr("derivative", (variable_of(top), variable_of(bottom)))
 
+    def second_derivative(self, token):
+        top, bottom = token.replace("²", "").split("/")
+        _, one, two = bottom.split("∂")
+        return Expr("second", (variable_of(top), variable_of(one), variable_of(two)))
+
     def delta(self, token):
         return Expr("delta", (token[2], token[3]))
 
     def partial(self, body, bottom):
+        if body.op == "derivative":
+            return Expr("second", (*body.args, variable_of(bottom)))
         return Expr("partial", (body, variable_of(bottom)))
 
     def partial_by(self, by, body):
-        return Expr("partial", (body, variable_of(by.split("/")[1])))
+        return self.partial(body, by.split("/")[1])
+
+    def partial_call(self, by, token, given):
+        return self.partial(self.call(token, given), by.split("/")[1])
 
     def axis(self, token):
         return int(token.partition(":")[2])

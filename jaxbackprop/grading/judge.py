@@ -1,37 +1,33 @@
 """The verdict on each equation of a text: is it so, does it only inherit an error, and what is wrong with it."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from jaxbackprop.grading.choice import choose, holds, marked
-from jaxbackprop.grading.comparison import compare, differs, sides
+from jaxbackprop.grading.comparison import Outcome, compare, differs, sides
 from jaxbackprop.grading.correction import right_line
-from jaxbackprop.grading.diagnosis import diagnose, example, said
-from jaxbackprop.grading.expression import (
-    Expr,
-    ShapeError,
-    UnknownError,
-    adjoint,
-    has,
-    has_local,
-    names,
-    nodes,
-    show,
-    show_variable,
-    symbols,
-)
+from jaxbackprop.grading.derivatives import value_of, with_adjoints
+from jaxbackprop.grading.diagnosis import Budget, diagnose, example, said
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, has_local, names, nodes
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
+from jaxbackprop.grading.points import at_numbers, build
 from jaxbackprop.grading.reading import Claim, Reading, claims_of, is_number, read
-from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Line, Verdict, short
+from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Verdict
 from jaxbackprop.grading.shapes import Layout
 from jaxbackprop.grading.slips import repaired
+from jaxbackprop.grading.stages import continued, placed
+from jaxbackprop.grading.telling import Judged, basis, told, with_slips
+from jaxbackprop.grading.unjudged import not_known, nothing_said, shared
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.wiring import completed, from_network
-from jaxbackprop.grading.world import Loss, World, at_numbers, build, value_of, with_adjoints
+from jaxbackprop.grading.world import Loss, Values, World
+
+T = TypeVar("T")
 
 
 class Court(NamedTuple):
@@ -54,80 +50,93 @@ class Court(NamedTuple):
     mixed: int
 
 
-class Judged(NamedTuple):
-    """Status, reason and the right line of one claim; `left` where an arrow points elsewhere than at its chain's first term."""
+@dataclass(frozen=True)
+class Progress:
+    """What has been found on the way down a text.
 
-    status: str
-    reason: str = ""
-    correction: str = ""
-    left: Expr | None = None
-    label: bool = False
+    Attributes:
+        own: name -> the adjoint that a wrong line claims, which the lines below may have used.
+        earlier: the claims so far, with their status.
+        budget: what the search for mistakes may still cost.
+        outcomes, faults: what came of an equation, so that one which stands there twice is compared once.
+        lines: left side -> the right line.
+    """
+
+    own: dict[str, np.ndarray] = field(default_factory=dict)
+    earlier: list[tuple[Claim, str]] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
+    outcomes: dict[tuple[Expr, Expr, bool], Outcome | None] = field(default_factory=dict)
+    faults: dict[tuple[Expr, Expr], Judged] = field(default_factory=dict)
+    lines: dict[Expr, Expr | None] = field(default_factory=dict)
 
 
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Verdict:
     """Judge each equation of the text; see `jaxbackprop.grade`."""
-    claims = claims_of(chains(text))
+    claims, counted = placed(claims_of(chains(text)))
     if not claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
-    reading = read(claims)
-    stated = reading
+    stated = continued(read(claims))
     if network is None:
-        reading, words = completed(reading)
+        reading, words = completed(stated)
     else:
-        reading, words = from_network(network, reading), "the network that was given"
+        reading, words = from_network(network, stated), "the network that was given"
     court = convene(reading, stated if network is not None else None)
     if court is None:
-        lines = [_unfit(c) for c in reading.claims]
-        return Verdict(tuple(_with_slips(list(reading.claims), lines, "L")), f"network: {words}")
-    own: dict[str, np.ndarray] = {}
-    earlier: list[tuple[Claim, str]] = []
-    spent, lines_known = [0], {}
-    judged = []
-    for claim in court.world.reading.claims:
-        verdict = _judged(court, claim, own, earlier, spent, lines_known)
-        earlier.append((claim, verdict.status))
+        lines = with_slips(list(reading.claims), [_unfit(c) for c in reading.claims], "L")
+        return told(lines, f"network: {words}", counted)
+    progress, judged = Progress(), []
+    reading = court.world.reading
+    for claim in reading.claims:
+        verdict = _judged(court, claim, progress)
+        progress.earlier.append((claim, verdict.status))
         if verdict.status == WRONG and not verdict.label:
-            own |= _own(court.world, claim)
+            progress.own.update(_own(court.world, claim))
         judged.append(verdict)
-    lines = _with_slips(list(court.world.reading.claims), judged, court.world.reading.loss or "L")
-    return Verdict(tuple(lines), _basis(court, words))
+    lines = with_slips(list(reading.claims), judged, reading.loss or "L")
+    return told(
+        lines, basis(court.world, court.point is not None, "; ".join(w for w in (words, counted) if w)), counted
+    )
 
 
 def _unfit(claim: Claim) -> Judged:
+    return _unread(claim) or Judged(UNJUDGED, "the forward equations do not fit together")
+
+
+def _unread(claim: Claim) -> Judged | None:
     side = claim.left if isinstance(claim.left, Unread) else claim.right
-    if isinstance(side, Unread):
-        return Judged(UNREAD, side.reason)
-    return Judged(UNJUDGED, "the forward equations do not fit together")
+    return Judged(UNREAD, side.reason) if isinstance(side, Unread) else None
 
 
 def convene(reading: Reading, stated: Reading | None = None) -> Court | None:
-    """Find what the claims are about, and work out its values and derivatives."""
+    """Find what the claims are about, and work out its values and derivatives; `stated`: beside a network that is given."""
     world = choose(reading)
     if world is None:
         return None
-    mended, evidence, written = world, {}, None
     if stated is None:
         mended, evidence = repaired(world)
         written = world if evidence else None
-    elif set(stated.definitions) - {reading.loss}:
-        same = {v: d for v, d in stated.definitions.items() if v in reading.definitions and v in reading.rows}
-        if any(reading.definitions[v] != d for v, d in same.items()):
-            written = _quietly(
-                lambda: build(
-                    reading._replace(definitions=reading.definitions | same), world.layout, world.loss, world.generic
-                )
-            )
+    else:
+        mended, evidence, written = world, {}, _as_written(world, stated)
     numbers = None
     if mended.layout.vectors:
-        numbers = _quietly(
-            lambda: build(mended.reading, Layout(), Loss(mended.loss.formula, mended.loss.words), mended.generic)
-        )
+        loss = Loss(mended.loss.formula, mended.loss.words)
+        numbers = _quietly(lambda: build(mended.reading, Layout(), loss, mended.generic))
         numbers = numbers and numbers._replace(deltas=mended.deltas)
     return Court(mended, numbers, written, at_numbers(mended), evidence, _mixed(reading))
 
 
-def _quietly(make):
+def _as_written(world: World, stated: Reading) -> World | None:
+    """The given network with the text's own forward equations, where they differ."""
+    known = world.reading.definitions
+    own = {v: d for v, d in stated.definitions.items() if v in known and v in world.reading.rows}
+    if not set(stated.definitions) - {world.reading.loss} or all(known[v] == d for v, d in own.items()):
+        return None
+    reading = world.reading._replace(definitions=known | own)
+    return _quietly(lambda: build(reading, world.layout, world.loss, world.generic))
+
+
+def _quietly(make: Callable[[], T]) -> T | None:
     try:
         return make()
     except (ShapeError, UnknownError):
@@ -151,141 +160,59 @@ def _mixed(reading: Reading) -> int:
 # --- one claim -------------------------------------------------------------------------------------------------------
 
 
-def _judged(court: Court, claim: Claim, own, earlier, spent, lines) -> Judged:
+def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     left, right, world = claim.left, claim.right, court.world
-    for side in (left, right):
-        if isinstance(side, Unread):
-            return Judged(UNREAD, side.reason)
-    assert isinstance(left, Expr)
-    assert isinstance(right, Expr)
-    unjudged = _not_a_claim(court, claim, left, right)
-    if unjudged is not None:
-        return unjudged
+    if isinstance(left, Unread) or isinstance(right, Unread):
+        return _unread(claim) or Judged(UNREAD)
+    if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
+        return number_verdict(court.point, left, right)
+    contradicted = left.op == "name" and left.args[0] in court.evidence and not claim.bare
+    why = "" if contradicted else nothing_said(world, claim, left, right)
+    if why:
+        return Judged(UNJUDGED, why)
     if claim.relation == "→":
         left = _pointed_at(court, claim, left)
-    if left.op == "call":
+    if left.op in ("call", "partial"):
         world = _with_dummy(world, left)
         court = court._replace(world=world, numbers=court.numbers and _with_dummy(court.numbers, left))
     try:
-        found = _equal(court, left, right, claim.row)
+        found = _equal(court, left, right, claim.row, progress)
     except UnknownError as error:
         return Judged(UNJUDGED, str(error))
-    if found is not None and found.empty:
-        words = {"0 on both sides": "both sides are 0 wherever one looks: it says nothing"}
-        return Judged(
-            UNJUDGED, words.get(found.empty, f"{world.called(right)} has no finite value at the points tried")
-        )
     if found is not None:
-        remark = found.remark
-        if claim.bare:
-            remark = f"read as going on from the line above: {world.called(left)} = {world.called(right)}"
-        return Judged(RIGHT, remark or _assumed(world, claim), left=left)
+        return _right(world, claim, found, left, right)
     if claim.bare:
         return Judged(UNREAD, f"a formula without =, which is not {world.called(left)} of the line above")
-    if world.reading.loss in world.reading.unread and _mentions_loss(left, right):
-        return Judged(UNJUDGED, _unread_words(world.reading, world.reading.loss))
-    lost = next((c.row for c in world.reading.claims if isinstance(c.left, Unread)), 0)
-    if lost and world.reading.loss not in world.reading.definitions and _mentions_loss(left, right):
-        return Judged(UNJUDGED, f"the loss may stand in line {lost}, which was not read")
-    inherited = _inherited(court, claim, left, right, own, earlier)
-    return Judged(INHERITED, inherited) if inherited else _wrong(court, left, right, spent, lines)._replace(left=left)
+    why = not_known(world, left, right)
+    if why:
+        return Judged(UNJUDGED, why)
+    inherited = _inherited(court, claim, left, right, progress)
+    if inherited:
+        return Judged(INHERITED, inherited)
+    if (left, right) not in progress.faults:
+        progress.faults[left, right] = _wrong(court, left, right, progress)
+    return progress.faults[left, right]._replace(left=left)
 
 
-def _assumed(world: World, claim: Claim) -> str:
+def _right(world: World, claim: Claim, found: Outcome, left: Expr, right: Expr) -> Judged:
+    """A line whose sides are equal, or say nothing."""
+    if found.empty == "0 on both sides":
+        return Judged(UNJUDGED, "both sides are 0 wherever one looks: it says nothing")
+    if found.empty:
+        return Judged(UNJUDGED, f"{world.called(right)} has no finite value at the points tried")
+    if claim.bare:
+        remark = f"read as going on from the line above: {world.called(left)} = {world.called(right)}"
+        return Judged(RIGHT, remark, left=left)
+    one_step = "of this step alone, what comes in is taken for given" if shared(world, left, right) else ""
+    return Judged(RIGHT, found.remark or _assumed(world, claim.left, right) or one_step, left=left)
+
+
+def _assumed(world: World, left: Expr | Unread, right: Expr) -> str:
     """Lines that hold because of a loss that the text does not give say so."""
-    if world.loss.formula is None or not claim.read:
+    if world.loss.formula is None or left.op not in ("derivative", "name"):  # type: ignore[union-attr]
         return ""
-    free = {v for v in names(world.loss.formula) if v not in world.reading.definitions}
-    return (
-        f"for L = {world.loss.words}".replace(" (assumed)", "")
-        if names(claim.right) & free and claim.left.op in ("derivative", "name")  # type: ignore
-        else ""
-    )  # type: ignore[union-attr]
-
-
-def _mentions_loss(*formulae: Expr) -> bool:
-    return any(n.op == "derivative" and not n.args[0][0] for e in formulae for n in nodes(e))
-
-
-def _unread_words(reading: Reading, v: str) -> str:
-    return f"{v}'s definition in line {reading.unread[v][0]} was not read"
-
-
-def _not_a_claim(court: Court, claim: Claim, left: Expr, right: Expr) -> Judged | None:
-    """What says nothing that could be judged: a step, a number, a word, what hangs on a line that was not read."""
-    world, reading = court.world, court.world.reading
-    if _is_step(left, right):
-        return Judged(UNJUDGED, "a step of the training, not a derivative")
-    given = world.output != "" and left == adjoint(world.output)
-    if is_number(right):
-        if court.point is not None and left.op in ("name", "derivative"):
-            return number_verdict(court.point, left, right, Judged)
-        if left.op == "name" or given:
-            return Judged(UNJUDGED, "a number: it holds for one choice of the inputs only, and is not judged")
-    if given and right.op != "derivative" and not has(right, "derivative"):
-        return (
-            Judged(
-                UNJUDGED,
-                f"{world.called(left)} is the adjoint that is given: the text has no loss from which it could follow",
-            )
-            if not holds(world, claim)
-            else None
-        )
-    hanging = _hangs_on(world, left, right)
-    if hanging:
-        return Judged(UNJUDGED, _unread_words(reading, hanging))
-    if left.op == "name" and left.args[0] in court.evidence and not claim.bare:
-        return None
-    if left.op == "name" and _is_only_a_word(reading, left.args[0]):
-        return Judged(UNJUDGED, f"it defines {left.args[0]}, which nothing else in the text is about")
-    return None
-
-
-def _is_step(left: Expr, right: Expr) -> bool:
-    """w = w - 0.1 dL/dw."""
-    return (
-        left.op == "name"
-        and right.op == "+"
-        and any(
-            t == left or (t.op == "name" and has(right, "derivative") and t.args[0] == left.args[0].partition("_")[0])
-            for t in right.args
-        )
-    )
-
-
-def _is_only_a_word(reading: Reading, v: str) -> bool:
-
-    alias = v in reading.definitions and reading.definitions[v][1].op == "name" and v != "yhat"
-    if not alias and (not (v.isalpha() and v.isascii() and len(v) > 2) or v == "yhat" or v == reading.loss):
-        return False
-    about = [c for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) and v in symbols(e)]
-    return len(about) == 1 if not alias else len(reading.claims) == 1
-
-
-def _hangs_on(world: World, left: Expr, right: Expr) -> str:
-    """The name whose definition was not read and on which a derivative in this line depends; "" for none."""
-    reading = world.reading
-    for p, (_, inside) in reading.unread.items():
-        if p == reading.loss or p in reading.definitions:
-            continue
-        above = _above(reading, {*inside} & {*reading.definitions, *reading.free, *world.values})
-        for e in (left, right):
-            for n in nodes(e):
-                bottom = (
-                    n.args[1][0] if n.op == "derivative" else world.deltas.get(n.args[0], "") if n.op == "name" else ""
-                )
-                if bottom and (bottom in above or bottom not in world.values):
-                    return p
-    return ""
-
-
-def _above(reading: Reading, found: set[str]) -> set[str]:
-    """These names and all that they are computed from."""
-    above, new = set(found), set(found)
-    while new:
-        new = {u for v in new if v in reading.definitions for u in names(reading.definitions[v][1])} - above
-        above |= new
-    return above
+    free = names(world.loss.formula) - world.reading.definitions.keys()
+    return f"for L = {world.loss.words}".replace(" (assumed)", "") if names(right) & free else ""
 
 
 def _pointed_at(court: Court, claim: Claim, left: Expr) -> Expr:
@@ -305,16 +232,23 @@ def _with_dummy(world: World, left: Expr) -> World:
     zero = np.zeros(world.points, bool)
     if world.points > 1:
         z[-1], zero[-1] = 0, True
-    return world._replace(values=world.values | {v: Node(z) for v in new}, zero=zero)
+    return world._replace(values=Values(world.values | {v: Node(z) for v in new}), zero=zero)
 
 
-def _equal(court: Court, left: Expr, right: Expr, row: int):
+def _equal(court: Court, left: Expr, right: Expr, row: int, progress: Progress) -> Outcome | None:
     """The outcome where the sides are equal or say nothing; None where they differ."""
+    as_numbers = court.numbers is not None and not marked(right)
+    as_numbers = as_numbers and (has_local(left) or has_local(right) or row < court.mixed)
+    key = (left, right, as_numbers)
+    if key not in progress.outcomes:
+        trials = [court.world, court.numbers] if as_numbers else [court.world]
+        progress.outcomes[key] = _compared([w for w in trials if w is not None], left, right)
+    return progress.outcomes[key]
+
+
+def _compared(trials: list[World], left: Expr, right: Expr) -> Outcome | None:
+    """As `_equal`, under the first reading that lets them be equal."""
     unknown: UnknownError | None = None
-    trials = [court.world]
-    local = has_local(left) or has_local(right)
-    if court.numbers is not None and not marked(right) and (local or row < court.mixed):
-        trials.append(court.numbers)
     fits = False
     for world in trials:
         try:
@@ -336,75 +270,63 @@ def _equal(court: Court, left: Expr, right: Expr, row: int):
 # --- what follows from an error --------------------------------------------------------------------------------------
 
 
+def _asked(world: World, left: Expr) -> tuple[str, tuple[str, ...]]:
+    """The name whose adjoint a left side is, and its letters; "" for none."""
+    if left.op == "derivative" and not left.args[0][0]:
+        return left.args[1]
+    return (world.deltas.get(left.args[0], ""), left.args[1]) if left.op == "name" else ("", ())
+
+
 def _own(world: World, claim: Claim) -> dict[str, np.ndarray]:
     """The adjoint that a wrong line claims, to be taken for granted below it."""
-    left, right = claim.left, claim.right
-    if not (isinstance(left, Expr) and isinstance(right, Expr)):
+    v, letters = _asked(world, claim.left)  # type: ignore[arg-type]
+    found = _quietly(lambda: sides(world, claim.left, claim.right).right) if v in world.values else None  # type: ignore
+    if found is None or letters != tuple(sorted(letters)) or found.size != world.values[v].array.size:
         return {}
-    if left.op == "derivative" and not left.args[0][0]:
-        v, letters = left.args[1]
-    elif left.op == "name" and left.args[0] in world.deltas:
-        v, letters = world.deltas[left.args[0]], left.args[1]
-    else:
-        return {}
-    try:
-        value = sides(world, left, right).right
-    except (ShapeError, UnknownError):
-        return {}
-    if letters != tuple(sorted(letters)) or v not in world.values or value.size != world.values[v].array.size:
-        return {}
-    return {v: value.reshape(world.values[v].array.shape)}
+    return {v: found.reshape(world.values[v].array.shape)}
 
 
-def _inherited(court: Court, claim: Claim, left: Expr, right: Expr, own, earlier) -> str:
+def _inherited(court: Court, claim: Claim, left: Expr, right: Expr, progress: Progress) -> str:
     """Why the line is right if an earlier wrong one is taken for granted; "" where it is not."""
     world = court.world
-    before = next(
-        (s for c, s in reversed(earlier) if c.row == claim.row and c.terms == claim.terms and c.right == claim.before),
-        RIGHT,
-    )
-    if before in (WRONG, INHERITED) and claim.before is not None:
-        try:
-            a, b = sides(world, claim.before, right)
-            if not differs(a, b).any():
-                return "it follows from the term before it, which is wrong"
-        except (ShapeError, UnknownError):
-            pass
-    mine = (
-        left.args[1][0]
-        if left.op == "derivative" and not left.args[0][0]
-        else world.deltas.get(left.args[0], "")
-        if left.op == "name"
-        else ""
-    )
+    if _before(claim, progress) in (WRONG, INHERITED) and claim.before is not None:
+        both = _quietly(lambda: sides(world, claim.before, right))  # type: ignore[arg-type]
+        if both is not None and not differs(*both).any():
+            return "it follows from the term before it, which is wrong"
+    mine, _ = _asked(world, left)
     if not mine:
         return ""
     trials = []
-    others = {v: a for v, a in own.items() if v != mine}
+    others = {v: a for v, a in progress.own.items() if v != mine}
     if others:
         called = ", ".join(world.called(adjoint(v)) for v in others)
         trials.append((with_adjoints(world, others), f"with {called} as written above"))
     if court.written is not None:
         trials.append((court.written, "with the forward equations as written"))
     for trial, words in trials:
-        try:
-            if compare(trial, left, right).equal:
-                formula = right_line(world, left)
-                shown = f"; with the right ones it is {world.called(left)} = {world.called(formula)}" if formula else ""
-                return f"it is right {words}{shown}"
-        except (ShapeError, UnknownError):
-            continue
+        outcome = _quietly(lambda trial=trial: compare(trial, left, right))
+        if outcome is not None and outcome.equal:
+            formula = right_line(world, left)
+            shown = f"; with the right ones it is {world.called(left)} = {world.called(formula)}" if formula else ""
+            return f"it is right {words}{shown}"
     return ""
+
+
+def _before(claim: Claim, progress: Progress) -> str:
+    """The status of the term before this one in its chain."""
+    for other, status in reversed(progress.earlier):
+        if other.row == claim.row and other.terms == claim.terms and other.right == claim.before:
+            return status
+    return RIGHT
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------
 
 
-def _wrong(court: Court, left: Expr, right: Expr, spent: list[int], lines: dict[Expr, Expr | None]) -> Judged:
+def _wrong(court: Court, left: Expr, right: Expr, progress: Progress) -> Judged:
     world = court.world
     if left.op == "name" and left.args[0] in court.evidence:
-        formula = world.reading.definitions[left.args[0]][1]
-        line = f"{world.called(left)} = {world.called(formula)}"
+        line = f"{world.called(left)} = {world.called(world.reading.definitions[left.args[0]][1])}"
         against = dict.fromkeys(f"{world.called(c.left)} (line {c.row})" for c in court.evidence[left.args[0]])  # type: ignore
         return Judged(WRONG, f"it contradicts the backward lines: {', '.join(against)} hold for {line}", line)
     try:
@@ -413,118 +335,20 @@ def _wrong(court: Court, left: Expr, right: Expr, spent: list[int], lines: dict[
         world = court.numbers or world
     except ShapeError as error:  # the left side is at fault
         return Judged(UNJUDGED, str(error))
-    words, shape, healed, label = "the two sides differ", "", None, None
+    found = _quietly(lambda: diagnose(world, left, right, progress.budget))
+    words, healed = (said(world, found), found.healed) if found is not None else ("the two sides differ", None)
     try:
         sides(world, left, right)
     except ShapeError as error:
-        shape = str(error)
-    found = _quietly(lambda: diagnose(world, left, right, spent))
-    if found is not None:
-        words, healed = said(world, found), found.healed
-        label = found.parts[0] if found.kind == "another" else None
-    if shape:
-        words = f"{shape}: {words}" if healed is not None else shape
-    if left not in lines:
-        lines[left] = right_line(world, left)
-    formula = lines[left] if lines[left] is not None else healed
+        words = f"{error}: {words}" if healed is not None else str(error)
+    except UnknownError:  # it could be compared under another reading alone
+        pass
+    if left not in progress.lines:
+        progress.lines[left] = right_line(world, left)
+    formula = progress.lines[left] if progress.lines[left] is not None else healed
     line = f"{world.called(left)} = {world.called(formula)}" if formula is not None else ""
-    if isinstance(label, Expr):
-        relabelled = f"{world.called(label)} = {world.called(right)}"
-        parts = [words, example(world, left, right), f"right: {relabelled}" + f", and {line}" * bool(line)]
-        return Judged(WRONG, "; ".join(p for p in parts if p), relabelled, label=True)
-    parts = [words, example(world, left, right), f"right: {line}" if line else ""]
-    return Judged(WRONG, "; ".join(p for p in parts if p), line)
-
-
-# --- the lines -------------------------------------------------------------------------------------------------------
-
-
-def _basis(court: Court, words: str) -> str:
-    """What the text was judged as."""
-    world = court.world
-    reading, sized = world.reading, world.sized
-    if world.loss.formula is None and reading.loss in reading.definitions:
-        loss = f"{reading.loss} of line {reading.rows.get(reading.loss, '?')}"
-    elif world.loss.words:
-        loss = world.loss.words
-    elif world.output:
-        loss = f"none, dL/d{show_variable((world.output, ()))} is given"
-    else:
-        loss = "none"
-    parts = [f"network: {words if words.startswith(('the ', 'no ')) else f'from {words}'}", f"loss: {loss}"]
-    if world.layout.vectors:
-        what = (
-            "a batch of examples as " + ("rows" if world.layout.rows else "columns")
-            if world.layout.batch
-            else "one example as a " + ("row" if world.layout.rows else "column")
-        )
-        shapes = [
-            f"{v} ({'x'.join(str(n) for n in (*s[0], s[1], s[2]))})" for v, s in list(sized.names.items())[:8] if v
-        ]
-        parts.append(f"vectors and matrices, {what}: {', '.join(shapes)}")
-        if world.loss.each:
-            parts.append("derivatives of an example's quantities are those of its own loss")
-    elif any(s[0] for s in sized.names.values()):
-        parts.append("numbers with indices")
-    else:
-        parts.append("numbers")
-    if world.turned_adjoints:
-        parts.append("gradients are laid out as rows")
-    if court.point is not None:
-        parts.append("at the numbers given")
-    return "; ".join(parts)
-
-
-def _with_slips(claims: list[Claim], judged: list[Judged], loss: str) -> Iterator[Line]:
-    """Number the slips: wrong lines in a row about one quantity are one slip, said twice or taken back."""
-    slip, current = 0, None
-    quantities = [_quantity(c, j, loss) for c, j in zip(claims, judged, strict=True)]
-    for i, (claim, verdict) in enumerate(zip(claims, judged, strict=True)):
-        reason, number = verdict.reason, None
-        if current is not None and quantities[i] != current[0]:
-            current = None
-        if verdict.status == WRONG:
-            if current is None:
-                slip += 1
-                current = (quantities[i], claim.row)
-                again = _comes_back(i, claims, judged, quantities)
-                reason += f"; line {again} comes back to it" if again is not None else ""
-            else:
-                reason += f"; the same slip as line {current[1]}" if claim.row != current[1] else ""
-            number = slip
-        yield Line(
-            claim.text,
-            quantities[i],
-            verdict.status,
-            reason,
-            claim.row,
-            _formula(claim, verdict, loss),
-            verdict.correction,
-            number,
-        )
-
-
-def _comes_back(i: int, claims, judged, quantities) -> int | None:
-    """The line on which the same mistake is made again, with nothing else in between."""
-    for j in range(i + 1, len(claims)):
-        if quantities[j] != quantities[i]:
-            return None
-        if judged[j].status == WRONG and claims[j].row != claims[i].row:
-            return claims[j].row
-    return None
-
-
-def _quantity(claim: Claim, verdict: Judged, loss: str) -> str:
-    if claim.bare and verdict.status in (UNREAD, UNJUDGED):
-        return ""
-    return show(claim.left, loss) if isinstance(claim.left, Expr) else short(claim.text, 40)
-
-
-def _formula(claim: Claim, verdict: Judged, loss: str) -> str:
-    if isinstance(claim.left, Unread) or isinstance(claim.right, Unread):
-        return ""
-    if claim.bare:
-        return show(claim.right, loss)
-    return (
-        f"{show(verdict.left or claim.left, loss)} {'->' if claim.relation == '→' else '='} {show(claim.right, loss)}"
-    )
+    label = found.parts[0] if found is not None and found.kind == "another" else None
+    relabelled = f"{world.called(label)} = {world.called(right)}" if isinstance(label, Expr) else ""
+    shown = ", and ".join(x for x in (relabelled, line) if x)
+    reason = "; ".join(x for x in (words, example(world, left, right), f"right: {shown}" if shown else "") if x)
+    return Judged(WRONG, reason, relabelled or line, label=bool(relabelled))

@@ -82,7 +82,7 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"the text has {len(text):,} characters; at most {MAX_TEXT:,} are read: grade it in parts")
-    text = _unboxed_text(text)
+    text = _tables(_unboxed_text(text))
     known = given or vocabulary(text)
     found: list[Chain] = []
     covered: set[int] = set()
@@ -134,6 +134,65 @@ def _unboxed_text(text: str) -> str:
             break
         text = text[: mark.start()] + " " + text[mark.end() : at - 1] + " " + text[at:]
     return text
+
+
+_RULE = re.compile(r"\s*\|?(?:\s*:?-+:?\s*\|)+(?:\s*:?-+:?\s*)?\s*")
+_SIZES = re.compile(
+    r"(?i)\b(?:shape|size|dim\w*|unit|units|meaning|type|cost|flops|Größe\s*\|\s*Bedeutung|Bedeutung|forme|taille)\b"
+)
+
+
+def _tables(text: str) -> str:
+    """Rows of a Markdown table whose cells split an equation, as the equation: | z | = w x |, or | dL/dw | x dz |.
+
+    Without an equals sign the table must have two columns, a rule below its header, and a derivative in its first column.
+    """
+    rows = text.split("\n")
+    start = 0
+    while start < len(rows):
+        end = start
+        while end < len(rows) and rows[end].lstrip().startswith("|"):
+            end += 1
+        if end > start:
+            rows[start:end] = _table(rows[start:end])
+        start = end + 1
+    return "\n".join(rows)
+
+
+def _table(rows: list[str]) -> list[str]:
+    cells = [
+        [c.strip() for c in re.split(r"(?<!\|)\|(?!\|)", row.strip().removeprefix("|").removesuffix("|"))]
+        for row in rows
+    ]
+    rule = next((i for i, row in enumerate(rows) if _RULE.fullmatch(row)), None)
+    plain_rows = rule is not None and not _SIZES.search(" ".join(rows[:rule])) and all(len(c) == 2 for c in cells)
+    plain_rows = plain_rows and any(
+        re.match(r"(?:\$|\\frac\{|\\\(|`|\s)*(?:d|∂|\\partial)\s*\S.*[/}]", c[0]) for c in cells
+    )
+    found = []
+    for i, (row, parts) in enumerate(zip(rows, cells, strict=True)):
+        at_edges = [c for c in parts if re.match(r"[$`\s]*=(?!=)", c) or re.search(r"(?<![=<>!])=[$`\s]*$", c)]
+        if at_edges and len(parts) > 1 and not parts[0].startswith("=") and len(_RELATION.findall(row)) == 1:
+            found.append(" ".join(parts))
+        elif plain_rows and rule is not None and i > rule and not _RELATION.search(row) and _pair(*parts):
+            found.append(f"{parts[0]} = {parts[1]}")
+        else:
+            found.append(row)
+    return found
+
+
+def _pair(left: str, right: str) -> bool:
+    """Whether two cells are a name or a derivative, and a formula: no sizes, no words."""
+    known = vocabulary(f"{left} = {right}")
+    a, b = (_read(side.replace("$", "").strip("`"), known, first=side == left) for side in (left, right))
+    is_size = re.search(r"\d\s*[x×,]\s*\d", right)
+    return (
+        isinstance(a, Expr)
+        and a.op in ("name", "derivative", "second")
+        and isinstance(b, Expr)
+        and b.op != "name"
+        and not is_size
+    )
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
@@ -280,6 +339,9 @@ def _joined_lines(pieces: list[Piece]) -> list[Piece]:
 # --- statements ------------------------------------------------------------------------------------------------------
 
 
+_DELTA = re.compile(r"\[\s*[a-z]\s*=\s*[a-z]\s*\]")
+
+
 def _split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[tuple[str, str]]:
     """Split where `pattern` matches outside braces, parentheses and cases: [(separator before, piece), ...]."""
     opening, closing = ("{(", "})") if keep_brackets else ("{([", "})]")
@@ -288,6 +350,12 @@ def _split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[t
         if raw.startswith(("\\begin", "\\end"), position):
             level += 1 if raw.startswith("\\begin", position) else -1
             position += 4
+            continue
+        delta = (
+            _DELTA.match(raw, position) if raw[:position].strip() else None
+        )  # [j = k], and no box around an equation
+        if delta:
+            position = delta.end()
             continue
         match = pattern.match(raw, position) if level <= 0 else None
         if match:
@@ -397,7 +465,9 @@ def _chain(row: int, links: list[tuple[str, str]], continues: bool, known: Vocab
 
 
 # J(w, b) = …: a value, with what it is a function of
-_ARGUMENTS = re.compile(r"^([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)$")
+_ARGUMENTS = re.compile(
+    r"^(?:([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)|([LJEC]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+\s*\))$"
+)
 
 
 def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, boxed: bool = False) -> Expr | Unread:
@@ -421,7 +491,7 @@ def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, b
     if isinstance(text, Unread):
         return text
     text = _unboxed(text.strip(" ,.;:|'")) if first else text.strip(" ,.;:|")
-    text = _ARGUMENTS.sub(r"\1", text) if first else text
+    text = _ARGUMENTS.sub(lambda m: m[1] or m[2], text) if first else text
     if not text and raw.strip():
         return Unread(f"cannot read {' '.join(raw.split())[:60]!r}: words, no formula")
     return parse(text)

@@ -9,8 +9,10 @@ the left of an equation or in a derivative, the letters that are functions, and 
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import NamedTuple
 
+from jaxbackprop.grading.counters import coded, counting
 from jaxbackprop.grading.grammar import LETTER, MAX_DEPTH, NAME, WORD
 
 INDEX = "ijklmnpqrsc"  # letters that index
@@ -51,6 +53,7 @@ class Vocabulary(NamedTuple):
         layered: names whose superscripts count layers: z^1, a^2.
         bare: names that stand on the left of an equation.
         indices: letters that index; in w_n the n does not, where the text has a value n.
+        counters: letters that count layers or steps: the l of z^l.
     """
 
     words: frozenset[str] = frozenset()
@@ -59,13 +62,14 @@ class Vocabulary(NamedTuple):
     layered: frozenset[str] = frozenset()
     bare: frozenset[str] = frozenset()
     indices: str = INDEX
+    counters: frozenset[str] = frozenset()
 
 
 NOTHING = Vocabulary()
 _LEFT = re.compile(
     r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)"
 )
-_QUOTIENT = re.compile(rf"[d∂]\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
+_QUOTIENT = re.compile(rf"[d∂]²?\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
 _IDENTIFIER = re.compile(WORD)
 _SINGLE = re.compile(rf"[{LETTER}]\d*(?:_[A-Za-z0-9]+)*")
 
@@ -77,8 +81,9 @@ def vocabulary(text: str) -> Vocabulary:
     >>> sorted(known.words), sorted(known.layered)
     (['net_h1', 'pred'], ['w', 'z'])
     """
+    counters = counting(_scripts(text))
     index = _index(text)
-    flat = "\n".join(_flat(line, index) for line in text.split("\n"))
+    flat = "\n".join(_flat(line, index, counters) for line in text.split("\n"))
     left = {m[1] for m in _LEFT.finditer(flat)}
     quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(flat)]
     tops = {w for pair in quotients for w in pair}
@@ -88,6 +93,8 @@ def vocabulary(text: str) -> Vocabulary:
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
     layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", flat))
+    if counters & {"l", "L"}:  # beside a^l, a^2 is no square
+        layered |= set(re.findall(r"([A-Za-zδ])\s*\^\s*\{?\s*[lL](?![A-Za-z])", _scripts(text).replace(r"\delta", "δ")))
     primed = set(re.findall(r"(?<![A-Za-zͰ-Ͽ_])([A-Za-zͰ-Ͽ]_?\d*)'+_?\d*\s*\(", flat))
     taken = set(re.findall(r"(?:=|[+\-*⊙(])\s*([hs])\s*\(\s*[A-Za-z]\d*(?:⟨[a-z]+⟩)?\s*\)", flat))
     bare = {w for w in left if len(w.rstrip("0123456789")) == 1} - primed
@@ -95,7 +102,13 @@ def vocabulary(text: str) -> Vocabulary:
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat))
     letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
     return Vocabulary(
-        frozenset(words), frozenset(letters), frozenset(functions - bare), frozenset(layered), frozenset(bare), index
+        frozenset(words),
+        frozenset(letters),
+        frozenset(functions - bare),
+        frozenset(layered),
+        frozenset(bare),
+        index,
+        counters,
     )
 
 
@@ -129,8 +142,8 @@ def _is_word(word: str) -> bool:
 
 # --- one notation ----------------------------------------------------------------------------------------------------
 
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ᵢⱼₖₗₘₙₚₒᵣₛₜ", "0123456789ijklmnpors" + "t", strict=True))
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾⁻ᵀᵢˡⁱʲᵏᴸ", "0123456789()-TilijkL", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ᵢⱼₖₗₘₙₚₒᵣₛₜ", "0123456789+-ijklmnporst", strict=True))
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾⁺⁻ᵀᵢˡⁱʲᵏᴸ", "0123456789()+-TilijkL", strict=True))
 _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("·∙⋅×∗•", "*"),
@@ -199,82 +212,97 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     >>> plain(r"\sum_i w_{ji} x_i + \sigma'(z^{[1]})")
     "Σ⟨i⟩ w⟨ji⟩ x⟨i⟩ + ⨍σ'(z1)"
     """
-    text = _layers(_flat(raw, known.indices), known.layered)
-    text = re.sub(
-        r"\b(?:np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special)\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])",
-        "ⓝ",
-        text,
-    )
-    text = re.sub(r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum", text).replace("ⓝ", "")
-    text = re.sub(r"\.(?:astype\(\w+\)|float\(\)|copy\(\))", "", text)
-    text = re.sub(r",\s*(?:keepdims?|dtype)\s*=\s*\w+", "", text)
-    text = re.sub(r"\b(?:axis|dim)\s*=\s*(-?\d)", r"axis:\1", text)
-    text = re.sub(r"\.(sum|mean|max)\(\s*(-?\d)\s*\)", r".\1(axis:\2)", text)
-    text = re.sub(
-        r"(?<![A-Za-z0-9_])(?:I|1_?)\s*(?=[\[{])|(?<![A-Za-z0-9_.])1_\s*(?=\()|(?<![A-Za-z0-9_])I\s*(?=\([^()]*[<>])",
-        "1 ",
-        text,
-    )
+    text = _rewritten(_layers(_flat(raw, known.indices, known.counters), known.layered), _NUMPY)
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
-    text = re.sub(
-        r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu|softmax|ce(?=\s*\())\b", lambda m: m[1].lower(), text
-    )
-    text = re.sub(
-        r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b",
-        _primed,
-        text,
-    )
-    text = re.sub(r"\s+(?='+\s*\()", "", text)
-    text = re.sub(r"('+)_?(\d+)(?=\s*\()", r"\2\1", text)  # g'_1 is g1'
-    text = _derivatives(text)
-    text = _words(text, known)
-    text = re.sub(r"\band\s+(?=[\w.]+\s+(?:otherwise|else|if|for|when)\b)", ", ", text)
-    text = re.sub(r",(?:\s*,)+", ",", text)
-    text = re.sub(r",\s*(?=(?:if|for|when|else|otherwise|elsewhere)\b)", " ", text)
-    text = re.sub(r"\b(if|for|when)\s+(else|otherwise|elsewhere)\b", r"\2", text)
-    text = re.sub(r"\b(else|otherwise|elsewhere)\s*[.:,]", r"\1", text)
-    text = re.sub(r"(?<=\s)\.(?=\s)", "*", text)  # w1 . h0
-    return re.sub(r"\s+(?=[)\]])", "", re.sub(r"\s+", " ", text)).strip(" ,;.:")
+    text = _words(_derivatives(_rewritten(text, _FUNCTION_NAMES)), known)
+    return _rewritten(text, _CASES).strip(" ,;.:")
+
+
+class Rule(NamedTuple):
+    """What a pattern stands for, and what is written in its place."""
+
+    what: str
+    pattern: re.Pattern
+    new: str | Callable[[re.Match], str]
+
+
+def _rules(*rules: tuple[str, str, str | Callable[[re.Match], str]]) -> tuple[Rule, ...]:
+    return tuple(Rule(what, re.compile(pattern), new) for what, pattern, new in rules)
+
+
+def _rewritten(text: str, rules: tuple[Rule, ...]) -> str:
+    """The rules applied one after the other: a later one sees what an earlier one wrote."""
+    for rule in rules:
+        text = rule.pattern.sub(rule.new, text)
+    return text
+
+
+def _primed(match: re.Match) -> str:
+    return f"{(match[1] or match[2]).lower()}'"
+
+
+_MODULES = "np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special"
+_NUMPY = _rules(
+    ("np.exp, torch.nn.functional.relu", rf"\b(?:{_MODULES})\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])", "ⓝ"),
+    ("np.sum(a) over all", r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum"),
+    ("other functions of a module", r"ⓝ", ""),
+    ("a.copy()", r"\.(?:astype\(\w+\)|float\(\)|copy\(\))", ""),
+    ("keepdims=True", r",\s*(?:keepdims?|dtype)\s*=\s*\w+", ""),
+    ("axis=0", r"\b(?:axis|dim)\s*=\s*(-?\d)", r"axis:\1"),
+    ("a.sum(0)", r"\.(sum|mean|max)\(\s*(-?\d)\s*\)", r".\1(axis:\2)"),
+    ("1[z > 0], I(z > 0)", r"(?<![A-Za-z0-9_])(?:I|1_?)\s*(?=[\[{])|(?<![A-Za-z0-9_.])1_\s*(?=\()"
+     r"|(?<![A-Za-z0-9_])I\s*(?=\([^()]*[<>])", "1 "),
+)  # fmt: skip
+_FUNCTION_NAMES = _rules(
+    ("ReLU", r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu|softmax|ce(?=\s*\())\b", lambda m: m[1].lower()),
+    ("drelu(z), relu_prime",
+     r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b", _primed),
+    ("g '(z)", r"\s+(?='+\s*\()", ""),
+    ("g'_1 is g1'", r"('+)_?(\d+)(?=\s*\()", r"\2\1"),
+)  # fmt: skip
+_CASES = _rules(
+    ("1 if z > 0 and 0 otherwise", r"\band\s+(?=[\w.]+\s+(?:otherwise|else|if|for|when)\b)", ", "),
+    ("commas in a row", r",(?:\s*,)+", ","),
+    ("a comma before if", r",\s*(?=(?:if|for|when|else|otherwise|elsewhere)\b)", " "),
+    ("if otherwise", r"\b(if|for|when)\s+(else|otherwise|elsewhere)\b", r"\2"),
+    ("otherwise:", r"\b(else|otherwise|elsewhere)\s*[.:,]", r"\1"),
+    ("w1 . h0", r"(?<=\s)\.(?=\s)", "*"),
+    ("spaces", r"\s+", " "),
+    ("a space before a bracket closes", r"\s+(?=[)\]])", ""),
+)
 
 
 def _step(known: Vocabulary):
     return lambda m: m[0] if m[0] in known.letters and m[0] in known.functions else "step"
 
 
-def _flat(raw: str, index: str = INDEX) -> str:
-    """Characters and LaTeX resolved: sub- and superscripts of names are digits, ⟨letters⟩ or words after _."""
-    text = re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", raw)  # circled numbers only label
+def _scripts(text: str) -> str:
+    """z₁ as z_{1}, x² as x^{2}."""
     text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
-    text = re.sub(f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
-    text = re.sub(
-        r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent, text
-    ).translate(_CHARACTERS)
-    text = re.sub(
-        r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}", text
-    )
-    text = _norms(_latex(text, index))
-    text = re.sub(
-        r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫", text
-    )  # not read
-    text = re.sub(r"\*\*", "^", text)
-    text = re.sub(
-        r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker, text
-    )
-    text = re.sub(
-        r"(?<![\w⟨])(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)",
-        lambda m: GREEK[m[1]],
-        text,
-    )
-    text = re.sub(
-        r"(?<=[A-Za-zͰ-Ͽ0-9⟩])_\(?([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)",
-        lambda m: m[0] if "(" in m[0] else _tag(m[1].split("_"), index),
-        text,
-    )
-    text = re.sub(rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩", text)
-    text = re.sub(r"(⟨[a-z]+⟩)_?(\d+)(?![\d.])", r"\2\1", text)
-    text = re.sub(r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩", text)
-    text = re.sub(r"(?<=[A-Za-zͰ-Ͽ])_(?=\d)", "", text)
-    return re.sub(r"\by_?hat\b|\bhat_?y\b", "yhat", text)
+    return re.sub(f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
+
+
+def _flat(raw: str, index: str = INDEX, counters: frozenset[str] = frozenset()) -> str:
+    """Characters and LaTeX resolved: sub- and superscripts of names are digits, ⟨letters⟩ or words after _."""
+    text = coded(_scripts(re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", raw)), counters)  # circled numbers only label
+    text = _rewritten(_rewritten(text, _ACCENTS).translate(_CHARACTERS), _LAYERS)
+    text = _rewritten(_norms(_latex(text, index)), _SYMBOLS)
+
+    def tagged(m: re.Match) -> str:
+        return m[0] if "(" in m[0] else _tag(m[1].split("_"), index)
+
+    text = re.sub(r"(?<=[A-Za-zͰ-Ͽ0-9⟩])_\(?([A-Za-z0-9]+(?:_[A-Za-z0-9]+)*)", tagged, text)
+    return _rewritten(text, _INDICES)
+
+
+_SECOND = re.compile(
+    rf"(?<![A-Za-z0-9_])[d∂]\s*\^\s*\(?2\)?\s*({NAME})\s*/\s*\(?\s*[d∂]\s*({NAME})\s*(?:\^\s*\(?2\)?|\*?\s*[d∂]\s*({NAME}))\s*\)?"
+)
+
+
+def _second(match: re.Match) -> str:
+    """d^2L/dw^2 as ∂²L/∂w∂w."""
+    return f" ∂²{match[1]}/∂{match[2]}∂{match[3] or match[2]} "
 
 
 def _accent(match: re.Match) -> str:
@@ -285,6 +313,30 @@ def _accent(match: re.Match) -> str:
 
 def _kronecker(match: re.Match) -> str:
     return f"δ⟨{match[1] or match[3]}{match[2] or match[4]}⟩"
+
+
+_ACCENTS = _rules(
+    ("ŷ", r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent),
+)  # fmt: skip
+_LAYERS = _rules(
+    ("z^[1], a^(2)", r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}"),
+)  # fmt: skip
+_SYMBOLS = _rules(
+    ("d^2L/dw^2", _SECOND.pattern, _second),
+    ("z^l where nothing counts: not read",
+     r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫"),
+    ("a power in code", r"\*\*", "^"),
+    ("[j = k]", r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker),
+    ("delta", r"(?<![\w⟨])(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)",
+     lambda m: GREEK[m[1]]),
+)  # fmt: skip
+_INDICES = _rules(
+    ("x^(i), of example i", rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩"),
+    ("letters before a layer's number", r"(⟨[a-z]+⟩)_?(\d+)(?![\d.])", r"\2\1"),
+    ("letters apart", r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩"),
+    ("z_1", r"(?<=[A-Za-zͰ-Ͽ])_(?=\d)", ""),
+    ("y_hat", r"\by_?hat\b|\bhat_?y\b", "yhat"),
+)
 
 
 def _tag(parts: list[str], index: str) -> str:
@@ -316,10 +368,6 @@ def _layers(text: str, layered: frozenset[str]) -> str:
     """z^1 as z1, where a text's superscripts count layers."""
     return re.sub(r"(?<![A-Za-z0-9_])((?:[d∂]\s?)?)([A-Za-zδ])\s*\^\s*(?:\((\d)\)|(\d))(?![\d.])",
                   lambda m: f"{m[1]}{m[2]}{m[3] or m[4]}" if m[2] in layered else m[0], text)  # fmt: skip
-
-
-def _primed(match: re.Match) -> str:
-    return f"{(match[1] or match[2]).lower()}'"
 
 
 def _derivatives(text: str) -> str:
@@ -364,7 +412,7 @@ def _words(text: str, known: Vocabulary) -> str:
             or word == "axis"
         ):
             return word
-        return _word(word, rest, before.rstrip().endswith("∂"), known)
+        return _word(word, rest, before.rstrip().endswith(("∂", "∂²")), known)
 
     return re.sub(rf"⟨[a-z]+(?::\w+)?⟩|{_IDENTIFIER.pattern}", lambda m: m[0] if m[0][0] == "⟨" else resolved(m), text)
 
@@ -432,38 +480,14 @@ def is_formula(word: str, known: Vocabulary) -> bool:
 
 def _latex(text: str, index: str) -> str:
     """Resolve commands, then braces from the inside out; what is left over stays, and will be reported."""
-    text = re.sub(r"\\left\s*\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?|\\begin\{(?:cases|rcases|dcases)\}", "⟦", text)
-    text = re.sub(r"\\end\{array\}\s*\\right\s*\.|\\end\{(?:cases|rcases|dcases)\}", "⟧", text)
+    text = _rewritten(text, _BRACES_OF_CASES)
     if "⟦" in text:
         text = re.sub(r"⟦[^⟦⟧]*⟧", lambda m: m[0].replace("&", ",").replace("\\\\", ";"), text)
-    text = text.replace("\\{", "⟦").replace("\\}", "⟧")
-    text = re.sub(r"\\(?:\|)|\\[lr]Vert(?![A-Za-z])|\\Vert(?![A-Za-z])", "∥", text)
-    text = re.sub(r"\\[lr]vert(?![A-Za-z])", "|", text)
-    text = re.sub(r"\\[,;:!> ]|~|&", " ", text)
-    text = re.sub(r"\\(?:textcircled|tag|label|ref|eqref)\*?\s*(?:\{[^{}]*\}|\d)", " ", text)
-    text = re.sub(r"\\(?:text|textrm|textbf|textit|mbox|mathrm|operatorname)\*?\s*\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"\\mathb[bf]m?\s*\{\s*([1I])\s*\}|\\mathbbm\s*\{?1\}?", "1 ", text)
-    text = re.sub(
-        r"\\(?:mathbf|boldsymbol|bm|mathcal|mathit|mathsf|mathscr|vec)\s*\{\s*(\\?[A-Za-z]+)\s*\}", r" \1", text
-    )
-    text = re.sub(
-        r"\\(hat|widehat|bar|overline|tilde|widetilde|dot)\s*(?:\{\s*(\\?[A-Za-z]+)\s*\}|\s(\\?[A-Za-z])|(\\[a-z]+))",
-        _hat,
-        text,
-    )
-    text = re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"(\2/\3)", text)
-    text = re.sub(r"\\[dtc]?frac(?![A-Za-z])", "⁄", text)
-    text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r" sqrt(\1)", text)
-    text = re.sub(r"\\([A-Za-z]+)", lambda m: _COMMANDS.get(m[1], m[0]), text)
+    text = _rewritten(text, _LATEX)
     for _ in range(MAX_DEPTH):  # each pass resolves the innermost braces
         before = text
-        text = re.sub(r"(?:\\underbrace|\\overbrace)\s*\{([^{}]*)\}\s*[_^]\s*\{[^{}]*\}", r"(\1)", text)
-        text = re.sub(r"Σ\s*_\s*(?:\{([^{}]*)\}|([a-z]))\s*(?:\^\s*(?:\{([^{}]*)\}|(\w)))?", _sum, text)
-        text = re.sub(r"_\s*\{([^{}]*)\}", lambda m: _subscript(m, index), text)
-        text = re.sub(r"\^\s*\{([^{}]*)\}", _superscript, text)
-        text = re.sub(r"⁄\s*\{([^{}]*)\}\s*\{([^{}]*)\}", _fraction, text)
-        # a brace that an operator awaits is left to the next pass; any other groups, or is a case distinction
-        text = re.sub(r"(?<![_^⁄}])(?<![_^⁄}]\s)(?<!brace)\{([^{}]*)\}(?!\s*\{)", _group, text)
+        text = re.sub(r"_\s*\{([^{}]*)\}", lambda m: _subscript(m, index), _rewritten(text, _BELOW_AND_ABOVE))
+        text = _rewritten(text, _BRACES)
         if text == before:
             break
     text = re.sub(r"\^\s*(?:\*(?!\*)|')", lambda m: "'" if "'" in m[0] else "", text) if "**" not in text else text
@@ -515,6 +539,9 @@ def _superscript(match: re.Match) -> str:
 
 def _fraction(match: re.Match) -> str:
     top, bottom = match[1], match[2]
+    twice = _SECOND.fullmatch(f"{top.strip()}/{bottom.strip()}")
+    if twice:
+        return _second(twice)
     below = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", bottom)
     above = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", top)
     if above and below:
@@ -536,3 +563,37 @@ def _fraction(match: re.Match) -> str:
 def _group(match: re.Match) -> str:
     inside = match[1]
     return f"⟦{inside}⟧" if re.search(r"[<>]|otherwise|else|sonst|sinon", inside) else f"({inside})"
+
+
+_LETTERS = "mathbf|boldsymbol|bm|mathcal|mathit|mathsf|mathscr|vec"
+_BRACES_OF_CASES = _rules(
+    ("cases begin", r"\\left\s*\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?|\\begin\{(?:cases|rcases|dcases)\}", "⟦"),
+    ("cases end", r"\\end\{array\}\s*\\right\s*\.|\\end\{(?:cases|rcases|dcases)\}", "⟧"),
+)
+_LATEX = _rules(
+    (r"\{", r"\\\{", "⟦"),
+    (r"\}", r"\\\}", "⟧"),
+    ("norms", r"\\(?:\|)|\\[lr]Vert(?![A-Za-z])|\\Vert(?![A-Za-z])", "∥"),
+    ("bars", r"\\[lr]vert(?![A-Za-z])", "|"),
+    ("spaces", r"\\[,;:!> ]|~|&", " "),
+    ("labels", r"\\(?:textcircled|tag|label|ref|eqref)\*?\s*(?:\{[^{}]*\}|\d)", " "),
+    ("upright words", r"\\(?:text|textrm|textbf|textit|mbox|mathrm|operatorname)\*?\s*\{([^{}]*)\}", r" \1 "),
+    (r"\mathbb{1}", r"\\mathb[bf]m?\s*\{\s*([1I])\s*\}|\\mathbbm\s*\{?1\}?", "1 "),
+    (r"\mathbf{W}", rf"\\(?:{_LETTERS})\s*\{{\s*(\\?[A-Za-z]+)\s*\}}", r" \1"),
+    (r"\hat{y}", r"\\(hat|widehat|bar|overline|tilde|widetilde|dot)\s*(?:\{\s*(\\?[A-Za-z]+)\s*\}|\s(\\?[A-Za-z])|(\\[a-z]+))",
+     _hat),
+    (r"\frac12", r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"(\2/\3)"),
+    (r"\frac", r"\\[dtc]?frac(?![A-Za-z])", "⁄"),
+    (r"\sqrt{a}", r"\\sqrt\s*\{([^{}]*)\}", r" sqrt(\1)"),
+    ("other commands", r"\\([A-Za-z]+)", lambda m: str(_COMMANDS.get(m[1], m[0]))),
+)  # fmt: skip
+_BELOW_AND_ABOVE = _rules(
+    ("what stands under a brace", r"(?:\\underbrace|\\overbrace)\s*\{([^{}]*)\}\s*[_^]\s*\{[^{}]*\}", r"(\1)"),
+    ("sums", r"Σ\s*_\s*(?:\{([^{}]*)\}|([a-z]))\s*(?:\^\s*(?:\{([^{}]*)\}|(\w)))?", _sum),
+)
+_BRACES = _rules(
+    ("superscripts", r"\^\s*\{([^{}]*)\}", _superscript),
+    ("fractions", r"⁄\s*\{([^{}]*)\}\s*\{([^{}]*)\}", _fraction),
+    ("any other that no operator awaits: a group, or a case distinction",
+     r"(?<![_^⁄}])(?<![_^⁄}]\s)(?<!brace)\{([^{}]*)\}(?!\s*\{)", _group),
+)  # fmt: skip

@@ -6,15 +6,19 @@ A definition is the first equation that computes a name from others. Nothing is 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
+from jaxbackprop.grading.curvature import jet
 from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import Chain
 from jaxbackprop.grading.notation import GENERIC, LOSSES
-from jaxbackprop.grading.values import Scope, apply, evaluate
+
+Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and its formula
 
 
 class Claim(NamedTuple):
@@ -52,10 +56,11 @@ class Reading(NamedTuple):
         given: names whose numbers are given -> the number.
         rows: name -> the line of its definition.
         loss: the name of the loss; "" where the text has none.
+        shared: names that all steps share, W in h_t = tanh(W h_{t-1}) -> at how many steps the text uses it.
     """
 
     claims: tuple[Claim, ...]
-    definitions: dict[str, tuple[tuple[str, ...], Expr]]
+    definitions: dict[str, Definition]
     alternatives: dict[str, list[Expr]]
     functions: dict[str, tuple[str, Expr]]
     notes: dict[str, Expr]
@@ -63,6 +68,7 @@ class Reading(NamedTuple):
     given: dict[str, float]
     rows: dict[str, int]
     loss: str
+    shared: Mapping[str, int] = MappingProxyType({})
 
     @property
     def free(self) -> list[str]:
@@ -93,8 +99,8 @@ def claims_of(found: Iterable[Chain]) -> list[Claim]:
 def _turned(claim: Claim) -> Claim:
     """Put the quantity on the left: dL/dz2 * w2 = dL/dh1 is about dL/dh1."""
     left, right = claim.left, claim.right
-    quantity = ("derivative", "name", "call")
-    if isinstance(left, Expr) and isinstance(right, Expr) and left.op not in quantity and right.op in quantity[:2]:
+    quantity = ("derivative", "second", "name", "call")
+    if isinstance(left, Expr) and isinstance(right, Expr) and left.op not in quantity and right.op in quantity[:3]:
         return claim._replace(left=right, right=left)
     return claim
 
@@ -107,28 +113,37 @@ def read(claims: list[Claim]) -> Reading:
     >>> list(found.definitions), found.free, found.loss
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
-    claims = _of_all_entries(claims)
-    definitions: dict[str, tuple[tuple[str, ...], Expr]] = {}
-    alternatives: dict[str, list[Expr]] = {}
-    functions: dict[str, tuple[str, Expr]] = {}
-    notes: dict[str, Expr] = {}
-    unread: dict[str, tuple[int, frozenset[str]]] = {}
-    given: dict[str, float] = {}
-    rows: dict[str, int] = {}
+    claims = [changed(c, lambda e: replace(e, _product)) for c in _with_parameters(_of_all_entries(claims))]
+    learned = _Learned()
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
-        _learn(terms, row, definitions, alternatives, functions, notes, given, rows)
-    for c in claims:
-        head = c.left
-        if isinstance(c.right, Unread) and isinstance(head, Expr) and head.op == "name" and not c.bare and c.raw:
-            found = frozenset(re.findall(r"[A-Za-zͰ-Ͽ]\w*", c.raw.replace("_", "")))
-            if head.args[0] not in definitions and not head.args[0].startswith("δ"):
-                unread.setdefault(head.args[0], (c.row, found))
-    definitions = ordered(_with_arguments(definitions, claims))
+        learned.chain(terms, row)
+    unread = _unread(claims, learned.definitions)
+    definitions = ordered(_with_arguments(learned.definitions, claims))
+    claims = _with_slopes(claims, {*definitions, *learned.notes, *unread})
     loss = _loss(claims, definitions)
-    claims = [_with_loss(c, loss) for c in claims]
-    notes = {v: _lossless(e, loss) for v, e in notes.items() if v not in definitions}
-    notes = _without_circles(notes)
-    return Reading(tuple(claims), definitions, alternatives, functions, notes, unread, given, rows, loss)
+    claims = [changed(c, lambda e: _lossless(e, loss)) for c in claims]
+    notes = _without_circles({v: _lossless(e, loss) for v, e in learned.notes.items() if v not in definitions})
+    return Reading(
+        tuple(claims), unread=unread, loss=loss, **vars(learned) | {"definitions": definitions, "notes": notes}
+    )
+
+
+def _unread(claims: list[Claim], definitions: dict[str, Definition]) -> dict[str, tuple[int, frozenset[str]]]:
+    """Names whose definition was not read, with its line and what looks like a symbol there."""
+    found: dict[str, tuple[int, frozenset[str]]] = {}
+    for c in claims:
+        if (
+            not isinstance(c.right, Unread)
+            or not isinstance(c.left, Expr)
+            or c.left.op != "name"
+            or c.bare
+            or not c.raw
+        ):
+            continue
+        v = c.left.args[0]
+        if v not in definitions and not v.startswith("δ"):
+            found.setdefault(v, (c.row, frozenset(re.findall(r"[A-Za-zͰ-Ͽ]\w*", c.raw.replace("_", "")))))
+    return found
 
 
 def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
@@ -152,6 +167,61 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
     return new
 
 
+def _with_parameters(claims: list[Claim]) -> list[Claim]:
+    """Where f(x) = x^n, with another name than x in it, f is a value, and f'(x) its derivative by x."""
+    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    heads: dict[str, Expr] = {}
+    for c in claims:
+        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and not c.left.args[1]:
+            function, _, argument, *more = c.left.args
+            alone = all(n.args[2:] == (argument,) for n in every if n.op == "call" and n.args[0] == function)
+            if len(function) == 1 and function != "σ" and argument.op == "name" and alone and not more:
+                heads |= {function: argument} if names(c.right) - {argument.args[0]} and not has_local(c.right) else {}
+
+    def change(n: Expr) -> Expr | None:
+        if n.op != "call" or n.args[0] not in heads or n.args[1] > 2:
+            return None
+        variables = ((n.args[0], ()), *(heads[n.args[0]].args,) * n.args[1])
+        return Expr(("name", "derivative", "second")[n.args[1]], variables if n.args[1] else variables[0])
+
+    return [changed(c, lambda e: replace(e, change)) for c in claims] if heads else claims
+
+
+def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
+    """dσ/dx = σ(1 - σ), where σ is a function: σ'(x) = σ(x) (1 - σ(x))."""
+    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known - {*LOSSES}
+
+    def written_out(claim: Claim) -> Claim:
+        sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]
+        tops = [
+            n.args
+            for e in sides
+            for n in nodes(e)
+            if n.op == "derivative" and n.args[0] in [(f, ()) for f in functions]
+        ]
+        if len(set(tops)) != 1:
+            return claim
+        (function, _), bottom = tops[0]
+
+        def change(n: Expr) -> Expr | None:
+            value = Expr("call", (function, 0, name(*bottom)))
+            if n.op == "derivative" and n.args[0] == (function, ()):
+                return Expr("call", (function, 1, name(*bottom)))
+            return value if n == name(function) else None
+
+        return changed(claim, lambda e: replace(e, change))
+
+    return [written_out(c) for c in claims] if functions else claims
+
+
+def _product(n: Expr) -> Expr | None:
+    """σ(1 - σ) is a product, and no call."""
+    if n.op == "call" and not n.args[1] and n.args[0] in names(n.args[2]):
+        return Expr("product", (name(n.args[0]), replace(n.args[2], _product)))
+    return None
+
+
 def _of_all_entries(claims: list[Claim]) -> list[Claim]:
     """Where f(x) = log Σ_i e^{x_i}, f is one number of all entries, and no function that goes entry by entry."""
     heads = {
@@ -161,92 +231,100 @@ def _of_all_entries(claims: list[Claim]) -> list[Claim]:
         if not c.left.args[1] and c.left.args[0] not in FUNCTIONS and has(c.right, "sum", "reduce")
     }
 
-    def side(e):
-        return replace(
-            e, lambda n: name(n.args[0]) if n.op == "call" and n.args[0] in heads and not n.args[1] else None
-        )
+    def bare(n: Expr) -> Expr | None:
+        return name(n.args[0]) if n.op == "call" and n.args[0] in heads and not n.args[1] else None
 
-    if not heads:
-        return claims
-    return [
-        c._replace(
-            **{k: side(getattr(c, k)) for k in ("left", "right", "before") if isinstance(getattr(c, k), Expr)},
-            terms=tuple(map(side, c.terms)),
-        )
-        for c in claims
-    ]
+    return [changed(c, lambda e: replace(e, bare)) for c in claims] if heads else claims
 
 
-def _learn(terms, row, definitions, alternatives, functions, notes, given, rows) -> None:
-    """What a chain such as h0 = g0(z0) = {0, z0 < 0; z0, else} defines."""
-    head = terms[0]
-    if head.op == "call":
-        function, primes, *arguments = head.args
+@dataclass(frozen=True)
+class _Learned:
+    """What the chains of a text define, one after the other; see `Reading`."""
+
+    definitions: dict[str, Definition] = field(default_factory=dict)
+    alternatives: dict[str, list[Expr]] = field(default_factory=dict)
+    functions: dict[str, tuple[str, Expr]] = field(default_factory=dict)
+    notes: dict[str, Expr] = field(default_factory=dict)
+    given: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def chain(self, terms: tuple[Expr, ...], row: int) -> None:
+        """What a chain such as h0 = g0(z0) = {0, z0 < 0; z0, else} defines."""
+        head, values = terms[0], [t for t in terms[1:] if is_number(t)]
+        formulae = [t for t in terms[1:] if t.op != "name" and not is_number(t)]
+        derived = next((t for t in formulae if has(t, "derivative", "second", "partial")), None)
+        if head.op == "call":
+            self._called(head, terms, row)
+        elif head.op == "name" and head.args[0].startswith("δ"):
+            if len(terms) > 1 and terms[1].op == "derivative":
+                self.notes.setdefault(show_key(head), terms[1])
+        elif head.op == "name" and not formulae and values and len(terms) == 2 and not head.args[1]:
+            self.given.setdefault(head.args[0], _number(values[0]))
+        elif head.op == "name" and derived is not None:
+            if head.args[0] not in symbols(derived):
+                self.notes.setdefault(show_key(head), derived)
+        elif head.op == "name":
+            self._named(list(dict.fromkeys(t for t in terms if t.op == "name")), formulae, row)
+
+    def _called(self, head: Expr, terms: tuple[Expr, ...], row: int) -> None:
+        """g(z) = ...; where g is no letter for an activation it is a value too: f(x) = x^2."""
+        function, primes, argument, *_ = head.args
         body = next((t for t in terms[1:] if not _generic_call(t)), None)
-        if not primes and body is not None and arguments[0].op == "name" and function not in definitions:
-            _learn_function(functions, function, arguments[0].args[0], body)
-            if len(function) == 1 and function != "σ" and not has_local(body):
-                definitions.setdefault(function, ((), body))
-                rows.setdefault(function, row)
-        return
-    if head.op != "name" or head.args[0].startswith("δ"):
-        if head.op == "name" and len(terms) > 1 and terms[1].op == "derivative":
-            notes.setdefault(show_key(head), terms[1])
-        return
-    values = [t for t in terms[1:] if is_number(t)]
-    formulae = [t for t in terms[1:] if t.op != "name" and not is_number(t)]
-    if not formulae and values and len(terms) == 2 and not head.args[1]:
-        given.setdefault(head.args[0], _number(values[0]))
-        return
-    if any(has(t, "derivative", "partial") for t in formulae):
-        first = next(t for t in formulae if has(t, "derivative", "partial"))
-        if head.args[0] not in symbols(first):
-            notes.setdefault(show_key(head), first)
-        return
-    bare = list(dict.fromkeys(t for t in terms if t.op == "name"))
-    _define(bare, formulae, row, definitions, alternatives, functions, rows)
+        if primes or body is None or argument.op != "name" or function in self.definitions:
+            return
+        self._function(function, argument.args[0], body)
+        if len(function) == 1 and function != "σ" and not has_local(body):
+            self.definitions.setdefault(function, ((), body))
+            self.rows.setdefault(function, row)
 
+    def _function(self, function: str, variable: str, body: Expr) -> None:
+        calls = any(n.op == "call" and n.args[0] not in FUNCTIONS for n in nodes(body))
+        if names(body) <= {variable} and not calls and function not in FUNCTIONS:
+            self.functions.setdefault(function, (variable, body))
 
-def _define(bare, formulae, row, definitions, alternatives, functions, rows) -> None:
-    calls = [t for t in formulae if _generic_call(t)]
-    concrete = [t for t in formulae if not _generic_call(t)]
-    for call in calls:
-        variable = call.args[2].args[0]
-        own = next((t for t in concrete if names(t) == {variable}), None)
-        if own is None and any(t.args[0] == variable for t in bare[1:]):
-            own = name(variable)
-        if own is not None:
-            _learn_function(functions, call.args[0], variable, own)
-    head = bare[0]
-    if (
-        concrete
-        and not calls
-        and concrete[0].op == "cases"
-        and len(names(concrete[0])) == 1
-        and re.fullmatch(r"[ahAH]\d*|yhat", head.args[0])
-    ):
-        # an activation that is written out: give it a name, so that its derivative has one
-        variable = next(iter(names(concrete[0])))
-        _learn_function(functions, f"g_{head.args[0]}", variable, concrete[0])
-        calls, concrete = [Expr("call", (f"g_{head.args[0]}", 0, name(variable)))], concrete[1:]
-    formula = next(iter(calls), None) or next(iter(concrete), None)
-    inside = {v for t in formulae for v in names(t)}
-    anchor = next((v for v in bare if v.args[0] not in inside), None)
-    if formula is not None and anchor is not None and anchor.args[0] not in names(formula):
-        if anchor.args[0] in definitions:
-            letters, first = definitions[anchor.args[0]]
-            if _in_steps(first, formula, definitions):
-                definitions[anchor.args[0]], formula = (letters, formula), first
-            alternatives.setdefault(anchor.args[0], []).append(formula)
-        else:
-            definitions[anchor.args[0]] = (anchor.args[1], formula)
-            rows[anchor.args[0]] = row
-    known = {v.args[0] for v in bare if v.args[0] in definitions} | inside
-    first = next((v for v in bare if v.args[0] in known), bare[-1])
-    for other in bare:
-        if other.args[0] not in known and other != first and other.args[0] not in definitions:
-            definitions[other.args[0]] = (other.args[1], first)  # another name of it
-            rows[other.args[0]] = row
+    def _named(self, bare: list[Expr], formulae: list[Expr], row: int) -> None:
+        """h = g(z) = ...: names and the formulae that they are equal to."""
+        formula = self._applied(bare, formulae)
+        inside = {v for t in formulae for v in names(t)}
+        anchor = next((v for v in bare if v.args[0] not in inside), None)
+        if formula is not None and anchor is not None and anchor.args[0] not in names(formula):
+            text, letters = anchor.args
+            self._define(text, letters, formula, row)
+        known = {v.args[0] for v in bare if v.args[0] in self.definitions} | inside
+        first = next((v for v in bare if v.args[0] in known), bare[-1])
+        for other in bare:
+            if other.args[0] not in known and other != first and other.args[0] not in self.definitions:
+                self.definitions[other.args[0]] = (other.args[1], first)  # another name of it
+                self.rows[other.args[0]] = row
+
+    def _applied(self, bare: list[Expr], formulae: list[Expr]) -> Expr | None:
+        """The formula that defines a name: a call of an activation, if there is one, whose own formula is learnt."""
+        calls = [t for t in formulae if _generic_call(t)]
+        concrete = [t for t in formulae if not _generic_call(t)]
+        for call in calls:
+            variable = call.args[2].args[0]
+            own = next((t for t in concrete if names(t) == {variable}), None)
+            if own is None and any(t.args[0] == variable for t in bare[1:]):
+                own = name(variable)
+            if own is not None:
+                self._function(call.args[0], variable, own)
+        head = bare[0].args[0]
+        by_cases = bool(concrete) and not calls and concrete[0].op == "cases" and len(names(concrete[0])) == 1
+        if by_cases and re.fullmatch(r"[ahAH]\d*|yhat", head):  # give it a name, so that its derivative has one
+            (variable,) = names(concrete[0])
+            self._function(f"g_{head}", variable, concrete[0])
+            return Expr("call", (f"g_{head}", 0, name(variable)))
+        return next(iter(calls + concrete), None)
+
+    def _define(self, text: str, letters: tuple[str, ...], formula: Expr, row: int) -> None:
+        if text not in self.definitions:
+            self.definitions[text] = (letters, formula)
+            self.rows[text] = row
+            return
+        own, first = self.definitions[text]
+        if _in_steps(first, formula, self.definitions):
+            self.definitions[text], formula = (own, formula), first
+        self.alternatives.setdefault(text, []).append(formula)
 
 
 def _in_steps(whole: Expr, formula: Expr, definitions) -> bool:
@@ -265,34 +343,22 @@ def _generic_call(expr: Expr) -> bool:
     return expr.op == "call" and expr.args[0] not in FUNCTIONS and not expr.args[1] and expr.args[2].op == "name"
 
 
-def _learn_function(functions, function: str, variable: str, body: Expr) -> None:
-    calls = [n for n in nodes(body) if n.op == "call" and n.args[0] not in FUNCTIONS]
-    if names(body) <= {variable} and not calls and function not in FUNCTIONS:
-        functions.setdefault(function, (variable, body))
-
-
 def is_number(expr: Expr) -> bool:
     """Whether a formula is made of numbers alone."""
-    return not symbols(expr) and not has(expr, "derivative", "partial", "delta", "cases")
+    return not symbols(expr) and not has(expr, "derivative", "second", "partial", "delta", "cases")
 
 
 def _number(expr: Expr) -> float:
-
-    def leaf(e: Expr):
-
-        return apply(FUNCTIONS[e.args[0]], evaluate(e.args[2], scope))
-
-    scope = Scope(leaf, {})
     try:
-        return float(evaluate(expr, scope).array.ravel()[0])
-    except (KeyError, ValueError, IndexError):
+        return jet(expr, {}, lambda function, _: FUNCTIONS[function]).value.item()
+    except (KeyError, ValueError):
         return float("nan")
 
 
-def ordered(definitions: dict[str, tuple[tuple[str, ...], Expr]]) -> dict[str, tuple[tuple[str, ...], Expr]]:
+def ordered(definitions: dict[str, Definition]) -> dict[str, Definition]:
     """Definitions whose variables are known come first; those in a circle are left out."""
     needs = {v: set(names(e)) for v, (_, e) in definitions.items()}
-    done: dict[str, tuple[tuple[str, ...], Expr]] = {}
+    done: dict[str, Definition] = {}
     while needs:
         ready = [v for v, used in needs.items() if not used & needs.keys()]
         if not ready:
@@ -318,7 +384,7 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
         for side in (c.left, c.right):
             if isinstance(side, Expr):
                 for n in nodes(side):
-                    if n.op == "derivative" and n.args[0][0]:
+                    if n.op in ("derivative", "second") and n.args[0][0]:
                         tops[n.args[0][0]] = tops.get(n.args[0][0], 0) + 1
     used = {v for _, e in definitions.values() for v in names(e)}
     lost = [v for v in tops if v in LOSSES and v not in used]
@@ -331,19 +397,12 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
     return ""
 
 
-def _with_loss(claim: Claim, loss: str) -> Claim:
-    left, right, before = (
-        _lossless(e, loss) if isinstance(e, Expr) else e for e in (claim.left, claim.right, claim.before)
-    )
-    return claim._replace(left=left, right=right, before=before, terms=tuple(_lossless(t, loss) for t in claim.terms))
-
-
 def _lossless(expr: Expr, loss: str) -> Expr:
     """Write dE/dz as the derivative of the loss, where E is the loss."""
 
     def change(node: Expr) -> Expr | None:
-        if loss and node.op == "derivative" and node.args[0] == (loss, ()):
-            return Expr("derivative", (("", ()), node.args[1]))
+        if loss and node.op in ("derivative", "second") and node.args[0] == (loss, ()):
+            return Expr(node.op, (("", ()), *node.args[1:]))
         return None
 
     return replace(expr, change)
@@ -351,15 +410,13 @@ def _lossless(expr: Expr, loss: str) -> Expr:
 
 def with_names(reading: Reading, new) -> Reading:
     """The reading with every name replaced by `new(name)`."""
+    return reading._replace(claims=tuple(changed(c, lambda e: renamed(e, new)) for c in reading.claims))
 
-    def side(e):
-        return renamed(e, new) if isinstance(e, Expr) else e
 
-    claims = tuple(
-        c._replace(left=side(c.left), right=side(c.right), before=side(c.before), terms=tuple(map(side, c.terms)))
-        for c in reading.claims
-    )
-    return reading._replace(claims=claims)
+def changed(claim: Claim, change: Callable[[Expr], Expr]) -> Claim:
+    """The claim with each of its formulae changed."""
+    sides = {k: change(e) for k in ("left", "right", "before") if isinstance(e := getattr(claim, k), Expr)}
+    return claim._replace(**sides, terms=tuple(map(change, claim.terms)))
 
 
 def is_generic(function: str) -> bool:

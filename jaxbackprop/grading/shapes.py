@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import Expr, ShapeError, nodes, show
 
 ONE = 0
@@ -345,7 +346,7 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     if right is not None:
         if found[i + 1] is None:
             return None
-        vector = turned and core.op == "name" and core.args[0][:1].islower()
+        vector = turned and core.op == "name" and core.args[0][:1].islower() and not _weight(core.args[0])
         rows = left.columns if left else ONE if vector else want.rows if want else sizes.new() if force else None
         return None if rows is None else Shape((), rows, right.rows)
     if left is not None:
@@ -355,6 +356,11 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     if all(s is not None for j, s in enumerate(found) if j != i):
         return want or (Shape((), ONE, ONE) if force else None)  # beside numbers
     return None
+
+
+def _weight(v: str) -> bool:
+    """Whether a small letter stands for the weights of a layer that a letter counts: there it is a matrix."""
+    return counter(v) is not None and v[0] in "wvuθ"
 
 
 def _reduced(how: str, axis: int | None, s: Shape | None, sizes: Sizes) -> Shape | None:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from jaxbackprop.grading.choice import holds, with_deltas
 from jaxbackprop.grading.diagnosis import shares
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, replace, size
+from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, ordered
 from jaxbackprop.grading.wiring import exercise
-from jaxbackprop.grading.world import World, build
+from jaxbackprop.grading.world import World
 
 REPAIRS = 20_000  # symbols evaluated in the search for a forward slip
 
@@ -59,7 +60,7 @@ def _changed(world: World, v: str, expr: Expr) -> World | None:
 
 
 def _reached(world: World) -> Iterator[str]:
-    return (v for v in world.reading.definitions if v != "" and (shares(world, v) or v == world.output))
+    return (v for v in world.reading.definitions if v != "" and (shares(world, v) or v in world.outputs))
 
 
 def _alternatives(world: World) -> Iterator[tuple[str, Expr]]:

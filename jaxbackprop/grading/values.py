@@ -187,9 +187,9 @@ def transpose(a: Node) -> Node:
 
 
 def apply(function: Function, a: Node, primes: int = 0, turned: bool = False) -> Node:
-    """f(a) or f'(a), entry by entry."""
-    if primes > 1:
-        raise UnknownError("a second derivative is not judged")
+    """f(a), f'(a) or f''(a), entry by entry."""
+    if primes > 2:
+        raise UnknownError("a third derivative is not judged")
     z = a.array
 
     def slope():
@@ -198,8 +198,10 @@ def apply(function: Function, a: Node, primes: int = 0, turned: bool = False) ->
             derivative = np.where(z == 0, function.derivative(np.full_like(z, -1e-300)), derivative)
         return derivative
 
+    if primes == 2:
+        return Node(function.second(z) + 0 * z, a.letters)
     if primes:
-        return Node(np.asarray(slope(), float) + 0 * z, a.letters)
+        return Node(slope() + 0 * z, a.letters, ((a, lambda d: d * function.second(z)),))
     return Node(np.asarray(function.value(z), float), a.letters, ((a, lambda d: d * slope()),))
 
 
@@ -282,7 +284,7 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
     match expr.op, expr.args:
         case "number", (x, _):
             return Node(np.full((1, 1, 1), x))
-        case (("name" | "derivative" | "partial" | "call"), _):
+        case (("name" | "derivative" | "second" | "partial" | "call"), _):
             return scope.leaf(expr)
         case "delta", (j, k):
             n = scope.sizes.get(j) or scope.sizes.get(k) or 1

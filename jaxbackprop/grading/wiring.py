@@ -7,14 +7,13 @@ from typing import Any
 from jaxbackprop.grading.expression import Expr, name, names, plus, renamed, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
-from jaxbackprop.grading.reading import Reading, claims_of, ordered, read, with_names
+from jaxbackprop.grading.reading import Definition, Reading, claims_of, ordered, read, with_names
 
 EXERCISE = "z0 = w0 x; h0 = g(z0); z1 = w1 h0; h1 = g(z1); z2 = w2 h1 + w3 h0; yhat = z2; h2 = z2"
-Definitions = dict[str, tuple[tuple[str, ...], Expr]]
 
 
 @cache
-def exercise() -> Definitions:
+def exercise() -> dict[str, Definition]:
     """The definitions of the exercise's network."""
     return read(claims_of(chains(EXERCISE))).definitions
 
@@ -44,17 +43,12 @@ def completed(reading: Reading) -> tuple[Reading, str]:
         spelling.setdefault(_exercise_name(v, apart), v)
     reading = with_names(reading, lambda v: spelling.get(_exercise_name(v, apart), v))
     reading = read(list(reading.claims))._replace(loss=reading.loss)
-    theirs = {spelling.get(v, v): (k, _renamed(e, spelling)) for v, (k, e) in exercise().items()}
+    theirs = {spelling.get(v, v): (k, renamed(e, lambda v: spelling.get(v, v))) for v, (k, e) in exercise().items()}
     # h2 is a name for z2 only where the text uses it
     theirs = {v: d for v, d in theirs.items() if v != "h2" or "h2" in asked}
     both = ordered(theirs | reading.definitions)
     words = f"the exercise, completed by {_rows(reading)}" if own else "the exercise (no forward equations given)"
     return reading._replace(definitions=both), words
-
-
-def _renamed(e: Expr, spelling: dict[str, str]) -> Expr:
-
-    return renamed(e, lambda v: spelling.get(v, v))
 
 
 def _exercise_name(v: str, apart: frozenset[str]) -> str:
@@ -119,7 +113,7 @@ def from_network(network: Any, reading: Reading) -> Reading:
     edges |= {(z_of[t[0]], None): (f"b{i}", f"b_{t[0]}") for i, t in enumerate(layers) if t[3]}
     reading = with_names(reading, lambda v: _network_name(v, {*z_of, *z_of.values(), "x"}))
     written = _written_names(reading, edges, z_of)
-    definitions: Definitions = {}
+    definitions: dict[str, Definition] = {}
     longer: dict[str, str] = {}
     for layer, sources, activation, bias in layers:
         function = getattr(activation, "name", activation)

@@ -7,9 +7,10 @@ import numpy as np
 
 from jaxbackprop.grading.choice import choose
 from jaxbackprop.grading.expression import ShapeError, UnknownError, nodes
+from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Reading
 from jaxbackprop.grading.shapes import Layout
-from jaxbackprop.grading.world import Loss, World, build
+from jaxbackprop.grading.world import Loss, World
 
 Numbers = Mapping[str, np.ndarray]
 DIGITS = r"[-−+\d.eE,;\s]"

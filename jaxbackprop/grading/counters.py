@@ -1,0 +1,91 @@
+r"""Letters that count layers or steps: the l of z^l and W^{[l+1]}, the t of h_{t-1}.
+
+Such a letter is no index: z^l is a name like z^1. `coded` writes it as a number that no text has, and everything else
+reads on: z^{l-1} is z699, h_{t} is h600. `spoken` turns the numbers back for the report.
+"""
+
+import re
+
+CODES = {"l": 700, "L": 800, "t": 600, "k": 500, "n": 400}
+FAR = 9  # from the letter: l-9, ..., l+9
+_STEP = r"\s*([lLtkn])\s*(?:([+-])\s*(\d))?\s*"
+_ABOVE = re.compile(
+    rf"\^\s*\{{\s*(\(|\[|<|\\langle)?{_STEP}(?:\)|\]|>|\\rangle)?\s*(?:\^?\s*(T|\\top|\\intercal|\\prime|'))?\s*\}}"
+)
+_ABOVE_BARE = re.compile(rf"\^\s*(?:[\[(<]{_STEP}[\])>]|([lL])(?![A-Za-z0-9]))")
+_BELOW = re.compile(rf"_\s*(?:\{{{_STEP}\}}|\({_STEP}\)|([ltkn])(?![A-Za-z0-9_]))")
+_INSIDE = re.compile(rf"(?<=[A-Za-z])\[{_STEP}\]")  # h[t-1], in code
+_NUMBER = re.compile(r"(?<=[A-Za-z_Ͱ-Ͽ])(\d{3})(?![\d.])")
+
+
+def counting(text: str) -> frozenset[str]:
+    """The letters that count: l above a name; another where one less or more of it stands, and no sum runs over it."""
+    found = {"l"} if re.search(r"\^\s*(?:l(?![A-Za-z])|[\[({][\[(\s]*l\s*[\])+}-])", text) else set()
+    last = r"\^\s*\{?\s*(?:[\[(]\s*L\s*[\])]|[\[(]?\s*L\s*-\s*1)"
+    found |= {"L"} if re.search(last, text) or (found and re.search(r"\^\s*\{?\s*L(?![A-Za-z])", text)) else set()
+    for x in "ltkn":
+        one_off = rf"\s*{x}\s*[+-]\s*1\s*"
+        near = rf"_\s*[{{(]{one_off}[}})]|\^\s*\{{?\s*[\[(<]{one_off}[\])>]|[A-Za-z]\[{one_off}\]"
+        summed = x in "kn" and re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_?\s*\{{?\s*{x}(?![A-Za-z])", text)
+        if re.search(near, text.replace(r"\langle", "<").replace(r"\rangle", ">")) and not summed:
+            found.add(x)
+    return frozenset(found)
+
+
+def coded(raw: str, letters: frozenset[str]) -> str:
+    r"""A formula with z^{l-1} as z_{699}.
+
+    >>> coded(r"\delta^l = (W^{[l+1]T} h_{t-1})", frozenset("lt"))
+    '\\delta_{700} = (W_{701} ^{T} h_{599})'
+    """
+    if not letters:
+        return raw
+
+    def number(letter: str, sign: str | None, far: str | None) -> str:
+        return str(CODES[letter] + int(f"{sign or '+'}{far or 0}"))
+
+    def above(m: re.Match) -> str:
+        if m[2] not in letters or (m[2] in "tkn" and not m[1]):
+            return m[0]
+        mark = {"": "", "'": "'", "\\prime": "'"}.get(m[5] or "", " ^{T}")
+        return f"_{{{number(*m.groups()[1:4])}}}{mark}"
+
+    def below(m: re.Match) -> str:
+        groups = [g for g in m.groups() if g]
+        return f"_{{{number(*(groups + ['+', '0'][: 3 - len(groups)])[:3])}}}" if groups[0] in letters else m[0]
+
+    if "l" in letters or "L" in letters:  # Nielsen's ∇_a C
+        raw = re.sub(r"(\\nabla|∇)\s*_\s*\{?\s*([az])\s*\}?(?=\s*[A-Z\\])", rf"\1_{{\2_{{{CODES['L']}}}}}", raw)
+    sums = r"(\\sum|[Σ∑])\s*_\s*\{\s*([lLtkn])\s*="
+    raw = re.sub(sums, lambda m: f"{m[1]}_{{{CODES[m[2]]}=" if m[2] in letters else m[0], raw)
+    raw = _ABOVE_BARE.sub(below, _ABOVE.sub(above, raw))
+    raw = _BELOW.sub(lambda m: below(m) if (m[1] or m[4] or m[7]) != "L" else m[0], raw)
+    return _INSIDE.sub(lambda m: below(m) if m[1] in letters else m[0], raw)
+
+
+def counter(name: str) -> tuple[str, str, int] | None:
+    """z699 as ("z", "l", -1); None for a name without such a number."""
+    match = re.fullmatch(r"(\D.*?)_?(\d{3})", name)
+    if not match:
+        return None
+    nearest = round(int(match[2]), -2)
+    letter = next((x for x, code in CODES.items() if code == nearest), None)
+    far = int(match[2]) - nearest
+    return (match[1], letter, far) if letter and abs(far) <= FAR else None
+
+
+def spoken(text: str) -> str:
+    """Numbers as letters again.
+
+    >>> spoken("dL/da699 = W700^T * dL/dz700")
+    'dL/da_{l-1} = W_l^T * dL/dz_l'
+    """
+
+    def word(m: re.Match) -> str:
+        found = counter(f"x{m[1]}")
+        if found is None:
+            return m[0]
+        _, letter, far = found
+        return f"_{letter}" if not far else f"_{{{letter}{far:+d}}}"
+
+    return _NUMBER.sub(word, text)

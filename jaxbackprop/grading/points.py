@@ -1,0 +1,194 @@
+"""The points at which a text's equations are compared: random ones, that cover every pattern of units on and off.
+
+Reading, Layout, Loss --build()--> World
+"""
+
+import numpy as np
+
+from jaxbackprop.grading.derivatives import scope_of, value_of, with_adjoints
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, nodes, show
+from jaxbackprop.grading.functions import FUNCTIONS, Function
+from jaxbackprop.grading.reading import Reading, ordered
+from jaxbackprop.grading.shapes import INPUT, RATE, Layout, Sized, infer
+from jaxbackprop.grading.values import Rules, evaluate
+from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved, stored
+
+DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
+EVERY = ("n", "m", "N", "M", "B", "batch", "D", "d", "K", "H", "C")  # names for how many there are
+
+
+def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", seed: int = 0) -> World:
+    """Draw points and compute every value and adjoint there.
+
+    Raises:
+        ShapeError: the equations do not fit together so.
+        UnknownError: one of them cannot be evaluated.
+    """
+    if loss.formula is not None:
+        definitions = {**reading.definitions, "": ((), loss.formula)}
+        reading = reading._replace(definitions=ordered(definitions))
+    sized = infer(reading.definitions, layout)
+    rng = np.random.default_rng(seed)
+    plain = not layout.vectors and all(not s[0] for s in sized.names.values())
+    counts = _counts(reading, sized, layout)
+    draws = _draw(reading, sized, counts, layout, rng, DRAWN if plain else POINTS)
+    rules = Rules(rows=layout.rows)
+    empty = World(
+        reading,
+        layout,
+        loss,
+        sized,
+        Values({}),
+        {},
+        (),
+        {},
+        generic,
+        rules,
+        zero=np.zeros(DRAWN if plain else POINTS, bool),
+        counts=counts,
+    )
+    if plain:
+        draws = _patterns(empty, draws)
+        zero = np.zeros(len(next(iter(draws.values()))) if draws else 1, bool)
+        zero[-1:] = True
+        units = {text for text, _ in gates(empty._replace(values=_run(empty, draws)))}
+        for v, a in draws.items():
+            if INPUT.fullmatch(v) or v in units:
+                a[-1:] = 0
+        empty = empty._replace(zero=zero)
+    found = empty._replace(values=_run(empty, draws))
+    return with_adjoints(found._replace(kinks=tuple(gates(found))))
+
+
+def at_numbers(world: World) -> World | None:
+    """The world at the one point that the text gives numbers for; None where it leaves some open."""
+    needed = [v for v in world.reading.free if v in world.sized.names and not RATE.fullmatch(v)]
+    if world.layout.vectors or not needed or any(v not in world.reading.given for v in needed):
+        return None
+    draws = {
+        v: np.full((1, 1, 1), world.reading.given.get(v, 1.0))
+        for v in world.sized.names
+        if v not in world.reading.definitions
+    }
+    small = world._replace(values=Values({}), kinks=(), zero=np.zeros(1, bool))
+    return with_adjoints(small._replace(values=_run(small, draws)))
+
+
+def _run(world: World, draws: dict[str, np.ndarray]) -> Values:
+    """Forward: the definitions one after the other."""
+    values = Values({v: as_node(a) for v, a in draws.items()})
+    world = world._replace(values=values)
+    for v, (letters, e) in world.reading.definitions.items():
+        values[v] = stored(evaluate(e, scope_of(world, [e, name(v, letters)])), letters, world.sized.names.get(v))
+    return values
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+
+def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: int) -> dict[str, np.ndarray]:
+    targets = _targets(reading)
+    drawn = {}
+    for v, (slots, rows, columns) in sized.names.items():
+        if v in reading.definitions:
+            continue
+        shape = (points, *slots, rows, columns)
+        if v in counts:
+            drawn[v] = np.full(shape, float(counts[v]))
+            continue
+        a = rng.normal(size=shape) * (0.8 if layout.vectors else 1.3)
+        a[2::4] = rng.uniform(0.1, 0.9, size=a[2::4].shape)
+        a[3::4] = rng.uniform(0.3, 2, size=a[3::4].shape) * rng.choice((-1, 1), size=a[3::4].shape)
+        if v in targets:  # the probabilities of a target add up to 1
+            a = rng.uniform(0.1, 1, size=shape)
+            axis = len(slots) if slots else -1 if layout.rows else -2
+            axis = axis if a.shape[axis] > 1 else -1 if axis == -2 else -2
+            a = a / a.sum(axis=axis, keepdims=True) if a.shape[axis] > 1 else a
+        drawn[v] = a
+    return drawn
+
+
+def _targets(reading: Reading) -> set[str]:
+    """Free names of a loss that is a cross-entropy of a softmax."""
+    formulae = [e for _, e in reading.definitions.values()]
+    used = {n.args[0] for e in formulae for n in nodes(e) if n.op in ("call", "reduce")}
+    soft = used & {"softmax", "log_softmax", "logsumexp"} or {"exp", "log"} <= used
+    if not soft:
+        return set()
+    loss = reading.definitions.get("") or reading.definitions.get(reading.loss)
+    others = {v for u, (_, e) in reading.definitions.items() if u not in ("", reading.loss) for v in names(e)}
+    return {v for v in names(loss[1]) if v not in reading.definitions and v not in others} if loss else set()
+
+
+def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:
+    """Names for how many there are: of examples, or of what a sum runs over."""
+    found: dict[str, int] = {}
+    formulae = [e for _, e in reading.definitions.values()]
+    formulae += [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    for e in formulae:
+        for n in nodes(e):
+            if n.op == "sum" and n.args[2] and n.args[2] not in reading.definitions:
+                found.setdefault(n.args[2], letter_sizes(sized, [n]).get(n.args[0][0], 1))
+        sums = [n for n in nodes(e) if n.op == "sum"]
+        for v in names(e) & set(EVERY) if sums else ():
+            if v not in reading.definitions:
+                found.setdefault(v, letter_sizes(sized, [e]).get(sums[0].args[0][0], 1))
+    if layout.batch:
+        for v in EVERY[:6]:
+            if v not in reading.definitions:
+                found.setdefault(v, sized.examples)
+    return found
+
+
+# --- units on and off -----------------------------------------------------------------------------------------------
+
+
+def _patterns(world: World, draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of the points drawn, some of each pattern of units on and off."""
+    values = _run(world, draws)
+    signs = [np.sign(a.reshape(len(a), -1)) for _, a in gates(world._replace(values=values)) if len(a) == DRAWN]
+    if not signs:
+        return {v: a[: POINTS + 1].copy() for v, a in draws.items()}
+    seen: dict[bytes, int] = {}
+    keep = []
+    for i, pattern in enumerate(np.concatenate(signs, axis=1)):
+        key = pattern.tobytes()
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= 5 and len(keep) < KEPT:
+            keep.append(i)
+    return {v: a[[*keep, 0]] for v, a in draws.items()}
+
+
+def gates(world: World) -> list[tuple[str, np.ndarray]]:
+    """What decides on which branch a value is, where the definitions have a kink: (formula, its value)."""
+    found: dict[str, np.ndarray] = {}
+    for _, e in world.reading.definitions.values():
+        for n in nodes(e):
+            if n.op == "call" and not n.args[1] and _kinked(world, n):
+                inside = n.args[2]
+            elif n.op == "compare":
+                inside = (
+                    n.args[1]
+                    if n.args[2].op == "number"
+                    else n.args[2]
+                    if n.args[1].op == "number"
+                    else Expr("+", (n.args[1], Expr("negative", (n.args[2],))))
+                )
+            else:
+                continue
+            if show(inside) not in found:
+                try:
+                    found[show(inside)] = value_of(world, inside).array
+                except (ShapeError, UnknownError):
+                    continue
+    return list(found.items())
+
+
+def _kinked(world: World, call: Expr) -> bool:
+    function = resolved(world, call.args[0], call.args[2])
+    if isinstance(function, Function):
+        return function.kinked
+    return any(
+        n.op == "cases" or (n.op == "call" and n.args[0] in FUNCTIONS and FUNCTIONS[n.args[0]].kinked)
+        for n in nodes(function[1])
+    )

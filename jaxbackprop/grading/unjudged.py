@@ -1,0 +1,99 @@
+"""Lines that say nothing which could be judged: a step, a number, a word, what hangs on a line that was not read."""
+
+from jaxbackprop.grading.choice import holds
+from jaxbackprop.grading.counters import counter
+from jaxbackprop.grading.expression import Expr, adjoint, has, names, nodes, symbols
+from jaxbackprop.grading.grammar import Unread
+from jaxbackprop.grading.reading import Claim, Reading, is_number
+from jaxbackprop.grading.world import World
+
+
+def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
+    """Why the line is not judged, before it is compared; "" where it is."""
+    if _is_step(left, right):
+        return "a step of the training, not a derivative"
+    given = left in map(adjoint, world.outputs)
+    if is_number(right) and (left.op == "name" or given):
+        return "a number: it holds for one choice of the inputs only, and is not judged"
+    if given and not has(right, "derivative"):
+        follows = f"{world.called(left)} is the adjoint that is given: the text has no loss from which it could follow"
+        return "" if holds(world, claim) else follows
+    hanging = _hangs_on(world, left, right)
+    if hanging:
+        return _not_read(world.reading, hanging)
+    if left.op == "name" and _is_only_a_word(world.reading, left.args[0]):
+        return f"it defines {left.args[0]}, which nothing else in the text is about"
+    return ""
+
+
+def not_known(world: World, left: Expr, right: Expr) -> str:
+    """Why a line that does not hold is not wrong: its loss was not read, or a step's share of a sum is meant; "" for no why."""
+    reading = world.reading
+    if any(n.op in ("derivative", "second") and not n.args[0][0] for e in (left, right) for n in nodes(e)):
+        if reading.loss in reading.unread:
+            return _not_read(reading, reading.loss)
+        lost = next((c.row for c in reading.claims if isinstance(c.left, Unread)), 0)
+        if lost and reading.loss not in reading.definitions:
+            return f"the loss may stand in line {lost}, which was not read"
+    repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
+    return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
+
+
+def shared(world: World, *formulae: Expr) -> list[str]:
+    """The names that all steps share and that a derivative is taken by."""
+    by = {n.args[1][0] for e in formulae for n in nodes(e) if n.op == "derivative"}
+    return sorted(by & world.reading.shared.keys())
+
+
+def _not_read(reading: Reading, v: str) -> str:
+    return f"{v}'s definition in line {reading.unread[v][0]} was not read"
+
+
+def _is_step(left: Expr, right: Expr) -> bool:
+    """w = w - 0.1 dL/dw, and w_{t+1} = w_t - ...; w_new = w - ..."""
+    if left.op != "name" or right.op != "+":
+        return False
+    counted = counter(left.args[0])
+    old = counted[0] if counted else left.args[0].partition("_")[0]
+
+    def is_old(v: str) -> bool:
+        found = counter(v)
+        return (found[0] if found else v) == old
+
+    return left in right.args or (
+        has(right, "derivative") and any(t.op == "name" and is_old(t.args[0]) for t in right.args)
+    )
+
+
+def _is_only_a_word(reading: Reading, v: str) -> bool:
+    """Whether a line defines a name of several letters, or another name, that no other line is about."""
+    alias = v in reading.definitions and reading.definitions[v][1].op == "name" and v != "yhat"
+    if not alias and (not (v.isalpha() and v.isascii() and len(v) > 2) or v == "yhat" or v == reading.loss):
+        return False
+    about = [c for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) and v in symbols(e)]
+    return len(about) == 1 if not alias else len(reading.claims) == 1
+
+
+def _hangs_on(world: World, left: Expr, right: Expr) -> str:
+    """The name whose definition was not read and on which a derivative in this line depends; "" for none."""
+    reading = world.reading
+    for p, (_, inside) in reading.unread.items():
+        if p == reading.loss or p in reading.definitions:
+            continue
+        above = _above(reading, {*inside} & {*reading.definitions, *reading.free, *world.values})
+        for e in (left, right):
+            for n in nodes(e):
+                by = n.op in ("derivative", "second")
+                bottom = n.args[1][0] if by else world.deltas.get(n.args[0], "") if n.op == "name" else ""
+                if bottom and (bottom in above or bottom not in world.values):
+                    return p
+    return ""
+
+
+def _above(reading: Reading, found: set[str]) -> set[str]:
+    """These names and all that they are computed from."""
+    above, new = set(found), set(found)
+    while new:
+        new = {u for v in new if v in reading.definitions for u in names(reading.definitions[v][1])} - above
+        above |= new
+    return above
