@@ -114,11 +114,9 @@ def test_notes_unread_say_what(notes):
     assert "going on from the line above: dL/dh1 = dL/dyhat * w2" in line.reason
 
 
-def test_notes_take_well_below_two_seconds():
-    grade("dL/dz2 = dL/dyhat")
-    start = time.process_time()
-    grade(NOTES.read_text())
-    assert time.process_time() - start < 1.5
+def test_the_notes_cost_few_evaluations(monkeypatch):
+    count, _ = evaluations(monkeypatch, NOTES.read_text())
+    assert 1_000 < count < 8_000  # 6,489 when it was written: a second of one core
 
 
 # --- the right lines, in every notation ------------------------------------------------------------------------------
@@ -827,8 +825,8 @@ def test_a_long_chain_is_refused_before_it_is_read():
     assert time.process_time() - start < 2
 
 
-def evaluations(monkeypatch, text: str) -> int:
-    """How many formulae are evaluated for a text whose lines are all wrong: what its time goes with, on any machine."""
+def evaluations(monkeypatch, text: str) -> tuple[int, set[str]]:
+    """How many formulae are evaluated for a text, what its time goes with on any machine; and how its lines are judged."""
     count = [0]
 
     def counted(expr, scope):
@@ -837,8 +835,8 @@ def evaluations(monkeypatch, text: str) -> int:
 
     with monkeypatch.context() as patch:
         patch.setattr(derivatives, "evaluate", counted)
-        assert set(statuses(grade(text))) == {"wrong"}
-    return count[0]
+        found = set(statuses(grade(text)))
+    return count[0], found
 
 
 def wrong_lines(many: int, different: int) -> str:
@@ -846,12 +844,13 @@ def wrong_lines(many: int, different: int) -> str:
 
 
 def test_many_wrong_lines_cost_no_more_than_as_many_times_one(monkeypatch):
-    few, many = (evaluations(monkeypatch, wrong_lines(n, n)) for n in (39, 390))
+    (few, found), (many, all_found) = (evaluations(monkeypatch, wrong_lines(n, n)) for n in (39, 390))
+    assert found == all_found == {"wrong"}
     assert 1_000 < few < many < 12 * few
 
 
 def test_a_wrong_line_that_is_repeated_is_compared_once(monkeypatch):
-    few, many = (evaluations(monkeypatch, wrong_lines(n, 2)) for n in (39, 390))
+    (few, _), (many, _) = (evaluations(monkeypatch, wrong_lines(n, 2)) for n in (39, 390))
     assert many - few < 3 * 351  # what is left for a line: the adjoint that it claims, for those below
 
 
