@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxbackprop as jbp
@@ -290,6 +291,20 @@ def test_what_is_right_agrees():
     assert len(str(found).splitlines()) == 4
     found.raise_if_wrong()
     assert jbp.check_factored(lambda params, x: (loss(params, x), x), P, X.T, in_axes=1, has_aux=True).ok
+
+
+def test_a_gradient_that_is_0_is_not_compared_by_its_rounding():
+    """A key's bias moves all scores of a row alike, which a softmax does not see."""
+
+    def attention(params, x, y):
+        q, k = x @ params["q"], x @ params["k"] + params["key bias"]
+        return jnp.sum((jax.nn.softmax(q @ k.T) @ (x @ params["v"]) - y) ** 2)
+
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=(4, 4)).astype("float32") for name in "qkv"} | {"key bias": np.ones(4, "float32")}
+    x, y = (rng.normal(size=(5, 6, 4)).astype("float32") for _ in range(2))
+    found = jbp.check_factored(attention, params, x, y)
+    assert found.ok, str(found)
 
 
 def sabotaged(monkeypatch, name, times):

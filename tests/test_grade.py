@@ -806,6 +806,45 @@ def test_beside_layers_that_a_letter_counts_a_number_above_is_a_layer():
     assert lines[3].quantity == "dL/da2"
 
 
+INLINE = {
+    "a step that is named after it is used": """yhat = sigmoid(w x + b); z = w x + b
+L = -(y log(yhat) + (1 - y) log(1 - yhat))
+dL/dz = yhat - y
+dL/dw = dL/dz x
+dL/db = 2 dL/dz  # wrong""",
+    "two steps inside one formula": """h = x + W2 relu(W1 x)
+L = 1/2 ||h - y||^2
+u = W1 x; a = relu(u)
+dL/da = W2^T dL/dh
+dL/dW1 = dL/du x^T
+dL/du = W2^T dL/dh  # wrong""",
+    "sum_k in letters": """z = W x + b; p = softmax(z)
+L = -sum_k y_k log p_k
+dL/dz = p - y
+dL/db = y - p  # wrong""",
+    "dYhat beside Yhat": """A1 = np.maximum(0, X @ W1 + b1); Yhat = A1 @ W2 + b2
+L = np.sum((Yhat - Y)**2) / (2*n)
+dYhat = (Yhat - Y)  # wrong
+dW2 = A1.T @ dYhat
+dA1 = dYhat @ W2.T""",
+}
+
+
+@pytest.mark.parametrize("name", INLINE)
+def test_how_people_name_their_steps(name):
+    wrong = [i for i, line in enumerate(INLINE[name].split("\n"), 1) if line.endswith("# wrong")]
+    lines = grade(INLINE[name].replace("  # wrong", "")).lines
+    assert {line.row: line.status for line in lines if line.status != "right"} == dict.fromkeys(wrong, "wrong")
+
+
+def test_what_leads_nowhere_is_not_judged():
+    lines = grade(
+        "yhat = w x; L = 1/2 (yhat - y)^2; q = 3 x + w; dL/dq = yhat - y; dL/dw = dL/dq x; dL/dyhat = 2 yhat"
+    ).lines
+    assert [line.status for line in lines][3:] == ["not judged", "not judged", "wrong"]
+    assert "the equations do not lead from q to L" in lines[3].reason
+
+
 def test_a_symbol_that_is_another_name_of_itself():
     """z2 = w2 makes them one, and nothing else says what either is."""
     line = only("z2 = w2")

@@ -216,3 +216,12 @@ def test_what_has_no_key_is_typed_as_people_do():
 def test_layers_that_a_letter_counts_have_no_numbers():
     with pytest.raises(ValueError, match=r"a letter counts the layers or steps: write each out, as z1 = W1 x \+ b1"):
         work("z^l = W^l a^{l-1}; a^l = tanh(z^l); L = 1/2 ||a^2 - y||^2", {"y": 1})
+
+
+def test_of_square_arrays_the_way_the_text_is_written_decides():
+    """As many examples as units: in X @ W + b a row of X is an example, and b is added to each."""
+    found = work("Z = X @ W + b; L = np.sum(Z**2)", {"X": [[1, 2], [3, 4]], "W": [[1, 0], [0, 1]], "b": [10, 20]})
+    np.testing.assert_allclose(found["Z"].value, [[11, 22], [13, 24]])
+    np.testing.assert_allclose(np.ravel(found["dL/db"].value), [48, 92])
+    columns = work("z = W x + b; L = ||z||^2", {"x": [1, 2], "W": [[1, 0], [0, 1]], "b": [10, 20]})
+    np.testing.assert_allclose(columns["z"].value, [11, 22])

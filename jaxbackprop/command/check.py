@@ -26,9 +26,19 @@ def deed(arguments: Namespace) -> int:
     if gradient:
         report = _theirs(jbp.check_gradient, value, gradient, *at)
     else:
-        report = _theirs(jbp.check_vjp, value, *at, reference=reference)
+        report = _theirs(_checked_rule, arguments.value, value, at, reference)
     print(json.dumps(without_nan(report.to_dict()), ensure_ascii=False) if arguments.json else report)
     return {"right": 0, "wrong": 1}.get(report.outcome, 3)
+
+
+def _checked_rule(name: str, f, at: tuple, reference):
+    try:
+        return jbp.check_vjp(f, *at, reference=reference)
+    except ValueError as error:
+        if "no derivative rule of its own" not in str(error):
+            raise
+        said = f"{name} has no derivative rule of its own: name the gradient under test too, as in {name} gradient"
+        raise ValueError(f"{said}; or, of a kernel, --reference") from None
 
 
 def _loaded(arguments: Namespace) -> tuple[Any, Any, Any, tuple]:
@@ -58,6 +68,11 @@ def _named(what: str, first: str, modules: dict[str, ModuleType]) -> Any:
     if module not in modules:
         modules[module] = _module(module)
     found = modules[module]
+    if not hasattr(found, name) and what == "arguments":
+        raise ValueError(
+            f"{module} has no `arguments`: write them there, arguments = (params, *data), where to check; or name a tuple "
+            "by --arguments"
+        )
     if not hasattr(found, name):
         raise ValueError(f"in {module}: {unknown('name', name, [known for known in vars(found) if known[0] != '_'])}")
     return getattr(found, name)

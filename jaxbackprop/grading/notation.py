@@ -90,6 +90,7 @@ def vocabulary(text: str) -> Vocabulary:
     words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
     if re.search(r"@|\bnp\.|\*\*|\.T\b", text):  # in code a word between operators is a name
         words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", flat) if _is_word(w)}
+    words -= {w for w in words if w[0] == "d" and (w[1:] in left or w[1:].lower() in WORDS)}  # dYhat, beside Yhat
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
     layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", flat))
@@ -316,6 +317,7 @@ def _kronecker(match: re.Match) -> str:
 
 
 _ACCENTS = _rules(
+    ("sum_k y_k", r"(?<![A-Za-z0-9_.\\])sum\s*_\s*(?=\{?\s*[a-z](?![A-Za-z0-9]))", " Σ_"),
     ("ŷ", r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent),
 )  # fmt: skip
 _LAYERS = _rules(

@@ -118,7 +118,7 @@ def read(claims: list[Claim]) -> Reading:
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
     unread = _unread(claims, learned.definitions)
-    definitions = ordered(_with_arguments(learned.definitions, claims))
+    definitions = ordered(_with_steps(_with_arguments(learned.definitions, claims)))
     claims = _with_slopes(claims, {*definitions, *learned.notes, *unread})
     loss = _loss(claims, definitions)
     claims = [changed(c, lambda e: _lossless(e, loss)) for c in claims]
@@ -164,6 +164,20 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
             letters, e = inline.pop(same[0])
             new[z] = (letters, e.args[2])
             new[same[0]] = (letters, Expr("call", (*e.args[:2], name(z, letters))))
+    return new
+
+
+def _with_steps(definitions: dict[str, Definition]) -> dict[str, Definition]:
+    """yhat = σ(w x + b), and z = w x + b further down: yhat = σ(z)."""
+    new = dict(definitions)
+    for v, (letters, e) in definitions.items():
+        if e.op not in ("name", "number") and names(e):
+            for u, (own, whole) in list(new.items()):
+                if u != v and whole != e and e in nodes(whole):
+                    new[u] = (
+                        own,
+                        replace(whole, lambda n, e=e, v=v, letters=letters: name(v, letters) if n == e else None),
+                    )
     return new
 
 

@@ -35,8 +35,19 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         lost = next((c.row for c in reading.claims if isinstance(c.left, Unread)), 0)
         if lost and reading.loss not in reading.definitions:
             return f"the loss may stand in line {lost}, which was not read"
+    if dead := _leads_nowhere(world, left, right):
+        return f"the equations do not lead from {dead} to {reading.loss or 'the output'}"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
+
+
+def _leads_nowhere(world: World, left: Expr, right: Expr) -> str:
+    """A name that a derivative is taken by, and that is computed, but that nothing else is computed from; "" for none."""
+    reading = world.reading
+    used = _above(reading, {"", reading.loss} & {*reading.definitions} or {*world.outputs})
+    by = [n.args[1][0] for e in (left, right) for n in nodes(e) if n.op == "derivative" and not n.args[0][0]]
+    by += [world.deltas.get(n.args[0], "") for e in (left, right) for n in nodes(e) if n.op == "name"]
+    return next((v for v in by if v in reading.definitions and v not in used), "")
 
 
 def shared(world: World, *formulae: Expr) -> list[str]:

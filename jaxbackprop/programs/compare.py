@@ -14,6 +14,9 @@ from jaxbackprop.readouts import norms
 from jaxbackprop.tables import aligned
 
 FEW = 3  # examples whose whole gradients are compared
+NOISE = (
+    8  # in units of the largest entry of all parameters' gradients, and of its rounding: below it is nothing to compare
+)
 
 
 class Compared(NamedTuple):
@@ -111,23 +114,27 @@ def check_factored(loss: Callable, params: Any, *batch: Any, in_axes: Any = 0, h
         few = jax.tree.map(lambda *g: jnp.stack(g), *few)
         epsilon, precision = _narrowest(value, params)
         tolerance = max(1e-10, 64 * epsilon)
-        errors = zip(_errors(total(fg), sums), _errors(formed, few), strict=True)
+        # a key's bias in attention has the gradient 0, whatever the loss: what is there is the rounding of what cancels
+        noise = NOISE * epsilon / tolerance
+        errors = zip(_errors(total(fg), sums, noise), _errors(formed, few, noise), strict=True)
         rows = (Compared(name, *e, ok=max(e) <= tolerance) for name, e in zip(names_of(params), errors, strict=True))
         return Agreement(tuple(rows), _error(norms(fg), jnp.stack(n)), tolerance, precision, examples)
 
 
-def _errors(given, right) -> list[float]:
-    """Of each leaf."""
-    return [_error(g, r) for g, r in zip(jax.tree.leaves(given), jax.tree.leaves(right), strict=True)]
+def _errors(given, right, noise: float) -> list[float]:
+    """Of each leaf, relative to its own largest entry, or to `noise` times the largest of all leaves."""
+    leaves = jax.tree.leaves(right)
+    least = noise * max(float(jnp.max(jnp.abs(r), initial=0)) for r in leaves)
+    return [_error(g, r, least) for g, r in zip(jax.tree.leaves(given), leaves, strict=True)]
 
 
 def _in_float64(a):
     return jnp.asarray(a, jnp.float64) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
 
 
-def _error(given, right) -> float:
-    """The largest, relative to the largest entry; a number that is none is infinitely wrong."""
-    largest, error = jnp.max(jnp.abs(right), initial=0), jnp.max(jnp.abs(given - right), initial=0)
+def _error(given, right, least: float = 0.0) -> float:
+    """The largest, relative to the largest entry, or to `least`; a number that is none is infinitely wrong."""
+    largest, error = jnp.max(jnp.abs(right), initial=least), jnp.max(jnp.abs(given - right), initial=0)
     error = float(jnp.where(largest > 0, error / largest, error))
     return error if error == error else float("inf")
 

@@ -105,7 +105,9 @@ def work(text: str, given: Mapping[str, Any], digits: int = 6) -> WorkedDerivati
 
 def _require(reading: Reading, numbers: Values, given: Mapping[str, Any]) -> None:
     if any(counter(v) for v in reading.definitions):
-        raise ValueError("a letter counts the layers or steps: write each out, as z1 = W1 x + b1, to have numbers in them")
+        raise ValueError(
+            "a letter counts the layers or steps: write each out, as z1 = W1 x + b1, to have numbers in them"
+        )
     if reading.loss not in reading.definitions:
         raise ValueError("the text defines no loss: write one, such as L = 1/2 (yhat - y)^2")
     missing = [v for v in reading.free if v not in numbers]

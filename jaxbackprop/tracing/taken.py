@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from jaxbackprop.grading.choice import choose
+from jaxbackprop.grading.choice import choose, layouts
 from jaxbackprop.grading.expression import ShapeError, UnknownError, nodes
 from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Reading
@@ -68,9 +68,13 @@ def worlds(reading: Reading, numbers: Numbers) -> Iterator[World]:
         if not arrays or lettered:
             world = choose(reading._replace(given={} if arrays else {v: float(numbers[v]) for v in reading.free}))
             yield from [] if world is None else [world]
-        for rows, batch in ((False, False), (True, False), (False, True), (True, True)) if not lettered else ():
+        # square arrays fit more than one way: the likeliest by how the text is written comes first, as when it is marked
+        reading = reading._replace(given={})
+        likely = [Layout(True, layout.rows, layout.batch) for layout in layouts(reading) if layout.vectors]
+        every = [Layout(True, rows, batch) for batch in (False, True) for rows in (False, True)]
+        for layout in dict.fromkeys([*likely, *every]) if not lettered else ():
             try:
-                yield build(reading._replace(given={}), Layout(True, rows, batch), Loss())
+                yield build(reading, layout, Loss())
             except (ShapeError, UnknownError):
                 continue
 
