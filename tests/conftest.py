@@ -1,10 +1,13 @@
 """Every test runs with the annotated shapes checked (jaxtyping with beartype), and Hypothesis without a random seed."""
 
+import gc
+import itertools
 import os
 import sys
 import tempfile
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -29,6 +32,19 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="matplotlib"))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache")  # the command line keeps compiled programs there
 sys.path.append(str(PACKAGE.parent / "experiments"))  # its scripts import one another by name
+
+
+# Linux allows a process 65,530 pieces of memory. Each compiled program has a few, and the compiler crashes where there are no more
+MOST_PIECES, MEMORY, EVERY = 20_000, Path("/proc/self/maps"), 10
+_ended = itertools.count(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Let go of compiled programs before they are too many."""
+    if next(_ended) % EVERY == 0 and MEMORY.exists() and MEMORY.read_bytes().count(b"\n") > MOST_PIECES:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items):

@@ -837,6 +837,23 @@ def test_how_people_name_their_steps(name):
     assert {line.row: line.status for line in lines if line.status != "right"} == dict.fromkeys(wrong, "wrong")
 
 
+def test_arrays_of_numbers_are_read_and_not_judged():
+    text = r"""x = [1, 2]
+W = [[0.5, -0.3], [0.2, 0.8]]
+b = np.array([0.1, 0.1])
+$V = \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}$
+z = W x + b = [0.0, 1.9]
+yhat = V z
+L = 1/2 ||yhat - y||^2
+dL/dyhat = yhat - y
+dL/dV = dL/dyhat z^T
+dL/dz = V dL/dyhat"""
+    lines = grade(text).lines
+    found = [(line.row, line.status) for line in lines]
+    given = [(i, "not judged") for i in (1, 2, 3, 4)]
+    assert found == [*given, (5, "right"), (5, "not judged"), *((i, "right") for i in (6, 7, 8, 9)), (10, "wrong")]
+
+
 def test_what_leads_nowhere_is_not_judged():
     lines = grade(
         "yhat = w x; L = 1/2 (yhat - y)^2; q = 3 x + w; dL/dq = yhat - y; dL/dw = dL/dq x; dL/dyhat = 2 yhat"

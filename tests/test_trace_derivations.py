@@ -225,3 +225,9 @@ def test_of_square_arrays_the_way_the_text_is_written_decides():
     np.testing.assert_allclose(np.ravel(found["dL/db"].value), [48, 92])
     columns = work("z = W x + b; L = ||z||^2", {"x": [1, 2], "W": [[1, 0], [0, 1]], "b": [10, 20]})
     np.testing.assert_allclose(columns["z"].value, [11, 22])
+
+
+def test_the_numbers_that_a_formula_comes_to_are_not_its_last_name():
+    found = work("x = [1, 2]; b = [3, 4]; z = x + b = [4, 6]; L = ||z||^2", {})
+    np.testing.assert_allclose(found["z"].value, [4, 6])
+    np.testing.assert_allclose(found["dL/db"].value, [8, 12])

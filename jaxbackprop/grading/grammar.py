@@ -4,6 +4,7 @@ Names, functions and sums are marked by then: ⨍log is a function, w⟨ji⟩ a 
 ∂L/∂z1 a derivative. Nothing is executed, every step is bounded, and what cannot be read becomes an `Unread`.
 """
 
+import re
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
@@ -328,6 +329,22 @@ def parse(text: str) -> Expr | Unread:
     if size(expr) > MAX_NODES:
         return Unread(f"the formula has more than {MAX_NODES} symbols and operations")
     return expr
+
+
+_ENTRIES = r"[-−–+\d.,;&eE\s\\\[\]()]*\d[-−–+\d.,;&eE\s\\\[\]()]*"
+_ARRAY = re.compile(
+    rf"\$*\s*(?:(?:j?np|torch)\.(?:array|tensor)\s*\(\s*)?(?:[\[(]{_ENTRIES}[\])]|\\begin\{{[pb]?matrix\}}{_ENTRIES}\\end\{{[pb]?matrix\}})"
+    r"\s*\)?(?:\s*(?:\^T|\^\{T\}|ᵀ|\.T))?\s*[$.,;]*"
+)
+
+
+def is_array(raw: str) -> bool:
+    r"""Whether a side is a vector or a matrix of numbers, as people type it.
+
+    >>> is_array("[1, 2]"), is_array("np.array([[1, 2], [3, 4]])"), is_array("[1 2; 3 4]"), is_array("[z > 0]"), is_array("(2) x")
+    (True, True, True, False, False)
+    """
+    return _ARRAY.fullmatch(raw.strip()) is not None and re.search(r"\d[\s,;&\\]+[-−–+]?\.?\d", raw) is not None
 
 
 def _excerpt(text: str, start: int) -> str:

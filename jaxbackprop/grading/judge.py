@@ -12,7 +12,7 @@ from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.diagnosis import Budget, diagnose, example, said
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, has_local, names, nodes
-from jaxbackprop.grading.grammar import Unread
+from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
 from jaxbackprop.grading.points import at_numbers, build
@@ -105,6 +105,8 @@ def _unfit(claim: Claim) -> Judged:
 
 def _unread(claim: Claim) -> Judged | None:
     side = claim.left if isinstance(claim.left, Unread) else claim.right
+    if isinstance(side, Unread) and isinstance(claim.left, Expr) and is_array(claim.raw):
+        return Judged(UNJUDGED, "numbers: they hold for one choice of the inputs only, and are not judged")
     return Judged(UNREAD, side.reason) if isinstance(side, Unread) else None
 
 

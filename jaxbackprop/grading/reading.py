@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jaxbackprop.grading.curvature import jet
 from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
-from jaxbackprop.grading.grammar import Unread
+from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import Chain
 from jaxbackprop.grading.notation import GENERIC, LOSSES
 
@@ -138,6 +138,7 @@ def _unread(claims: list[Claim], definitions: dict[str, Definition]) -> dict[str
             or c.left.op != "name"
             or c.bare
             or not c.raw
+            or is_array(c.raw)
         ):
             continue
         v = c.left.args[0]

@@ -32,7 +32,8 @@ def without_lists(text: str) -> tuple[str, dict[str, np.ndarray]]:
             array = as_array(match[2])
         except ValueError:
             return match[0]
-        if array.size == 1:  # (2) is a number
+        before = plain[: match.start(1)].rstrip()
+        if array.size == 1 or before.endswith(tuple("+-−*/@=·⊙(")):  # (2) is a number; in z = x + b = [1, 2] b is none
             return match[0]
         found.setdefault(match[1], array)
         return ""
