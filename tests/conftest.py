@@ -34,7 +34,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache")  # the command l
 sys.path.append(str(PACKAGE.parent / "experiments"))  # its scripts import one another by name
 
 
-# Linux allows a process 65,530 pieces of memory. Each compiled program has a few, and the compiler crashes where there are no more
+# Linux allows a process 65,530 pieces of memory. Each compiled program has some, and the compiler crashes without
 MOST_PIECES, MEMORY, EVERY = 20_000, Path("/proc/self/maps"), 10
 _ended = itertools.count(1)
 
