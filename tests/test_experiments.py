@@ -14,6 +14,7 @@ import private_convnet
 import pytest
 import scaling_benchmark as scaling
 import small_models
+from matplotlib.figure import Figure
 from scripts import quick_run
 
 import jaxbackprop as jbp
@@ -156,3 +157,14 @@ def test_the_walk_through_the_api_finds_no_alarm(tmp_path):
     assert "3 right, 0 no derivative, as is said, 0 alarms, 0 refused" in said
     found = json.loads(measure.of_device("check_api", tmp_path).read_text())
     assert (found["verdicts"], found["left_out"], found["rows"]) == ({"right": 3}, 0, [])
+
+
+def test_a_picture_names_the_device_date_and_commit_of_its_figures(tmp_path):
+    about = measure.stamp() | {"date": "2001-02-03", "commit": "abc1234"}
+    path = measure.save("made_up", [{"a": 1}], tmp_path, stamp=about).with_suffix(".png")
+    figure = Figure()
+    measure.save_picture(figure, path)
+    assert path.stat().st_size > 1000
+    said = figure.get_supxlabel()
+    assert said.endswith("2001-02-03 · commit abc1234")
+    assert about["processor"] in said or about["device"].partition(": ")[2] in said

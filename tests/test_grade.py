@@ -804,6 +804,14 @@ def test_beside_layers_that_a_letter_counts_a_number_above_is_a_layer():
     lines = grade(text).lines
     assert [line.status for line in lines] == [*["right"] * 4, "wrong"]
     assert lines[3].quantity == "dL/da2"
+    (*_, loss) = grade("z^l = W^l a^{l-1} + b^l\na^l = \\sigma(z^l)\nL = 1/2 ||a^2 - y||^2").lines
+    assert "(a2 - y)^2" in loss.formula
+
+
+def test_a_wrong_line_is_wrong_whatever_another_reading_cannot_evaluate():
+    """dh/dx is a matrix, laid out this way or that; as a diagonal it cannot be read."""
+    text = "h = x + W x; L = 1/2 ||h - y||^2; dL/dh = h - y; dL/dx = (dh/dx)^T dL/dh; dL/dx = 2 (dh/dx)^T dL/dh"
+    assert [line.status for line in grade(text).lines] == [*["right"] * 4, "wrong"]
 
 
 INLINE = {

@@ -187,6 +187,10 @@ def test_the_picture_holds_every_name_and_no_two_texts_overlap(worked, name):
         assert row.name.partition("_")[0] in shown
     for v in CASES[name][1]:
         assert re.search(rf"(^|\n){v} = ", shown), v
+    middle = {text.get_text(): box.x0 + box.x1 for text, box in texts if text.get_gid() == "node"}
+    for v, used in t.uses.items():  # what is computed stands to the right of what it is computed from
+        name = {n.partition("_")[0]: n for n in middle}
+        assert all(middle[name[u]] < middle[name[v]] for u in used if u in name)
     for (a, box), (b, other) in itertools.combinations(texts, 2):
         apart = box.x1 <= other.x0 or other.x1 <= box.x0 or box.y1 <= other.y0 + 1 or other.y1 <= box.y0 + 1
         assert apart, (a.get_text(), b.get_text())

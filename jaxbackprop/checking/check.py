@@ -46,6 +46,10 @@ from jaxbackprop.refusals import is_key
 from jaxbackprop.words import is_array
 
 
+class NoRuleError(ValueError):
+    """The function has no derivative rule of its own that could be checked."""
+
+
 def check_gradient(value: Callable, gradient: Callable, params, *data, key=None) -> Report:
     """Check a gradient function against `jax.grad` and against finite differences in float64.
 
@@ -248,7 +252,7 @@ def _require_rule(f, arrays) -> None:
     if not all(map(_of_jax, calls)):
         return
     said = "only JAX's own, as in jax.nn.relu" if calls else "no custom_vjp, custom_jvp or kernel inside"
-    raise ValueError(
+    raise NoRuleError(
         f"f has no derivative rule of its own ({said}): there is nothing to check; give reference=, "
         "the same function in plain JAX, or check a gradient of yours with check_gradient(value, gradient, params)"
     )

@@ -286,7 +286,7 @@ def _scripts(text: str) -> str:
 def _flat(raw: str, index: str = INDEX, counters: frozenset[str] = frozenset()) -> str:
     """Characters and LaTeX resolved: sub- and superscripts of names are digits, ⟨letters⟩ or words after _."""
     text = coded(_scripts(re.sub("[\u2460-\u24ff\u2776-\u2793]", " ", raw)), counters)  # circled numbers only label
-    text = _rewritten(_rewritten(text, _ACCENTS).translate(_CHARACTERS), _LAYERS)
+    text = _rewritten(_rewritten(text, _SPELLINGS).translate(_CHARACTERS), _LAYERS)
     text = _rewritten(_norms(_latex(text, index)), _SYMBOLS)
 
     def tagged(m: re.Match) -> str:
@@ -316,7 +316,7 @@ def _kronecker(match: re.Match) -> str:
     return f"δ⟨{match[1] or match[3]}{match[2] or match[4]}⟩"
 
 
-_ACCENTS = _rules(
+_SPELLINGS = _rules(
     ("sum_k y_k", r"(?<![A-Za-z0-9_.\\])sum\s*_\s*(?=\{?\s*[a-z](?![A-Za-z0-9]))", " Σ_"),
     ("ŷ", r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent),
 )  # fmt: skip

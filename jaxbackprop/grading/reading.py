@@ -170,16 +170,19 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
 
 def _with_steps(definitions: dict[str, Definition]) -> dict[str, Definition]:
     """yhat = σ(w x + b), and z = w x + b further down: yhat = σ(z)."""
-    new = dict(definitions)
+    steps: dict[Expr, Expr] = {}
     for v, (letters, e) in definitions.items():
         if e.op not in ("name", "number") and names(e):
-            for u, (own, whole) in list(new.items()):
-                if u != v and whole != e and e in nodes(whole):
-                    new[u] = (
-                        own,
-                        replace(whole, lambda n, e=e, v=v, letters=letters: name(v, letters) if n == e else None),
-                    )
-    return new
+            steps.setdefault(e, name(v, letters))
+
+    def inside(e: Expr) -> Expr:
+        return Expr(e.op, tuple(named(a) if isinstance(a, Expr) else a for a in e.args))
+
+    def named(e: Expr) -> Expr:
+        new = inside(e)  # a step within a step first
+        return steps.get(e) or steps.get(new) or new
+
+    return {v: (letters, inside(e)) for v, (letters, e) in definitions.items()}
 
 
 def _with_parameters(claims: list[Claim]) -> list[Claim]:

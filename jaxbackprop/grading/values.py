@@ -7,6 +7,7 @@ over a letter contracts that letter: both are einsums. Each step keeps how an ad
 """
 
 import itertools
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 
 COMPARE = {
-    ">=": np.greater_equal, ">": np.greater, "<=": np.less_equal, "<": np.less, "==": np.equal, "!=": np.not_equal,
+    ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt, "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
 TURNED = {">=": ">", ">": ">=", "<=": "<", "<": "<="}  # the other choice at the kink itself
 _count = itertools.count()

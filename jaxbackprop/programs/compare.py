@@ -14,9 +14,7 @@ from jaxbackprop.readouts import norms
 from jaxbackprop.tables import aligned
 
 FEW = 3  # examples whose whole gradients are compared
-NOISE = (
-    8  # in units of the largest entry of all parameters' gradients, and of its rounding: below it is nothing to compare
-)
+NOISE = 8  # roundings of the largest entry of all parameters' gradients: what is smaller is nothing to compare
 
 
 class Compared(NamedTuple):

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxbackprop.formulas import bracketed
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, show
-
-COMPARE = {
-    ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt, "==": operator.eq, "!=": operator.ne,
-}  # fmt: skip
+from jaxbackprop.grading.values import COMPARE
 
 
 class Scope(NamedTuple):
@@ -41,7 +39,7 @@ class Scope(NamedTuple):
     call: Callable[[str, int, Any, Expr], Any]
     where: Callable[[Any, Any, Any], Any]
     letters: tuple[str, ...] = ()
-    sizes: dict[str, int] = {}  # noqa: RUF012  (never written to)
+    sizes: Mapping[str, int] = MappingProxyType({})
     rows: bool = False
     exact: bool = True
 
@@ -70,7 +68,7 @@ def evaluate(expr: Expr, scope: Scope):
         case "negative", (a,):
             return -value(a)
         case "product", factors:
-            return _products([value(f) for f in factors], expr)
+            return reduce(lambda a, b: _product(a, b, expr), map(value, factors))
         case "matmul", (a, b):
             return _matmul(value(a), value(b), expr)
         case "hadamard", (a, b):
@@ -135,14 +133,6 @@ def _product(a, b, expr: Expr):
         return operator.mul(*_fit(a, b, expr))
     except ShapeError:
         return _matmul(a, b, expr)
-
-
-def _products(factors: list, expr: Expr):
-    """From left to right; where that does not fit, from right to left."""
-    try:
-        return reduce(lambda a, b: _product(a, b, expr), factors)
-    except ShapeError:
-        return reduce(lambda b, a: _product(a, b, expr), factors[::-1])
 
 
 def _column(a):

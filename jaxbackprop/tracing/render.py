@@ -135,9 +135,7 @@ class Worked(Tabled):
         forward, backward = ([r for r in self.rows if (r.jax_grad is None) == first] for first in (True, False))
         return _DOCUMENT % {
             "paper": "" if _one_line_each(self.rows) else "landscape,",
-            "given": "\n".join(
-                rf"${Maths(n).tex} = {Maths(short(v, self.digits)).tex}$\quad" for n, v in self.given.items()
-            ),
+            "given": "\n".join(rf"${Maths(n).tex} = {_tex_value(v, self.digits)}$\quad" for n, v in self.given.items()),
             "forward": _tex_block(forward, self.digits),
             "backward": _tex_block(backward, self.digits),
             "checks": "\n".join(_tex_check(r, self.digits) for r in backward),

@@ -89,7 +89,7 @@ def trace(
     """Work one example through: every value and every adjoint, with formula, numbers, and `jax.grad`'s value beside it.
 
     The wiring of the exercise, `skip_mlp` with two hidden layers and no bias, gets the exercise's names: z0, h0, z1, h1,
-    z2, w0 … w3. In any other the edge s → t is W_t,s, and the bias b_t.
+    z2, w0 … w3. In any other the edge s → t is W_t,s; the biases of layers that are counted are b0, b1, …, else b_t.
 
     Args:
         network: the wiring.
