@@ -151,8 +151,9 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
         `Report`; parameters are named by argument, "[0]" the first.
 
     Raises:
-        ValueError: f has no derivative rule of its own and no reference, there is no floating-point argument, f returns no
-            floating-point array, or a complex one, or `reference` returns something else than f.
+        NoRuleError: a ValueError: f has no derivative rule of its own, and there is no reference.
+        ValueError: there is no floating-point argument, f returns no floating-point array, or a complex one, or `reference`
+            returns something else than f.
         TypeError: no function, no array or no key where one is needed.
 
     >>> @jax.custom_vjp
