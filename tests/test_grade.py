@@ -732,6 +732,8 @@ def test_a_random_mistake_is_always_wrong(data):
 RANDOM = np.random.default_rng(0)
 NOISE = "".join(RANDOM.choice(list("abc=+-*/()[]{}\\$^_ \n\0é∂≥dLz1'"), 1_000_000))
 HOSTILE = [
+    "x = [" + "1 " * 49_000 + "q",
+    "x = [1 2]" + " " * 90_000 + "q",
     "dL/dz1 = " + "(" * 5000 + "dL/dh1" + ")" * 5000,
     "dL/dz1 = " + "(" * 450 + "dL/dh1" + ")" * 450,
     "$$dL/dz1 = " + "{" * 5000 + "x" + "}" * 5000 + "$$",
