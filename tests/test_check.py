@@ -338,6 +338,7 @@ def test_inside_a_long_scan_kinks_are_not_seen_and_it_is_said(length):
     report = jbp.check_gradient(with_scan, lambda w, x: jnp.sum(jnp.abs(x), axis=0) * jnp.sign(w), w, x)
     assert report.ok, str(report)
     assert ("cannot look into scan" in str(report)) == (length > 6)
+    assert ("no two-sided decisions outside of scan" in report.coverage) == (length > 6)
     assert report.outcome == ("right" if length == 6 else "right where looked at")
     assert not jbp.check_gradient(with_scan, lambda w, x: jnp.sum(jnp.abs(x), axis=0), -w, x).ok
 

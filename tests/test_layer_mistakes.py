@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from checker_layers import LAYERS, at
+from checker_layers import LAYERS, at, drawn
 
 import jaxbackprop as jbp
 
@@ -42,3 +42,19 @@ def test_truths_and_integers_in_the_value_are_no_steps_to_be_wrong_at():
 def test_most_of_them_are_told():
     told = [LAYERS[layer][2][mistake][1] is not None for layer, mistake in CASES]
     assert (sum(told), len(told)) == (48, 58)
+
+
+def test_a_line_that_runs_in_several_places_is_told_by_its_run():
+    def normal(z, mean):
+        return (z - mean) / jnp.sqrt(jnp.var(z, axis=-1, keepdims=True) + 1e-5)
+
+    def value(p, x, hold=lambda mean: mean):
+        first = x @ p["w"]
+        second = normal(first, jnp.mean(first, axis=-1, keepdims=True)) @ p["v"]
+        return jnp.sum(normal(second, hold(jnp.mean(second, axis=-1, keepdims=True))) ** 3)
+
+    p = drawn(w=(3, 5), v=(5, 5))
+    held = jax.grad(lambda p, x: value(p, x, jax.lax.stop_gradient))  # the second mean alone is taken as constant
+    report = jbp.check_gradient(value, held, p, drawn(1, x=(4, 3))["x"])
+    assert not report.ok
+    assert all("is left out in run 2 of 2" in row.problem for row in report.rows), report

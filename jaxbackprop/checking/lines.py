@@ -1,6 +1,6 @@
 """Lines of a value's program, where a backward pass that is written by hand has its own: the operands that count, in words.
 
-In a loop, be it written out, a line is run again and again: its steps are taken together.
+In a loop, be it written out, or in a function that is called again, a line is run again and again: its runs are taken together.
 """
 
 import math
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jaxbackprop.checking.mistakes import Site
 from jaxbackprop.programs.flat import Program, Step, inside, shape_of, variables
 
-SINGLES = 4  # steps of a loop that are looked at one by one, at most
+SINGLES = 4  # runs of a line that are looked at one by one, at most
 SHAPING = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type", "copy", "expand_dims")
 
 
 class Edge(NamedTuple):
-    """An operand that depends on a parameter, of one line's steps: in a loop there are several."""
+    """An operand that depends on a parameter, of one line's steps, one for each run of the line."""
 
     steps: tuple[Step, ...]
     position: int
@@ -61,14 +61,14 @@ def gives_one(program: Program, step: Step) -> bool:
 
 
 def some_of(sites: tuple[Site, ...]) -> Iterator[tuple[tuple[Site, ...], str]]:
-    """All the steps of a loop, then all but an end, then each; in words."""
+    """All the runs of a line, then all but an end, then each; in words."""
     count = len(sites)
     yield sites, ""
     if count > 2:
-        yield sites[:-1], " at each step but the last"
-        yield sites[1:], " at each step but the first"
+        yield sites[:-1], " in each run but the last"
+        yield sites[1:], " in each run but the first"
     if 1 < count <= SINGLES:
-        yield from (((site,), f" at step {t} of {count}") for t, site in enumerate(sites))
+        yield from (((site,), f" in run {k} of {count}") for k, site in enumerate(sites, 1))
 
 
 # Words

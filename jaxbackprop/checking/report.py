@@ -129,7 +129,8 @@ class Report(Tabled):
     def coverage(self) -> str:
         """At how many points, and how many decisions were seen on both sides."""
         units = f"{self.both_sides} of {self.units} decisions (max, abs, comparisons) seen on both sides"
-        return f"{self.points} points; " + (units if self.units else "no two-sided decisions")
+        outside = f" outside of {', '.join(self.opaque)}" if self.opaque else ""
+        return f"{self.points} points; " + (units if self.units else f"no two-sided decisions{outside}")
 
     def table(self) -> tuple[Table, list[str]]:
         """A line for each parameter; below it the verdict, what was covered, and notes."""
