@@ -213,6 +213,21 @@ def test_adjoints_of_a_step_that_is_written_out_twice_agree_with_jax():
     adjoints_agree(world, loss, ["W", "U", "h599", "x600", "x601"], 1e-8)
 
 
+def test_adjoints_of_a_sum_over_steps_agree_with_jax():
+    text = "h_t = tanh(W h_{t-1} + U x_t); o_t = V h_t; L = \\sum_{t=1}^T ½ ||o_t - y_t||^2"
+    placed_ = placed(claims_of(chains(text)))
+    world = build(continued(read(placed_.claims), placed_.whole), Layout(vectors=True), Loss())
+
+    def loss(at):
+        h, total = at["h598"], 0.0
+        for t in (599, 600, 601, 602):
+            h = jnp.tanh(at["W"] @ h + at["U"] @ at[f"x{t}"])
+            total += 0.5 * jnp.sum((at["V"] @ h - at[f"y{t}"]) ** 2)
+        return total
+
+    adjoints_agree(world, loss, ["W", "U", "V", "h598", "x599", "x601", "y600"], 1e-8)
+
+
 def test_second_derivatives_agree_with_jax():
     text = "z = w x + b; p = sigmoid(z); q = silu(p / w) + max(0, z) z; L = -y log(p) + q^3 + z^w; f = 1 / (1 + e^z)"
     reading = read(claims_of(chains(text)))
@@ -255,7 +270,18 @@ def test_derivatives_of_the_functions_agree_with_differences(name_):
         ("h_t = tanh(w h_{t-1}); dL/dw = dL/dh_t (1 - h_t^2) h_{t-1}; dL/dh_t = dL/dh_{t+1} (1 - h_{t+1}^2) w",
          ["right", "not judged", "right"]),  # w is shared by two steps
         ("h_t = tanh(w h_{t-1}); dL/dw = dL/dh_t (1 - h_t^2) h_{t-1}; dL/dw = dL/dh_t h_{t-1}", ["right", "right", "wrong"]),
-        ("h_t = tanh(w h_{t-1}); dL/dw = \\sum_t dL/dh_t (1 - h_t^2) h_{t-1}", ["right", "not read"]),
+        ("h_t = tanh(w h_{t-1}); dL/dw = \\sum_t dL/dh_t (1 - h_t^2) h_{t-1}; dL/dw = dL/dh_t (1 - h_t^2) h_{t-1}",
+         ["right", "right", "wrong"]),  # all steps, so that one of them is not enough
+        ("h_t = tanh(w h_{t-1}); dL/dw = \\sum_{t=0}^{T-1} dL/dh_t (1 - h_t^2) h_{t-1}", ["right", "right"]),
+        ("h_t = tanh(w h_{t-1}); dL/dw = \\sum_{t=1}^{T-1} dL/dh_t (1 - h_t^2) h_{t-1}", ["right", "not read"]),
+        ("h_t = tanh(w h_{t-1}); dL/dw = \\sum_{t=2}^T dL/dh_t (1 - h_t^2) h_{t-1}", ["right", "not read"]),
+        ("h_t = w h_{t-1}; L = Σ_t h_t^2; dL/dw = Σ_t dL/dh_t h_{t-1}; dL/dw = Σ_t 2 h_t h_{t-1}; dh_t/dw = h_{t-1}",
+         ["right", "right", "right", "wrong", "right"]),
+        ("h_t = w h_{t-1}; L = Σ_t h_t^2; dL/dw = \\sum_{t=0}^{T-1} dL/dh_{t+1} h_t", ["right", "right", "not judged"]),
+        ("s_t = w s_{t-1}; L = \\sum_{t=0}^{T-1} s_{t+1}^2; dL/dw = \\sum_{t=0}^{T-1} dL/ds_{t+1} s_t; dL/dw = Σ_t 2 s_t",
+         ["right", "right", "right", "not judged"]),
+        ("h_t = w h_{t-1}; L = h_T^2; dL/dh_T = 2 h_T; dL/dh_t = 2 h_T w; dL/dh_{T-1} = 2 h_T w",
+         ["right", "right", "right", "wrong", "right"]),
         ("w_{t+1} = w_t - α dL/dw_t; L = (w x)^2; dL/dw = 2 w x^2", ["not judged", "right", "right"]),
         ("y_n = w x_n; E = \\sum_n (y_n - t_n)^2; dE/dw = \\sum_n 2 (y_n - t_n) x_n", ["right"] * 3),  # n is an index
         ("h[t] = w h[t-1]; dL/dh[t-1] = w dL/dh[t]; dL/dw = dL/dh[t] h[t]", ["right", "right", "wrong"]),

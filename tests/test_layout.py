@@ -32,7 +32,7 @@ checking checking.products checking.leaves checking.arguments checking.closures 
 checking.points checking.differences checking.diagnosis checking.mistakes checking.layers checking.lines checking.steps
 checking.report checking.reference checking.tested checking.comparison checking.disputes checking.causes checking.verdict
 checking.check
-grading grading.expression grading.functions grading.grammar grading.counters grading.notation grading.lines grading.report
+grading grading.counters grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
 grading.values grading.curvature grading.reading grading.stages grading.shapes grading.world grading.derivatives
 grading.points grading.comparison grading.telling grading.numbers grading.correction grading.diagnosis grading.choice
 grading.wiring grading.slips grading.unjudged grading.judge grading.grade

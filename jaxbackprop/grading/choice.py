@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from jaxbackprop.grading.comparison import compare
+from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.derivatives import output_of
 from jaxbackprop.grading.expression import (
     Expr,
@@ -267,18 +268,30 @@ def with_deltas(world: World) -> World:
     texts = sorted(
         {v[0] for v in used if v[0].startswith("δ") and v[0] not in world.values and v[0] not in world.reading.notes}
     )
-    for _ in range(2 if len(texts) > 1 else 1):
-        for text in texts[:12]:
-            candidates = _candidates(world, text)
-            uses = [c for c in world.reading.claims if c.read and text in names(c.right)][:12]  # type: ignore
-            scored = [(sum(holds(_standing(world, text, v), c) for c in uses), -i, v) for i, v in enumerate(candidates)]
+    together: dict[tuple, list[str]] = {}  # δ_{t-1}, δ_t and δ_{t+1} are of one kind
+    for text in texts:
+        found = counter(text)
+        together.setdefault(found[:2] if found else (text,), []).append(text)
+    groups = list(together.values())[:12]
+    for _ in range(2 if len(groups) > 1 else 1):
+        for group in groups:
+            candidates = _candidates(world, group[0])
+            uses = [c for c in world.reading.claims if c.read and names(c.right) & {*group}][:12]  # type: ignore
+            scored = [
+                (sum(holds(_standing(world, group, v), c) for c in uses), -i, v) for i, v in enumerate(candidates)
+            ]
             if scored:
-                world = _standing(world, text, max(scored)[2])
+                world = _standing(world, group, max(scored)[2])
     return world
 
 
-def _standing(world: World, text: str, v: str) -> World:
-    return world._replace(deltas=world.deltas | {text: v})
+def _standing(world: World, group: list[str], v: str) -> World:
+    """δ's stand for v's: the first for v, others of the same letter for those as far from v as they are from the first."""
+    first, at = counter(group[0]), counter(v)
+    if first is None or at is None:
+        return world._replace(deltas=world.deltas | dict.fromkeys(group, v))
+    far = {text: found[2] - first[2] for text in group if (found := counter(text))}
+    return world._replace(deltas=world.deltas | {text: moved(v, at[1], by) for text, by in far.items()})
 
 
 def _candidates(world: World, text: str) -> list[str]:

@@ -1,19 +1,29 @@
 r"""Letters that count layers or steps: the l of z^l and W^{[l+1]}, the t of h_{t-1}.
 
 Such a letter is no index: z^l is a name like z^1. `coded` writes it as a number that no text has, and everything else
-reads on: z^{l-1} is z699, h_{t} is h600. `spoken` turns the numbers back for the report.
+reads on: z^{l-1} is z699, h_{t} is h600. `spoken` turns the numbers back for the report. L is the last l, T the last t; a sum
+over all t is a sum over an index t, which `stages` writes out.
 """
 
 import re
+from collections.abc import Mapping
 
-CODES = {"l": 700, "L": 800, "t": 600, "k": 500, "n": 400}
+CODES = {"l": 700, "L": 800, "t": 600, "T": 900, "k": 500, "n": 400}
 FAR = 9  # from the letter: l-9, ..., l+9
-_STEP = r"\s*([lLtkn])\s*(?:([+-])\s*(\d))?\s*"
+_STEP = r"\s*([lLtTkn])\s*(?:([+-])\s*(\d))?\s*"
 _ABOVE = re.compile(
     rf"\^\s*\{{\s*(\(|\[|<|\\langle)?{_STEP}(?:\)|\]|>|\\rangle)?\s*(?:\^?\s*(T|\\top|\\intercal|\\prime|'))?\s*\}}"
 )
 _ABOVE_BARE = re.compile(rf"\^\s*(?:[\[(<]{_STEP}[\])>]|([lL])(?![A-Za-z0-9]))")
-_BELOW = re.compile(rf"_\s*(?:\{{{_STEP}\}}|\({_STEP}\)|([ltkn])(?![A-Za-z0-9_]))")
+_BELOW = re.compile(rf"_\s*(?:\{{{_STEP}\}}|\({_STEP}\)|([ltTkn])(?![A-Za-z0-9_]))")
+_OVER_STEPS = re.compile(  # all of them: from 1 to T, from 0 to T − 1, or without limits
+    r"(?:\\sum(?![a-z])|[Σ∑]|(?<![A-Za-z0-9_.\\])sum)\s*(?:\\(?:no)?limits)?\s*_\s*"
+    r"(?:[{(]\s*t\s*(?:=\s*(?P<first>[01])\s*)?[})]|t(?![A-Za-z0-9_]))"
+    r"(?:\s*\^\s*(?:\{\s*(?:[TNn]|\\tau|τ)\s*(?P<less>-\s*1\s*)?\}|[TNnτ](?![A-Za-z0-9])))?"
+)
+_LAST_STEP = re.compile(
+    r"_\s*(?:T(?![A-Za-z0-9_])|[{(]\s*T\s*[})+-])|\^\s*\{?\s*(?:[(<]|\\langle)\s*T\s*(?:[)>+-]|\\rangle)"
+)
 _INSIDE = re.compile(rf"(?<=[A-Za-z])\[{_STEP}\]")  # h[t-1], in code
 _NUMBER = re.compile(r"(?<=[A-Za-z_Ͱ-Ͽ])(\d{3})(?![\d.])")
 
@@ -29,7 +39,7 @@ def counting(text: str) -> frozenset[str]:
         summed = x in "kn" and re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_?\s*\{{?\s*{x}(?![A-Za-z])", text)
         if re.search(near, text.replace(r"\langle", "<").replace(r"\rangle", ">")) and not summed:
             found.add(x)
-    return frozenset(found)
+    return frozenset(found | ({"T"} if "t" in found and _LAST_STEP.search(text) else set()))
 
 
 def coded(raw: str, letters: frozenset[str]) -> str:
@@ -45,7 +55,7 @@ def coded(raw: str, letters: frozenset[str]) -> str:
         return str(CODES[letter] + int(f"{sign or '+'}{far or 0}"))
 
     def above(m: re.Match) -> str:
-        if m[2] not in letters or (m[2] in "tkn" and not m[1]):
+        if m[2] not in letters or (m[2] in "tTkn" and not m[1]):
             return m[0]
         mark = {"": "", "'": "'", "\\prime": "'"}.get(m[5] or "", " ^{T}")
         return f"_{{{number(*m.groups()[1:4])}}}{mark}"
@@ -56,10 +66,13 @@ def coded(raw: str, letters: frozenset[str]) -> str:
 
     if "l" in letters or "L" in letters:  # Nielsen's ∇_a C
         raw = re.sub(r"(\\nabla|∇)\s*_\s*\{?\s*([az])\s*\}?(?=\s*[A-Z\\])", rf"\1_{{\2_{{{CODES['L']}}}}}", raw)
+    if "t" in letters:
+        raw = _OVER_STEPS.sub(lambda m: m[0] if m["less"] and m["first"] != "0" else " Σ⟨t⟩ ", raw)
     sums = r"(\\sum|[Σ∑])\s*_\s*\{\s*([lLtkn])\s*="
     raw = re.sub(sums, lambda m: f"{m[1]}_{{{CODES[m[2]]}=" if m[2] in letters else m[0], raw)
     raw = _ABOVE_BARE.sub(below, _ABOVE.sub(above, raw))
     raw = _BELOW.sub(lambda m: below(m) if (m[1] or m[4] or m[7]) != "L" else m[0], raw)
+    raw = re.sub(r"(\\nabla|∇)\s*_\s*\{\s*(\\?[A-Za-z]+)\s*_\{(\d{3})\}\s*\}", r"\1_{\2\3}", raw)
     return _INSIDE.sub(lambda m: below(m) if m[1] in letters else m[0], raw)
 
 
@@ -74,11 +87,17 @@ def counter(name: str) -> tuple[str, str, int] | None:
     return (match[1], letter, far) if letter and abs(far) <= FAR else None
 
 
-def spoken(text: str) -> str:
-    """Numbers as letters again.
+def moved(v: str, letter: str, by: int) -> str:
+    """z700 one layer on is z701; a name without the letter stays."""
+    found = counter(v)
+    return f"{v[:-3]}{int(v[-3:]) + by}" if found and found[1] == letter else v
 
-    >>> spoken("dL/da699 = W700^T * dL/dz700")
-    'dL/da_{l-1} = W_l^T * dL/dz_l'
+
+def spoken(text: str, last: Mapping[str, tuple[str, int]]) -> str:
+    """Numbers as letters again; `last`: a letter -> that of the last one, and how far on it is.
+
+    >>> spoken("dL/da699 = W700^T * dL/dz700, h602", {"t": ("T", 2)})
+    'dL/da_{l-1} = W_l^T * dL/dz_l, h_T'
     """
 
     def word(m: re.Match) -> str:
@@ -86,6 +105,7 @@ def spoken(text: str) -> str:
         if found is None:
             return m[0]
         _, letter, far = found
+        letter, far = (last[letter][0], 0) if letter in last and last[letter][1] == far else (letter, far)
         return f"_{letter}" if not far else f"_{{{letter}{far:+d}}}"
 
     return _NUMBER.sub(word, text)

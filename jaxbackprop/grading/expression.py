@@ -31,6 +31,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from jaxbackprop.grading.counters import counter, moved
+
 Variable = tuple[str, tuple[str, ...]]  # a name and its index letters
 
 
@@ -209,10 +211,25 @@ def show_variable(variable: Variable) -> str:
     return text.partition("⟨")[0] + ("_" if letters else "") + "".join(letters)
 
 
+def is_over_steps(expr: Expr) -> bool:
+    """Whether a sum is one over steps, written out: f_{t-1} + f_t + f_{t+1}."""
+    terms: tuple[Expr, ...] = expr.args if expr.op == "+" and len(expr.args) > 2 else ()
+    on = [renamed(t, lambda v: moved(v, "t", 1)) for t in terms[:-1]]
+    return bool(on) and on == [*terms[1:]] and on[0] != terms[0]
+
+
+def is_ahead(expr: Expr) -> bool:
+    """Whether a sum over steps, written out, speaks of step t + 1 at t."""
+    counted = map(counter, symbols(expr.args[1])) if is_over_steps(expr) else ()
+    return any(found and found[1] == "t" and found[2] > 0 for found in counted)
+
+
 def _show(expr: Expr, loss: str, binding: int) -> str:
     def inside(e: Expr, above: int = 0) -> str:
         return show(e, loss, above)
 
+    if is_over_steps(expr):
+        return f"Σ_t {inside(expr.args[1], 3)}"
     match expr.op, expr.args:
         case "number", (x, _):
             return f"{x:.6g}"

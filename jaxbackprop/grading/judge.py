@@ -73,10 +73,10 @@ class Progress:
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Verdict:
     """Judge each equation of the text; see `jaxbackprop.grade`."""
-    claims, counted = placed(claims_of(chains(text)))
-    if not claims:
+    steps = placed(claims_of(chains(text)))
+    if not steps.claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
-    stated = continued(read(claims))
+    stated = continued(read(steps.claims), steps.whole)
     if network is None:
         reading, words = completed(stated)
     else:
@@ -84,7 +84,7 @@ def judge(text: str, network: Any = None) -> Verdict:
     court = convene(reading, stated if network is not None else None)
     if court is None:
         lines = with_slips(list(reading.claims), [_unfit(c) for c in reading.claims], "L")
-        return told(lines, f"network: {words}", counted)
+        return told(lines, f"network: {words}", steps)
     progress, judged = Progress(), []
     reading = court.world.reading
     for claim in reading.claims:
@@ -95,7 +95,7 @@ def judge(text: str, network: Any = None) -> Verdict:
         judged.append(verdict)
     lines = with_slips(list(reading.claims), judged, reading.loss or "L")
     return told(
-        lines, basis(court.world, court.point is not None, "; ".join(w for w in (words, counted) if w)), counted
+        lines, basis(court.world, court.point is not None, "; ".join(w for w in (words, steps.words) if w)), steps
     )
 
 

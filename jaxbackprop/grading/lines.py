@@ -369,7 +369,7 @@ def _split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[t
 
 _SEPARATOR = re.compile(
     r"\\q?quad(?![A-Za-z])|[,;](?!\\)|[∴∵]|\\therefore|(?<![A-Za-z])(?:and|where|with|so|then|since|because|hence|thus|therefore|also|daher"
-    r"|und|damit|weil|wobei|donc|où|et|alors)(?![A-Za-z0-9_(])",
+    r"|und|damit|weil|wobei|mit|donc|où|avec|et|alors)(?![A-Za-z0-9_(])",
 )
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jaxbackprop.grading.counters import coded, counting
 from jaxbackprop.grading.grammar import LETTER, MAX_DEPTH, NAME, WORD
 
-INDEX = "ijklmnpqrsc"  # letters that index
+INDEX = "ijklmnpqrsc0"  # letters that index; 0: an o below is a 0, as a scan reads it
 ELEMENTWISE = frozenset(
     "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sqrt"
     " abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
@@ -52,7 +52,7 @@ class Vocabulary(NamedTuple):
         functions: letters that are functions.
         layered: names whose superscripts count layers: z^1, a^2.
         bare: names that stand on the left of an equation.
-        indices: letters that index; in w_n the n does not, where the text has a value n.
+        indices: letters that index; in w_n the n does not, where the text has a value n, nor the i in W_i beside a gate i_t.
         counters: letters that count layers or steps: the l of z^l.
     """
 
@@ -82,7 +82,7 @@ def vocabulary(text: str) -> Vocabulary:
     (['net_h1', 'pred'], ['w', 'z'])
     """
     counters = counting(_scripts(text))
-    index = _index(text)
+    index = _index(text, "t" in counters)
     flat = "\n".join(_flat(line, index, counters) for line in text.split("\n"))
     left = {m[1] for m in _LEFT.finditer(flat)}
     quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(flat)]
@@ -113,8 +113,11 @@ def vocabulary(text: str) -> Vocabulary:
     )
 
 
-def _index(text: str) -> str:
-    """i, j, k, l always; another letter where a sum runs over it, or where it stands beside or in the place of one of these."""
+def _index(text: str, steps: bool) -> str:
+    """i, j, k, l; another letter where a sum runs over it, or where it stands beside or in the place of one of these."""
+
+    def is_gate(x: str) -> bool:
+        return steps and re.search(rf"(?<![A-Za-z_^{{\\]){x}\s*(?:_\s*[{{(]?|\^\s*\{{?\s*[(<])\s*t", text) is not None
 
     def indexes(x: str) -> bool:
         summed = re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_\s*\{{?[a-z,\s]*{x}", text)
@@ -124,7 +127,7 @@ def _index(text: str) -> str:
         value = re.search(rf"(?m)(?:^|[,;$&])\s*{x}\s*=", text)
         return bool(summed or (not value and (beside or replaces)))
 
-    return "ijkl" + "".join(x for x in "mnpqrsc" if indexes(x))
+    return "".join(x for x in INDEX if not is_gate(x.replace("0", "o")) and (x in "ijkl0" or indexes(x)))
 
 
 def _base(token: str) -> str:
@@ -278,7 +281,8 @@ def _step(known: Vocabulary):
 
 
 def _scripts(text: str) -> str:
-    """z₁ as z_{1}, x² as x^{2}."""
+    """z₁ as z_{1}, x² as x^{2}; and one minus sign."""
+    text = re.sub("[−–]", "-", text)
     text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
     return re.sub(f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
 
@@ -347,9 +351,9 @@ def _tag(parts: list[str], index: str) -> str:
     for part in parts:
         if part.isdigit():
             digits += ("_" if digits or words else "") + part
-        elif part == "o":
-            digits += "0"  # as a scan reads 0
-        elif len(part) <= 2 and set(part) <= set(index):
+        elif part == "o" and "0" in index:
+            digits += "0"
+        elif len(part) <= 2 and part.isalpha() and set(part) <= set(index):
             letters += part
         elif len(part) == 2 and part[0].isdigit() and part[1] in index:
             digits, letters = digits + part[0], letters + part[1]

@@ -3,11 +3,14 @@
 Reading, Layout, Loss --build()--> World
 """
 
+import re
+
 import numpy as np
 
 from jaxbackprop.grading.derivatives import scope_of, value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
+from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.reading import Reading, ordered
 from jaxbackprop.grading.shapes import INPUT, RATE, Layout, Sized, infer
 from jaxbackprop.grading.values import Rules, evaluate
@@ -115,9 +118,10 @@ def _targets(reading: Reading) -> set[str]:
     soft = used & {"softmax", "log_softmax", "logsumexp"} or {"exp", "log"} <= used
     if not soft:
         return set()
-    loss = reading.definitions.get("") or reading.definitions.get(reading.loss)
-    others = {v for u, (_, e) in reading.definitions.items() if u not in ("", reading.loss) for v in names(e)}
-    return {v for v in names(loss[1]) if v not in reading.definitions and v not in others} if loss else set()
+    losses = {v for v in reading.definitions if v in ("", reading.loss) or re.split(r"[\d_]", v)[0] in LOSSES}
+    inside = {v: names(e) for v, (_, e) in reading.definitions.items()}
+    others = {u for v in inside.keys() - losses for u in inside[v]}
+    return {u for v in losses for u in inside[v]} - reading.definitions.keys() - others
 
 
 def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:

@@ -57,6 +57,7 @@ class Reading(NamedTuple):
         rows: name -> the line of its definition.
         loss: the name of the loss; "" where the text has none.
         shared: names that all steps share, W in h_t = tanh(W h_{t-1}) -> at how many steps the text uses it.
+        whole: these steps are all there are.
     """
 
     claims: tuple[Claim, ...]
@@ -69,6 +70,7 @@ class Reading(NamedTuple):
     rows: dict[str, int]
     loss: str
     shared: Mapping[str, int] = MappingProxyType({})
+    whole: bool = False
 
     @property
     def free(self) -> list[str]:
@@ -148,12 +150,14 @@ def _unread(claims: list[Claim], definitions: dict[str, Definition]) -> dict[str
 
 
 def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
-    """h = max(0, x W + b), and dz further down: a name for what the activation acts on."""
+    """h = max(0, x W + b), and dz or δ further down: a name for what the activation acts on."""
     known = {v for u, (_, e) in definitions.items() for v in (u, *names(e))}
-    asked = {
-        n.args[1][0]: n.args[1][1] for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)
-        if n.op == "derivative" and n.args[1][0] not in known and re.fullmatch(r"(?:z|Z|a|net|s|u|pre)\w*", n.args[1][0])
-    }  # fmt: skip
+    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    asked = [
+        n.args[1][0] for n in every if n.op == "derivative" and re.fullmatch(r"(?:z|Z|a|net|s|u|pre)\w*", n.args[1][0])
+    ]
+    asked += [f"z{n.args[0][1:]}" for n in every if n.op == "name" and n.args[0].startswith("δ")]
+    asked = [z for z in dict.fromkeys(asked) if z not in known]
     inline = {v: d for v, d in definitions.items() if d[1].op == "call" and d[1].args[2].op not in ("name", "number")}
     new = dict(definitions)
     for z in asked:

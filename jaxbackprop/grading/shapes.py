@@ -281,9 +281,10 @@ def _together(terms, e: Expr, sizes: Sizes, bound, want: Shape | None, force: bo
     """Terms of a sum, factors entry by entry: what is known says how large the others are."""
     found = [_infer(t, sizes, bound, None, False) for t in terms]
     known = [s for s in found if s is not None]
-    if not known and force:
-        found[0] = _infer(terms[0], sizes, bound, want, True)
-        known = [s for s in found if s is not None]
+    for i, t in enumerate(terms):
+        if not known and force:
+            found[i] = _infer(t, sizes, bound, want, True)
+            known = [s for s in found if s is not None]
     total = want if not known else known[0]
     if total is None:
         return None

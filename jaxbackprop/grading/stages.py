@@ -7,17 +7,14 @@ first of them is an input. So is one step of h_t = tanh(W h_{t-1} + U x_t): h_{t
 what it was made of. Where the text gives its layers by number, a line on layer l is judged at one of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
-from jaxbackprop.grading.counters import CODES, counter
-from jaxbackprop.grading.expression import Expr, names, renamed, symbols
+from jaxbackprop.grading.counters import CODES, counter, moved
+from jaxbackprop.grading.expression import Expr, is_ahead, names, nodes, plus, renamed, replace, symbols
+from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, Reading, changed, ordered, read
-
-
-def moved(v: str, letter: str, by: int) -> str:
-    """z700 one layer on is z701; a name without the letter stays."""
-    found = counter(v)
-    return f"{v[:-3]}{int(v[-3:]) + by}" if found and found[1] == letter else v
 
 
 def _renamed(claim: Claim, new: Callable[[str], str]) -> Claim:
@@ -28,20 +25,78 @@ def _used(claims: list[Claim]) -> set[str]:
     return {v for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v}
 
 
-def placed(claims: list[Claim]) -> tuple[list[Claim], str]:
-    """The claims with the letters that count placed among each other and among layers given by number; and how, in words."""
+FIRST = -1  # of the steps that a sum is over
+
+
+class Placed(NamedTuple):
+    """The claims with the letters that count placed among each other and among layers given by number.
+
+    Attributes:
+        claims: the claims.
+        words: how they were placed; "" where no letter counts.
+        whole: the steps are all there are, as the text adds them up.
+        last: a letter that counts -> the letter for the last, and how far on it is.
+    """
+
+    claims: list[Claim]
+    words: str = ""
+    whole: bool = False
+    last: Mapping[str, tuple[str, int]] = MappingProxyType({})
+
+
+def placed(claims: list[Claim]) -> Placed:
+    """Place the letters that count."""
     counted = [found for v in _used(claims) if (found := counter(v))]
     letters = {letter for _, letter, _ in counted}
     if not letters:
-        return claims, ""
+        return Placed(claims)
     last, given = _given(claims)
+    on = {letter: max([0, *(far for _, of, far in counted if of == letter)]) for letter in letters}
+    last_step = max(1, on.get("t", 0)) + 1
+    summed = "t" in letters and any(_is_over_steps(n) for c in claims for n in _inside(c))
+    if summed:
+        steps = range(0) if given else range(FIRST, last_step + 1)
+        claims = [_written_out(c, steps) for c in claims]
     if given:
-        claims = [_renamed(c, lambda v: _at(v, "L", last)) for c in claims]
-        return [_numbered(c, given) for c in claims], "layers that a letter counts are judged at one that is given"
-    if {"l", "L"} <= letters:  # the last layer comes after all that the text speaks of
-        on = 1 + max(0, *(far for _, letter, far in counted if letter == "l"))
-        claims = [_renamed(c, lambda v: moved(v, "L", CODES["l"] + on - CODES["L"])) for c in claims]
-    return claims, "what a letter counts: the layers or steps that are spoken of, of a net that is made up"
+        claims = [_renamed(c, lambda v: _at(_at(v, "L", last), "T", last)) for c in claims]
+        return Placed(
+            [_numbered(c, given) for c in claims], "layers that a letter counts are judged at one that is given"
+        )
+    after = {"l": ("L", on.get("l", 0) + 1), "t": ("T", last_step)}  # all that the text speaks of
+    after = {letter: (last, far) for letter, (last, far) in after.items() if {letter, last} <= letters}
+    for letter, (final, far) in after.items():
+        by = CODES[letter] + far - CODES[final]
+        claims = [_renamed(c, lambda v, final=final, by=by: moved(v, final, by)) for c in claims]
+    of = "all steps, four," if summed else "the layers or steps that are spoken of,"
+    defining = [c for c in claims if isinstance(c.left, Expr) and c.left.op == "name"]
+    whole = summed and not any(is_ahead(n) for c in defining for n in _inside(c))
+    return Placed(claims, f"what a letter counts: {of} of a net that is made up", whole, after)
+
+
+def _inside(claim: Claim) -> Iterator[Expr]:
+    return (n for e in (claim.left, claim.right) if isinstance(e, Expr) for n in nodes(e))
+
+
+def _is_over_steps(n: Expr) -> bool:
+    return n.op == "sum" and "t" in n.args[0]
+
+
+def _written_out(claim: Claim, steps: range) -> Claim:
+    """Σ_t f_t as f_{t-1} + f_t + f_{t+1}; not read where the text has steps by number too."""
+    if not any(map(_is_over_steps, _inside(claim))):
+        return claim
+    if not steps:
+        return claim._replace(right=Unread("a sum over steps, of which the text has some by number"), terms=())
+
+    def change(n: Expr) -> Expr | None:
+        if not _is_over_steps(n):
+            return None
+        letters, body, bound = n.args
+        inside, others = replace(body, change), tuple(x for x in letters if x != "t")
+        total = plus([renamed(inside, lambda v, by=by: moved(v, "t", by)) for by in steps])
+        return Expr("sum", (others, total, bound)) if others else total
+
+    return changed(claim, lambda e: replace(e, change))
 
 
 def _given(claims: list[Claim]) -> tuple[int, set[str]]:
@@ -73,14 +128,14 @@ def _at(v: str, letter: str, layer: int) -> str:
     return f"{found[0]}{layer + found[2]}" if found and found[1] == letter else v
 
 
-def continued(reading: Reading) -> Reading:
+def continued(reading: Reading, whole: bool = False) -> Reading:
     """The reading with its equations at each layer or step that the text speaks of, and the names that steps share."""
     used = _used(list(reading.claims))
     new = dict(reading.definitions)
     at_layers: dict[str, set[int]] = {}
     for letter in CODES:
         heads = {v: found[2] for v in reading.definitions if (found := counter(v)) and found[1] == letter}
-        for far in _spoken_of(reading, letter, heads, used) if heads else ():
+        for far in _spoken_of(reading, letter, heads, used, whole) if heads else ():
             for head, own in heads.items():
                 letters, e = reading.definitions[head]
                 here = renamed(e, lambda v, letter=letter, by=far - own: moved(v, letter, by))
@@ -88,14 +143,15 @@ def continued(reading: Reading) -> Reading:
                 for v in names(here):
                     at_layers.setdefault(v, set()).add(far)
     shared = {v: len(layers) for v, layers in at_layers.items() if not counter(v)}
-    return reading._replace(definitions=ordered(new), shared=shared)
+    return reading._replace(definitions=ordered(new), shared=shared, whole=whole)
 
 
-def _spoken_of(reading: Reading, letter: str, heads: dict[str, int], used: set[str]) -> range:
+def _spoken_of(reading: Reading, letter: str, heads: dict[str, int], used: set[str], whole: bool) -> range:
     """From the first layer of which more is said than what it gives to the next, to the last."""
 
     def far(names_: set[str]) -> list[int]:
         return [found[2] for v in names_ if (found := counter(v)) and found[1] == letter]
 
     given = {v for h in heads for v in names(reading.definitions[h][1])} | {v for v in used if v.startswith("x")}
-    return range(min([*heads.values(), *far(used - given)]), max(far(used)) + 1)
+    first = FIRST if whole and letter == "t" else min([*heads.values(), *far(used - given)])
+    return range(first, max(far(used)) + 1)

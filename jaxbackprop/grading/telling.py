@@ -8,6 +8,7 @@ from jaxbackprop.grading.expression import Expr, show, show_variable
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim
 from jaxbackprop.grading.report import UNJUDGED, UNREAD, WRONG, Line, Verdict, short
+from jaxbackprop.grading.stages import Placed
 from jaxbackprop.grading.world import World
 
 
@@ -21,12 +22,16 @@ class Judged(NamedTuple):
     label: bool = False
 
 
-def told(lines: Iterable[Line], basis: str, counted: str) -> Verdict:
+def told(lines: Iterable[Line], basis: str, steps: Placed) -> Verdict:
     """The verdict; what a letter counts is written with that letter again."""
-    if not counted:
+    if not steps.words:
         return Verdict(tuple(lines), basis)
     parts = ("quantity", "reason", "formula", "correction")
-    return Verdict(tuple(x._replace(**{k: spoken(getattr(x, k)) for k in parts}) for x in lines), spoken(basis))
+
+    def again(text: str) -> str:
+        return spoken(text, steps.last)
+
+    return Verdict(tuple(x._replace(**{k: again(getattr(x, k)) for k in parts}) for x in lines), again(basis))
 
 
 def basis(world: World, at_numbers: bool, words: str) -> str:

@@ -2,7 +2,7 @@
 
 from jaxbackprop.grading.choice import holds
 from jaxbackprop.grading.counters import counter
-from jaxbackprop.grading.expression import Expr, adjoint, has, names, nodes, symbols
+from jaxbackprop.grading.expression import Expr, adjoint, has, is_ahead, names, nodes, symbols
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, Reading, is_number
 from jaxbackprop.grading.world import World
@@ -37,6 +37,8 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
             return f"the loss may stand in line {lost}, which was not read"
     if dead := _leads_nowhere(world, left, right):
         return f"the equations do not lead from {dead} to {reading.loss or 'the output'}"
+    if any(is_ahead(n) for e in (left, right) for n in nodes(e)):
+        return "a sum over steps of what belongs to the step after: where it begins and ends is not said"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
 
@@ -51,9 +53,11 @@ def _leads_nowhere(world: World, left: Expr, right: Expr) -> str:
 
 
 def shared(world: World, *formulae: Expr) -> list[str]:
-    """The names that all steps share and that a derivative is taken by."""
-    by = {n.args[1][0] for e in formulae for n in nodes(e) if n.op == "derivative"}
-    return sorted(by & world.reading.shared.keys())
+    """The names that all steps share and that a derivative is taken by; of a loss over all steps that is none of one step's."""
+    reading = world.reading
+    derived = [n.args for e in formulae for n in nodes(e) if n.op == "derivative"]
+    by = {bottom for (top, _), (bottom, _) in derived if top or not reading.whole}
+    return sorted(by & reading.shared.keys())
 
 
 def _not_read(reading: Reading, v: str) -> str:
