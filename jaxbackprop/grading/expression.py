@@ -213,9 +213,10 @@ def show_variable(variable: Variable) -> str:
 
 def is_over_steps(expr: Expr) -> bool:
     """Whether a sum is one over steps, written out: f_{t-1} + f_t + f_{t+1}."""
-    terms: tuple[Expr, ...] = expr.args if expr.op == "+" and len(expr.args) > 2 else ()
-    on = [renamed(t, lambda v: moved(v, "t", 1)) for t in terms[:-1]]
-    return bool(on) and on == [*terms[1:]] and on[0] != terms[0]
+    if expr.op != "+" or len(expr.args) < 3:
+        return False
+    on = [renamed(t, lambda v: moved(v, "t", 1)) for t in expr.args]
+    return on[:-1] == [*expr.args[1:]] and on[0] != expr.args[0]
 
 
 def is_ahead(expr: Expr) -> bool:
