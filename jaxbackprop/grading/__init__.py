@@ -24,6 +24,13 @@ with it. At a kink the branch "otherwise" decides, as in the exercise: relu'(0) 
 >>> verdict.ok, "the path h0 -> yhat is missing" in verdict.lines[1].reason
 (False, True)
 
+Layers that a letter counts, z^l = W^l a^{l-1}, and steps in time are read: in a text that adds up over all steps it is
+backpropagation through time, W's derivative that of all of them.
+
+>>> steps = "h_t = tanh(W x_t + U h_{t-1}); L = Σ_t ½ ‖h_t − y_t‖²; dL/dU = Σ_t (dL/dh_t ⊙ (1 − h_t²)) h_{t-1}^T"
+>>> jbp.grade(steps).ok, jbp.grade(steps.replace("Σ_t (dL/dh_t", "Σ_t ((h_t − y_t)")).ok  # the way through h_{t+1} left out
+(True, False)
+
 What it says. `line.status`, `line.reason` with a counterexample, `line.correction` with the right line, `line.row` where it
 stands; `print(verdict)` is a table, `verdict.to_dict()` the same as JSON can hold it. `jaxbackprop grade derivation.md`
 prints it, with exit status 1 if a line is wrong, 3 if more than a fifth could not be judged. A line that follows from a
