@@ -248,14 +248,14 @@ def roof(axis: Axes, ceilings: dict, dtype: str, low: float, high: float) -> Non
     axis.plot(x, np.minimum(bandwidth * x, rate), color="#333", linewidth=1.5)
     text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5}
     axis.annotate(f"products {flops(1e9 * rate)}", (high, rate), (-2, 5), ha="right", **text)
-    axis.annotate(f"memory {bandwidth:,.4g} GB/s", (rate / bandwidth, rate), (-14, -8), ha="right", va="center", **text)
+    axis.annotate(f"memory {bandwidth:,.4g} GB/s", (rate / bandwidth / 4, rate / 4), (8, -4), va="center", **text)
     if full < 0.9 * rate:
         axis.axhline(full, color="#999", linewidth=1, linestyle=":")
         axis.annotate(f"in full float32 {flops(1e9 * full)}", (low, full), (4, 4), color=GREY, **text)
 
 
 def name_columns(axis: Axes, rows: list[dict], letters: dict[str, str]) -> None:
-    """A network's letter stands under its lowest point, and lower where it would meet another's, or a point."""
+    """A network's letter stands under its lowest point, and lower, at a line, where it would meet another's, or a point."""
     points = {
         name: [(np.log10(r["intensity"]), np.log10(r["gflops"])) for r in rows if r["network"] == name]
         for name in letters
@@ -266,7 +266,9 @@ def name_columns(axis: Axes, rows: list[dict], letters: dict[str, str]) -> None:
     taken = [point for of in points.values() for point in of]
     wanted = [(x, y - 0.1 * high) for x, y in lowest.values()]
     for name, (x, y) in zip(lowest, apart(wanted, taken, wide, high), strict=True):
-        axis.annotate(letters[name], (10**x, 10**y), ha="center", va="center", fontsize=9, fontweight="bold")
+        at, text = (10 ** lowest[name][0], 10 ** lowest[name][1]), (10**x, 10**y)
+        line = {"arrowstyle": "-", "color": "#999", "linewidth": 0.7, "shrinkB": 5, "shrinkA": 1, "zorder": 0}
+        axis.annotate(letters[name], at, text, ha="center", va="center", fontsize=9, fontweight="bold", arrowprops=line)
 
 
 Point = tuple[float, float]
