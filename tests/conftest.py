@@ -1,7 +1,10 @@
 """Every test runs with the annotated shapes checked (jaxtyping with beartype), and Hypothesis without a random seed."""
 
+import collections
 import gc
 import itertools
+import json
+import math
 import os
 import sys
 import tempfile
@@ -18,7 +21,7 @@ PACKAGE = HERE.parent / "jaxbackprop"
 FILES = [path for wing in ("", "scaling/", "tracing/") for path in PACKAGE.glob(f"{wing}[a-z]*.py")]
 ARRAYS = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
 install_import_hook([a for a in ARRAYS if a != "jaxbackprop.conftest"], "beartype.beartype").__enter__()
-# what a change breaks first, in about a minute: `-m "not slow"`; all else compiles more, or runs programs of its own
+# what a change breaks first, in a minute: `-m "not slow"`; all else compiles more, or runs programs of its own
 QUICK = (
     *("activations", "any_loss_door", "bad_input", "exercise", "factors", "gradient", "grade", "layout"),
     *("losses", "network", "reference", "notebook", "strides", "trace"),
@@ -47,10 +50,43 @@ def pytest_runtest_teardown():
         gc.collect()
 
 
+# ---- which tests a plain `pytest` runs: all that are cheap, and of the others as many cases as take SHARE seconds
+
+SHARE = 1.5  # for each test function that takes longer; the rest has the mark `thorough`
+DURATIONS = HERE / "durations.json"  # seconds of each function that takes over a second, written by --write-durations
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-durations", action="store_true", help="measure what each test takes, into tests/durations.json"
+    )
+
+
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.parent == HERE and item.path.stem.removeprefix("test_") not in QUICK:
-            item.add_marker("slow")
+    seconds = json.loads(DURATIONS.read_text())
+    for name, cases in itertools.groupby(items, function_of):
+        every = max(1, math.ceil(seconds.get(name, 0) / SHARE))
+        for i, item in enumerate(cases, 1):
+            if i % every:
+                item.add_marker("thorough")
+            quick = item.path.parent != HERE or item.path.stem.removeprefix("test_") in QUICK
+            if not quick or name in seconds or item.get_closest_marker("thorough"):
+                item.add_marker("slow")
+
+
+def function_of(item) -> str:
+    """A test without its parameters: tests/test_zoo.py::test_each_case."""
+    return (item if isinstance(item, str) else item.nodeid).partition("[")[0]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--write-durations"):
+        seconds = collections.Counter()
+        for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+            if isinstance(report, pytest.TestReport):
+                seconds[function_of(report.nodeid)] += report.duration
+        long = {name: round(taken, 1) for name, taken in sorted(seconds.items()) if taken > 1}
+        DURATIONS.write_text(json.dumps(long, indent=0) + "\n")
 
 
 # ---- for the commands: each imports what it needs, so that other tests do not

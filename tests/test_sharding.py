@@ -22,6 +22,7 @@ from jaxbackprop.scaling import processes
 from jaxbackprop.training import secret
 from jaxbackprop.training.steps import drawn
 
+pytestmark = pytest.mark.thorough  # what four devices compute is computed once, for many of these tests
 TESTS = Path(__file__).parent
 TOLERANCE = 2e-5  # sums over 203 rows and 1,024 units in another order, and 10 steps of Adam, in float32
 MESHES = ("1x1", "2x1", "4x1", "4x2")
