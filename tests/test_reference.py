@@ -41,8 +41,9 @@ def test_help_of_what_a_module_defines_says_types_by_their_names(name):
 
 
 def test_the_signature_is_the_one_in_the_source():
-    text = said_by_help("forward", jbp.forward)
-    assert "params: 'Params', x: \"Float[Array, ' d']\", precision: 'Precision' = None) -> 'Forward'" in text
+    text = " ".join(said_by_help("forward", jbp.forward).split())  # from Python 3.13 on a parameter a line
+    assert "params: 'Params', x: \"Float[Array, ' d']\", precision: 'Precision' = None" in text
+    assert ") -> 'Forward'" in text
 
 
 def test_the_package_is_the_command():
