@@ -131,6 +131,7 @@ def test_it_lowers_for_a_tpu(case):
         traced.lower(lowering_platforms=("rocm",))
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_a_compiled_readout_lowers_without_its_barriers(platform):
     """`clip` says what comes first; kernels cannot lower that, nor where it lies within a call."""
