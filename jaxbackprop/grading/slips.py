@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.choice import holds, with_deltas
 from jaxbackprop.grading.diagnosis import shares
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, replace, size
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, replace, size, symbols
 from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, ordered
 from jaxbackprop.grading.wiring import exercise
@@ -67,11 +67,14 @@ def _alternatives(world: World) -> Iterator[tuple[str, Expr]]:
     """Other equations that might have been meant: the exercise's, the text's others, one symbol changed."""
     reading = world.reading
     mine = [v for v in reading.definitions if v in reading.rows and v not in ("", reading.loss)]
+    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    known = {*world.values}.union(*map(symbols, sides))
     for v in mine:
-        if v in exercise() and exercise()[v][1] != reading.definitions[v][1]:
-            yield v, exercise()[v][1]
-        for other in reading.alternatives.get(v, []):
-            yield v, other
+        others = [exercise()[v][1]] if v in exercise() else []
+        for other in (*others, *reading.alternatives.get(v, [])):
+            # by a name that the text has not, what it is computed from would be cut off
+            if other != reading.definitions[v][1] and names(other) <= known:
+                yield v, other
     values = ["x", *(v for v in reading.definitions if v not in ("", reading.loss))]
     for v in mine:
         letters, e = reading.definitions[v]
