@@ -773,6 +773,7 @@ HOSTILE = [
     "dL/dz1 = " + "(dL/dh1 + " * 35 + "1" + ")" * 35,
     "dL/dz1 = 1e308*1e308*dL/dh1 - 1e999",
     "f = exp(z) / (1 - exp(-z))^2",
+    "h_t = w h_{t-1}; L = " + 20 * "Σ_t " + "h_t^2; dL/dw = " + " + ".join(12 * ["Σ_t h_{t+9} h_{t-9}"]),
     "z2 = w2",
     "z2 = w2; w2 = z2; m = z2 + n; n = m; dL/dw2 = m",
 ]

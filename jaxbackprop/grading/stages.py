@@ -82,18 +82,21 @@ def _is_over_steps(n: Expr) -> bool:
 
 
 def _written_out(claim: Claim, steps: range) -> Claim:
-    """Σ_t f_t as f_{t-1} + f_t + f_{t+1}; not read where the text has steps by number too."""
-    if not any(map(_is_over_steps, _inside(claim))):
+    """Σ_t f_t as f_{t-1} + f_t + …; not read where the text has steps by number too, nor within another such sum."""
+    sums = list(filter(_is_over_steps, _inside(claim)))
+    if not sums:
         return claim
     if not steps:
         return claim._replace(right=Unread("a sum over steps, of which the text has some by number"), terms=())
+    if any(_is_over_steps(n) for whole in sums for n in nodes(whole) if n is not whole):
+        return claim._replace(right=Unread("a sum over steps within a sum over steps"), terms=())
 
     def change(n: Expr) -> Expr | None:
         if not _is_over_steps(n):
             return None
         letters, body, bound = n.args
-        inside, others = replace(body, change), tuple(x for x in letters if x != "t")
-        total = plus([renamed(inside, lambda v, by=by: moved(v, "t", by)) for by in steps])
+        others = tuple(x for x in letters if x != "t")
+        total = plus([renamed(body, lambda v, by=by: moved(v, "t", by)) for by in steps])
         return Expr("sum", (others, total, bound)) if others else total
 
     return changed(claim, lambda e: replace(e, change))
