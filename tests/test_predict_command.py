@@ -1,5 +1,6 @@
 """`jaxbackprop predict` and `evaluate`: in the units of the table, on new rows, from a run that is whole."""
 
+import io
 import json
 import re
 import shutil
@@ -51,6 +52,18 @@ def test_a_classification_predicts_the_label_and_its_probability(kinds):
     assert len({label for label, _ in rows}) > 1
     np.testing.assert_allclose([float(q) for _, q in rows], p.max(1), rtol=0, atol=6e-5)
     assert all(re.fullmatch(r"[01]\.\d{4}", q) for _, q in rows)
+
+
+def test_rows_come_in_by_a_pipe_as_from_a_file(kinds, monkeypatch):
+    run, _ = kinds
+    for command, file in (("predict", "new.csv"), ("evaluate", "kinds.csv")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(file).read_bytes())))
+        assert jaxbackprop(command, run, "-") == jaxbackprop(command, run, file)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    result = jaxbackprop("predict", run, "-")
+    assert (result.status, result.out) == (2, "")
+    assert "standard_input.csv': no rows" in result.err
+    assert result.err.count("\n") == 1
 
 
 def test_a_predictions_file_holds_what_would_be_printed_and_is_not_overwritten(kinds):

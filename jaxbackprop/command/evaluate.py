@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jaxbackprop as jbp
 from jaxbackprop.command.options import DEVICE, JSON, Command, option
-from jaxbackprop.command.predict import RUN, run_at
+from jaxbackprop.command.predict import RUN, given, run_at
 
 
 def deed(arguments: Namespace) -> int:
@@ -16,10 +16,11 @@ def deed(arguments: Namespace) -> int:
     with jbp.devices.preferred(arguments.device):
         jbp.devices.require(arguments.device)
         config, encoding, net, params = run_at(arguments.run)
-        with jbp.command.screen.warnings_in_lines():
-            rows = jbp.data.read_examples(arguments.file, encoding)
-        found = {"rows": jbp.data.examples_of(rows), **jbp.evaluate(net, config["loss"], params, rows)}
-        figures = jbp.data.figures_of(encoding, *jbp.training.evaluate.answers(net, params, rows))
+        with given(arguments.file) as file:
+            with jbp.command.screen.warnings_in_lines():
+                rows = jbp.data.read_examples(file, encoding)
+            found = {"rows": jbp.data.examples_of(rows), **jbp.evaluate(net, config["loss"], params, rows)}
+            figures = jbp.data.figures_of(encoding, *jbp.training.evaluate.answers(net, params, rows))
     if not encoding.classes:
         found["rmse"] *= encoding.target_scale[0]
     print(json.dumps(found | figures) if arguments.json else "\n".join(lines(encoding, found, figures)))
@@ -42,5 +43,10 @@ COMMAND = Command(
     "Measure a run's network on the rows of a file or a folder that has the target too.",
     "  jaxbackprop evaluate runs/houses-1 other_houses.csv\n",
     deed,
-    (RUN, option("file FILE", "rows with the run's features and its target", Path), DEVICE, JSON),
+    (
+        RUN,
+        option("file FILE", "rows with the run's features and its target; - reads CSV from standard input", Path),
+        DEVICE,
+        JSON,
+    ),
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
+import tempfile
 from argparse import Namespace
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,27 @@ def deed(arguments: Namespace) -> int:
         _, encoding, net, params = run_at(arguments.run)
         if arguments.out and arguments.out.exists():
             raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
-        with jbp.command.screen.warnings_in_lines():
-            x = jbp.data.read_features(arguments.file, encoding)
+        with given(arguments.file) as file, jbp.command.screen.warnings_in_lines():
+            x = jbp.data.read_features(file, encoding)
         rows = table(encoding, jbp.predict(net, params, asarray(x)))
     with arguments.out.open("x", newline="", encoding="utf-8") if arguments.out else nullcontext(sys.stdout) as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     if arguments.out:
         print(f"{len(rows) - 1:,} predictions in {arguments.out}")
     return 0
+
+
+@contextmanager
+def given(file: Path) -> Iterator[Path]:
+    """The file; for - a copy of what comes in, which is CSV."""
+    if str(file) != "-":
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "standard_input.csv")
+        with copy.open("wb") as to:
+            shutil.copyfileobj(sys.stdin.buffer, to)
+        yield copy
 
 
 def table(encoding, yhat) -> list[tuple[str, ...]]:
@@ -69,11 +85,16 @@ COMMAND = Command(
     """\
   jaxbackprop predict runs/houses-1 new_houses.csv
   jaxbackprop predict runs/houses-1 new_houses.csv --out predictions.csv
+  grep -v Berlin new_houses.csv | jaxbackprop predict runs/houses-1 -
 """,
     deed,
     (
         RUN,
-        option("file FILE", "a .csv, .tsv, .npz or .parquet file with the run's features", Path),
+        option(
+            "file FILE",
+            "a .csv, .tsv, .npz or .parquet file with the run's features; - reads CSV from standard input",
+            Path,
+        ),
         DEVICE,
         option("--out FILE", "write the CSV there instead of printing it", Path),
     ),
