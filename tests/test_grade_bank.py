@@ -279,6 +279,7 @@ def test_derivatives_of_the_functions_agree_with_differences(name_):
          ["right", "right", "right", "wrong", "right"]),
         ("h1 = tanh(w h0 + u); h2 = tanh(w h1 + u); L = h2^2; dL/dw = dL/dh2 (1 - h2^2) h1; dL/du = dL/dh2 (1 - h2^2)",
          ["right"] * 3 + ["wrong"] * 2),  # two lines that leave out the same path do not make h1 = tanh(w h0) a slip
+        ("L = \\sum_t γ^t r_t^2; dL/dr_t = 2 γ^t r_t", ["right", "right"]),  # a power, where nothing counts
         ("h_t = w h_{t-1}; L = Σ_t h_t^2; dL/dw = Σ_t Σ_t dL/dh_t h_{t-1}; dL/dw = Σ_t (1 + Σ_t h_t)",
          ["right", "right", "not read", "not read"]),
         ("h_t = w h_{t-1}; L = Σ_t h_t^2; dL/dw = \\sum_{t=0}^{T-1} dL/dh_{t+1} h_t", ["right", "right", "not judged"]),

@@ -24,8 +24,17 @@ _OVER_STEPS = re.compile(  # all of them: from 1 to T, from 0 to T − 1, or wit
 _LAST_STEP = re.compile(
     r"_\s*(?:T(?![A-Za-z0-9_])|[{(]\s*T\s*[})+-])|\^\s*\{?\s*(?:[(<]|\\langle)\s*T\s*(?:[)>+-]|\\rangle)"
 )
+_T = r"\s*(t\s*(?:[+-]\s*\d)?)\s*"
+_LETTER = r"\s*([a-su-z])\s*"
+_LETTER_BELOW = r"_\s*(?:([a-su-z])|\{\s*([a-su-z])\s*\})"
+_BESIDE = {  # an index: h_{t,j}, h_{j,t}; h_j^t; h^t_j
+    re.compile(rf"_\s*\{{{_T},{_LETTER}\}}"): r"_\2_{\1}",
+    re.compile(rf"_\s*\{{{_LETTER},{_T}\}}"): r"_\1_{\2}",
+    re.compile(rf"{_LETTER_BELOW}\s*\^\s*(?:\{{{_T}\}}|(t)(?![A-Za-z]))"): r"_\1\2_{\3\4}",
+    re.compile(rf"\^\s*(?:\{{{_T}\}}|(t))\s*{_LETTER_BELOW}(?![A-Za-z])"): r"_\3\4_{\1\2}",
+}
 _INSIDE = re.compile(rf"(?<=[A-Za-z])\[{_STEP}\]")  # h[t-1], in code
-_NUMBER = re.compile(r"(?<=[A-Za-z_Ͱ-Ͽ])(\d{3})(?![\d.])")
+_NUMBER = re.compile(r"(?<=[A-Za-z_Ͱ-Ͽ])(\d{3})(?:_([a-su-z]{1,2})(?![A-Za-z\d]))?(?![\d.])")
 
 
 def counting(text: str) -> frozenset[str]:
@@ -37,9 +46,17 @@ def counting(text: str) -> frozenset[str]:
         one_off = rf"\s*{x}\s*[+-]\s*1\s*"
         near = rf"_\s*[{{(]{one_off}[}})]|\^\s*\{{?\s*[\[(<]{one_off}[\])>]|[A-Za-z]\[{one_off}\]"
         summed = x in "kn" and re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_?\s*\{{?\s*{x}(?![A-Za-z])", text)
-        if re.search(near, text.replace(r"\langle", "<").replace(r"\rangle", ">")) and not summed:
+        bare = text.replace(r"\langle", "<").replace(r"\rangle", ">")
+        if re.search(near, _apart(bare) if x == "t" else bare) and not summed:
             found.add(x)
     return frozenset(found | ({"T"} if "t" in found and _LAST_STEP.search(text) else set()))
+
+
+def _apart(raw: str) -> str:
+    """h_{t-1,k} and h_k^{t-1} as h_{k}_{t-1}."""
+    for pattern, apart in _BESIDE.items():
+        raw = pattern.sub(apart, raw)
+    return raw
 
 
 def coded(raw: str, letters: frozenset[str]) -> str:
@@ -67,6 +84,7 @@ def coded(raw: str, letters: frozenset[str]) -> str:
     if "l" in letters or "L" in letters:  # Nielsen's ∇_a C
         raw = re.sub(r"(\\nabla|∇)\s*_\s*\{?\s*([az])\s*\}?(?=\s*[A-Z\\])", rf"\1_{{\2_{{{CODES['L']}}}}}", raw)
     if "t" in letters:
+        raw = _apart(raw)
         raw = _OVER_STEPS.sub(lambda m: m[0] if m["less"] and m["first"] != "0" else " Σ⟨t⟩ ", raw)
     sums = r"(\\sum|[Σ∑])\s*_\s*\{\s*([lLtkn])\s*="
     raw = re.sub(sums, lambda m: f"{m[1]}_{{{CODES[m[2]]}=" if m[2] in letters else m[0], raw)
@@ -96,8 +114,8 @@ def moved(v: str, letter: str, by: int) -> str:
 def spoken(text: str, last: Mapping[str, tuple[str, int]]) -> str:
     """Numbers as letters again; `last`: a letter -> that of the last one, and how far on it is.
 
-    >>> spoken("dL/da699 = W700^T * dL/dz700, h602", {"t": ("T", 2)})
-    'dL/da_{l-1} = W_l^T * dL/dz_l, h_T'
+    >>> spoken("dL/da699 = W700^T * dL/dz700, h602, x599_i", {"t": ("T", 2)})
+    'dL/da_{l-1} = W_l^T * dL/dz_l, h_T, x_{t-1,i}'
     """
 
     def word(m: re.Match) -> str:
@@ -106,6 +124,8 @@ def spoken(text: str, last: Mapping[str, tuple[str, int]]) -> str:
             return m[0]
         _, letter, far = found
         letter, far = (last[letter][0], 0) if letter in last and last[letter][1] == far else (letter, far)
-        return f"_{letter}" if not far else f"_{{{letter}{far:+d}}}"
+        step = f"{letter}{far:+d}" if far else letter
+        step = f"{step},{m[2]}" if m[2] else step
+        return f"_{step}" if len(step) == 1 else f"_{{{step}}}"
 
     return _NUMBER.sub(word, text)
