@@ -216,7 +216,7 @@ def test_adjoints_of_a_step_that_is_written_out_twice_agree_with_jax():
 def test_adjoints_of_a_sum_over_steps_agree_with_jax():
     text = "h_t = tanh(W h_{t-1} + U x_t); o_t = V h_t; L = \\sum_{t=1}^T ½ ||o_t - y_t||^2"
     placed_ = placed(claims_of(chains(text)))
-    world = build(continued(read(placed_.claims), placed_.whole), Layout(vectors=True), Loss())
+    world = build(continued(read(placed_.claims), placed_), Layout(vectors=True), Loss())
 
     def loss(at):
         h, total = at["h598"], 0.0

@@ -25,6 +25,7 @@ from jaxbackprop.grading.expression import (
     size,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
+from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, Reading, changed, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
@@ -119,7 +120,7 @@ def layouts(reading: Reading) -> list[Layout]:
     rows = _rows(reading)
     several = any(
         (n.op == "reduce" and n.args[0] in ("npsum", "mean", "sum") and (n.args[1] is not None or n.args[2].op == "derivative"))
-        or (n.op == "name" and n.args[0] in ("m", "N", "B", "batch"))
+        or (n.op == "name" and n.args[0] in {"m", "N", "B", "batch"} - reading.parameters)
         for e in formulae for n in nodes(e)
     ) or "X" in reading.free  # fmt: skip
     one, many = Layout(True, rows), Layout(True, rows, True)
@@ -200,7 +201,8 @@ def losses(reading: Reading, layout: Layout) -> list[Loss]:
     """The text's own loss; without one, the adjoint that is given, or a loss that the lines may mean."""
     own = reading.loss in reading.definitions
     base = [Loss()]
-    target = None if own or reading.loss in reading.unread else target_of(reading)
+    stated = own or any(v == reading.loss or v in LOSSES for v in reading.unread)  # a loss that was not read is one
+    target = None if stated else target_of(reading)
     if target:
         base = [loss for loss in _assumed(reading, target) if loss] + base
     if not layout.batch:

@@ -76,7 +76,7 @@ def judge(text: str, network: Any = None) -> Verdict:
     steps = placed(claims_of(chains(text)))
     if not steps.claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
-    stated = continued(read(steps.claims), steps.whole)
+    stated = continued(read(steps.claims), steps)
     if network is None:
         reading, words = completed(stated)
     else:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jaxbackprop.grading.counters import coded, counting
 from jaxbackprop.grading.grammar import LETTER, MAX_DEPTH, NAME, WORD
 
-INDEX = "ijklmnpqrsc0"  # letters that index; 0: an o below is a 0, as a scan reads it
+INDEX = "ijklmnpqrsct0"  # letters that index; 0: an o below is a 0, as a scan reads it
 ELEMENTWISE = frozenset(
     "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sqrt"
     " abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
@@ -90,7 +90,10 @@ def vocabulary(text: str) -> Vocabulary:
     words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
     if re.search(r"@|\bnp\.|\*\*|\.T\b", text):  # in code a word between operators is a name
         words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", flat) if _is_word(w)}
-    words -= {w for w in words if w[0] == "d" and (w[1:] in left or w[1:].lower() in WORDS)}  # dYhat, beside Yhat
+    used = {m[0] for m in _IDENTIFIER.finditer(flat)}
+    words -= {
+        w for w in words if w[0] == "d" and len(w) > 2 and (w[1:] in used or w[1:].lower() in WORDS)
+    }  # dYhat, beside Yhat
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
     layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", flat))
@@ -127,7 +130,8 @@ def _index(text: str, steps: bool) -> str:
         value = re.search(rf"(?m)(?:^|[,;$&])\s*{x}\s*=", text)
         return bool(summed or (not value and (beside or replaces)))
 
-    return "".join(x for x in INDEX if not is_gate(x.replace("0", "o")) and (x in "ijkl0" or indexes(x)))
+    found = [x for x in INDEX if not is_gate(x.replace("0", "o")) and (x in "ijkl0" or indexes(x))]
+    return "".join(x for x in found if not (steps and x == "t"))
 
 
 def _base(token: str) -> str:

@@ -30,7 +30,7 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
     if loss.formula is not None:
         definitions = {**reading.definitions, "": ((), loss.formula)}
         reading = reading._replace(definitions=ordered(definitions))
-    sized = infer(reading.definitions, layout)
+    sized = infer(reading.definitions, layout, reading.parameters)
     rng = np.random.default_rng(seed)
     plain = not layout.vectors and all(not s[0] for s in sized.names.values())
     counts = _counts(reading, sized, layout)
@@ -96,15 +96,15 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
         if v in reading.definitions:
             continue
         shape = (points, *slots, rows, columns)
-        if v in counts:
-            drawn[v] = np.full(shape, float(counts[v]))
+        if v in counts or (reading.whole and v in reading.ends):  # beyond the last step nothing comes back
+            drawn[v] = np.full(shape, float(counts.get(v, 0)))
             continue
         a = rng.normal(size=shape) * (0.8 if layout.vectors else 1.3)
         a[2::4] = rng.uniform(0.1, 0.9, size=a[2::4].shape)
         a[3::4] = rng.uniform(0.3, 2, size=a[3::4].shape) * rng.choice((-1, 1), size=a[3::4].shape)
         if v in targets:  # the probabilities of a target add up to 1
             a = rng.uniform(0.1, 1, size=shape)
-            axis = len(slots) if slots else -1 if layout.rows else -2
+            axis = len(slots) if slots and rows == columns == 1 else -1 if layout.rows else -2
             axis = axis if a.shape[axis] > 1 else -1 if axis == -2 else -2
             a = a / a.sum(axis=axis, keepdims=True) if a.shape[axis] > 1 else a
         drawn[v] = a
@@ -135,7 +135,7 @@ def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:
                 found.setdefault(n.args[2], letter_sizes(sized, [n]).get(n.args[0][0], 1))
         sums = [n for n in nodes(e) if n.op == "sum"]
         for v in names(e) & set(EVERY) if sums else ():
-            if v not in reading.definitions:
+            if v not in reading.definitions and not sized.names.get(v, ((), 1, 1))[0]:  # d_n counts nothing
                 found.setdefault(v, letter_sizes(sized, [e]).get(sums[0].args[0][0], 1))
     if layout.batch:
         for v in EVERY[:6]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+from jaxbackprop.grading.counters import moved
 from jaxbackprop.grading.curvature import jet
 from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
@@ -77,6 +78,18 @@ class Reading(NamedTuple):
         """Inputs, weights, biases, targets: what no definition computes, and definitions need."""
         used = [v for _, e in self.definitions.values() for v in sorted(names(e))]
         return [v for v in dict.fromkeys(used) if v not in self.definitions]
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """What comes in at the last step of what is computed backward: the g_{T+1} of g_t = f(g_{t+1})."""
+        new = self.definitions
+        return frozenset(u for v, (_, e) in new.items() if (u := moved(v, "t", 1)) in names(e) - new.keys())
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """What derivatives are taken by."""
+        sides = [e for c in self.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+        return frozenset(n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative")
 
 
 def claims_of(found: Iterable[Chain]) -> list[Claim]:
@@ -274,7 +287,7 @@ class _Learned:
         """What a chain such as h0 = g0(z0) = {0, z0 < 0; z0, else} defines."""
         head, values = terms[0], [t for t in terms[1:] if is_number(t)]
         formulae = [t for t in terms[1:] if t.op != "name" and not is_number(t)]
-        derived = next((t for t in formulae if has(t, "derivative", "second", "partial")), None)
+        derived = next((t for t in formulae if _is_derived(t)), None)
         if head.op == "call":
             self._called(head, terms, row)
         elif head.op == "name" and head.args[0].startswith("δ"):
@@ -347,6 +360,11 @@ class _Learned:
         if _in_steps(first, formula, self.definitions):
             self.definitions[text], formula = (own, formula), first
         self.alternatives.setdefault(text, []).append(formula)
+
+
+def _is_derived(e: Expr) -> bool:
+    """Whether a formula has derivatives, δ among them."""
+    return has(e, "derivative", "second", "partial") or any(v.startswith("δ") for v in names(e))
 
 
 def _in_steps(whole: Expr, formula: Expr, definitions) -> bool:

@@ -5,11 +5,11 @@ of its own, so that a missing transpose does not fit. One is no unknown: a vecto
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from jaxbackprop.grading.counters import counter
-from jaxbackprop.grading.expression import Expr, ShapeError, nodes, show
+from jaxbackprop.grading.counters import counter, moved
+from jaxbackprop.grading.expression import Expr, ShapeError, name, names, nodes, show
 
 ONE = 0
 INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
@@ -51,9 +51,10 @@ Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its
 class Sizes:
     """The unknown sizes, and what has been made equal."""
 
-    def __init__(self, layout: Layout):
-        self.layout, self.parent = layout, [ONE]
+    def __init__(self, layout: Layout, parameters: Collection[str] = ()):
+        self.layout, self.parent, self.parameters = layout, [ONE], parameters
         self.known: dict[str, Slots] = {}
+        self.examples_by: set[str] = set()  # letters of which each stands for a vector: the n of W x_n
         self.examples = self.new() if layout.batch else ONE
 
     def new(self) -> int:
@@ -76,6 +77,10 @@ class Sizes:
             self.parent[max(i, j)] = min(i, j)
         return min(i, j)
 
+    def rate(self, v: str) -> bool:
+        """Whether a name is one number: a rate, or how many there are; the B of B u is none where dL/dB is asked for."""
+        return RATE.fullmatch(v) is not None and not (v.isupper() and v in self.parameters)
+
     def one(self, i: int) -> bool:
         """Whether a size is 1."""
         return self.find(i) == ONE
@@ -93,15 +98,17 @@ class Sized(NamedTuple):
     fixed: frozenset[str] = frozenset()
 
 
-def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout) -> Sized:
-    """The size of every name in the definitions, numbered 2, 3, ...; 1 is one.
+def infer(
+    definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout, parameters: Collection[str] = ()
+) -> Sized:
+    """The size of every name in the definitions, numbered 2, 3, ...; 1 is one. Derivatives are taken by `parameters`.
 
     >>> from jaxbackprop.grading.grammar import parse
     >>> z = parse("W x + b")
     >>> infer({"z": ((), z)}, Layout(vectors=True)).names
     {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
     """
-    sizes = Sizes(layout)
+    sizes = Sizes(layout, parameters)
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -109,6 +116,9 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
             sizes.known.setdefault(text, _input(sizes))
         if layout.single and text not in defined and not letters and COLUMN.fullmatch(text):
             sizes.known.setdefault(text, ((), sizes.new(), ONE))
+        if layout.vectors and text not in defined and _is_vector(text, letters, definitions):
+            sizes.known.setdefault(text, ((sizes.new(),), sizes.new(), ONE) if letters else _input(sizes))
+            sizes.examples_by |= {*letters}
     fixed: set[str] = set()
     running = {x for _, e in definitions.values() for n in nodes(e) if n.op == "sum" for x in n.args[0]}
     for v, (letters, expr) in definitions.items():
@@ -124,6 +134,9 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         sizes.known[v] = (tuple(by.get(x, bound.get(x, ONE)) for x in letters), shape.rows, shape.columns)
     if fixed & running:
         raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
+    for v in {n.args[0] for _, e in definitions.values() for n in _named(e) if n.args[0][0] in "WUV"} - defined:
+        if layout.vectors and sizes.known[v][1:] == (ONE, ONE) and not sizes.known[v][0]:
+            raise ShapeError(f"{v} would be a number")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
     count = {ONE: 1} | {root: 2 + i % 8 for i, root in enumerate(r for r in roots if r != ONE)}
     found = {
@@ -131,6 +144,18 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         for v, s in sizes.known.items()
     }
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
+
+
+def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
+    """Whether a matrix makes it one: the first state h_0 of h_t = f(W h_{t-1}), and each x_n of W x_n."""
+    for head, (_, e) in definitions.items():
+        matrices = [n for n in _named(e) if n.args[0][0].isupper() and not n.args[1] and not counter(n.args[0])]
+        if not letters and matrices and v in names(e) and v == moved(head, "t", -1):
+            return True
+        for n in _products(e) if len(letters) == 1 and INPUT.fullmatch(v) else ():
+            if name(v, letters) in n.args and any(m in n.args for m in matrices):
+                return True
+    return False
 
 
 def _named(expr: Expr):
@@ -231,11 +256,13 @@ def _letters(*shapes: Shape) -> tuple[tuple[str, int], ...]:
 def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> Shape | None:
     text, letters = e.args
     if text not in sizes.known:
+        if want is None and letters and {*letters} <= sizes.examples_by:
+            return None
         if letters:
             slots = tuple(bound.setdefault(x, sizes.new()) for x in letters)
             rows, columns = (want.rows, want.columns) if want is not None and sizes.layout.vectors else (ONE, ONE)
             sizes.known[text] = (slots, rows, columns)
-        elif not sizes.layout.vectors or RATE.fullmatch(text):
+        elif not sizes.layout.vectors or sizes.rate(text):
             sizes.known[text] = ((), ONE, ONE)
         elif want is not None:
             rows, columns = want.rows, want.columns
@@ -339,7 +366,7 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     turned, core = False, factor
     while core.op in ("transpose", "negative"):
         turned, core = turned ^ (core.op == "transpose"), core.args[0]
-    if core.op == "name" and RATE.fullmatch(core.args[0]) and e.op == "product":
+    if core.op == "name" and not core.args[1] and sizes.rate(core.args[0]) and e.op == "product":
         return Shape((), ONE, ONE)
     logs = any(f.op in ("call", "reduce") and "log" in f.args[0] for f in factors)
     if core.op == "name" and TARGET.fullmatch(core.args[0]) and not turned and logs and (right or left):
@@ -347,6 +374,8 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     if right is not None:
         if found[i + 1] is None:
             return None
+        if core.op == "name" and core.args[0][:1].islower() and not turned and _is_step(core.args[0]) and not left:
+            return right  # f_t * c_{t-1}: entry by entry
         vector = turned and core.op == "name" and core.args[0][:1].islower() and not _weight(core.args[0])
         rows = left.columns if left else ONE if vector else want.rows if want else sizes.new() if force else None
         return None if rows is None else Shape((), rows, right.rows)
@@ -357,6 +386,12 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     if all(s is not None for j, s in enumerate(found) if j != i):
         return want or (Shape((), ONE, ONE) if force else None)  # beside numbers
     return None
+
+
+def _is_step(v: str) -> bool:
+    """Whether a name is counted by steps."""
+    found = counter(v)
+    return found is not None and found[1] == "t"
 
 
 def _weight(v: str) -> bool:

@@ -44,6 +44,9 @@ class Placed(NamedTuple):
     last: Mapping[str, tuple[str, int]] = MappingProxyType({})
 
 
+NOTHING = Placed([])
+
+
 def placed(claims: list[Claim]) -> Placed:
     """Place the letters that count."""
     counted = [found for v in _used(claims) if (found := counter(v))]
@@ -131,14 +134,23 @@ def _at(v: str, letter: str, layer: int) -> str:
     return f"{found[0]}{layer + found[2]}" if found and found[1] == letter else v
 
 
-def continued(reading: Reading, whole: bool = False) -> Reading:
-    """The reading with its equations at each layer or step that the text speaks of, and the names that steps share."""
+def continued(reading: Reading, steps: Placed = NOTHING) -> Reading:
+    """The reading with its equations at each layer or step that the text speaks of, and the names that steps share.
+
+    What is said of the last step T holds at no other.
+    """
+    end = steps.last.get("t", ("", None))[1]
     used = _used(list(reading.claims))
-    new = dict(reading.definitions)
+    new, notes = dict(reading.definitions), dict(reading.notes)
     at_layers: dict[str, set[int]] = {}
     for letter in CODES:
         heads = {v: found[2] for v in reading.definitions if (found := counter(v)) and found[1] == letter}
-        for far in _spoken_of(reading, letter, heads, used, whole) if heads else ():
+        heads = {v: own for v, own in heads.items() if letter != "t" or own != end}
+        for far in _spoken_of(reading, letter, heads, used, steps.whole) if heads else ():
+            for v, e in reading.notes.items():
+                if (found := counter(v)) and found[1] == letter:
+                    by = far - found[2]
+                    notes.setdefault(moved(v, letter, by), renamed(e, lambda v, x=letter, by=by: moved(v, x, by)))
             for head, own in heads.items():
                 letters, e = reading.definitions[head]
                 here = renamed(e, lambda v, letter=letter, by=far - own: moved(v, letter, by))
@@ -146,7 +158,7 @@ def continued(reading: Reading, whole: bool = False) -> Reading:
                 for v in names(here):
                     at_layers.setdefault(v, set()).add(far)
     shared = {v: len(layers) for v, layers in at_layers.items() if not counter(v)}
-    return reading._replace(definitions=ordered(new), shared=shared, whole=whole)
+    return reading._replace(definitions=ordered(new), notes=notes, shared=shared, whole=steps.whole)
 
 
 def _spoken_of(reading: Reading, letter: str, heads: dict[str, int], used: set[str], whole: bool) -> range:

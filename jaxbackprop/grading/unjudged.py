@@ -39,6 +39,9 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"the equations do not lead from {dead} to {reading.loss or 'the output'}"
     if any(is_ahead(n) for e in (left, right) for n in nodes(e)):
         return "a sum over steps of what belongs to the step after: where it begins and ends is not said"
+    inside = _above(reading, names(left) | names(right)) & reading.ends
+    if inside and not reading.whole:
+        return f"it needs {min(inside)}, of which nothing is said"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
 

@@ -4,6 +4,7 @@ import re
 from functools import cache
 from typing import Any
 
+from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import Expr, name, names, plus, renamed, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
@@ -82,7 +83,7 @@ def _same_letters(reading: Reading) -> Reading:
     for v in used - known:
         near = [u for u in known if u and u.lower() == v.lower()]
         swapped = v.translate(str.maketrans("ahAH", "haHA"))
-        near = near or [u for u in known if re.fullmatch(r"[ahAH]\d+", v) and u == swapped]
+        near = near or [u for u in known if re.fullmatch(r"[ahAH]\d+", v) and u == swapped and not counter(v)]
         if len(near) == 1:
             other[v] = near[0]
     return with_names(reading, lambda v: other.get(v, v)) if other else reading
