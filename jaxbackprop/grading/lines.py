@@ -409,6 +409,9 @@ def _is_prose(raw: str, known: Vocabulary) -> bool:
     return not re.search(r"[*+/^@⊙∂{\[(\\]", _comments_out(text, known))
 
 
+_CODE = re.compile(r"(?=\w*(?:[a-z0-9_][A-Z]|\d|_))[A-Za-z]\w*")  # dWhy, grad_out: a name, though of nothing known
+
+
 def _chains_of(piece: Piece, raw: str, known: Vocabulary) -> list[Chain]:
     row = piece.row
     single = _split(raw, _SINGLE, keep_brackets=True)
@@ -420,7 +423,7 @@ def _chains_of(piece: Piece, raw: str, known: Vocabulary) -> list[Chain]:
         links.pop()  # an arrow to a remark in words, or the chain goes on below
     if len(links) > 1 and not _substance(links[0][1], known) and links[1][0].strip() not in ("=", "=="):
         links = [("", links[1][1]), *links[2:]]  # an arrow in front
-    continues = len(links) > 1 and not _substance(links[0][1], known)
+    continues = len(links) > 1 and not _substance(links[0][1], known) and not _CODE.fullmatch(links[0][1].strip())
     if len(links) == 1:
         if not piece.display or _is_prose(links[0][1], known):
             return []

@@ -36,12 +36,14 @@ class Placed(NamedTuple):
         words: how they were placed; "" where no letter counts.
         whole: the steps are all there are, as the text adds them up.
         last: a letter that counts -> the letter for the last, and how far on it is.
+        end: how far on the last step is.
     """
 
     claims: list[Claim]
     words: str = ""
     whole: bool = False
     last: Mapping[str, tuple[str, int]] = MappingProxyType({})
+    end: int = 0
 
 
 NOTHING = Placed([])
@@ -73,7 +75,7 @@ def placed(claims: list[Claim]) -> Placed:
     of = "all steps, four," if summed else "the layers or steps that are spoken of,"
     defining = [c for c in claims if isinstance(c.left, Expr) and c.left.op == "name"]
     whole = summed and not any(is_ahead(n) for c in defining for n in _inside(c))
-    return Placed(claims, f"what a letter counts: {of} of a net that is made up", whole, after)
+    return Placed(claims, f"what a letter counts: {of} of a net that is made up", whole, after, last_step)
 
 
 def _inside(claim: Claim) -> Iterator[Expr]:
@@ -146,7 +148,7 @@ def continued(reading: Reading, steps: Placed = NOTHING) -> Reading:
     for letter in CODES:
         heads = {v: found[2] for v in reading.definitions if (found := counter(v)) and found[1] == letter}
         heads = {v: own for v, own in heads.items() if letter != "t" or own != end}
-        for far in _spoken_of(reading, letter, heads, used, steps.whole) if heads else ():
+        for far in _spoken_of(reading, letter, heads, used, steps) if heads else ():
             for v, e in reading.notes.items():
                 if (found := counter(v)) and found[1] == letter:
                     by = far - found[2]
@@ -161,12 +163,13 @@ def continued(reading: Reading, steps: Placed = NOTHING) -> Reading:
     return reading._replace(definitions=ordered(new), notes=notes, shared=shared, whole=steps.whole)
 
 
-def _spoken_of(reading: Reading, letter: str, heads: dict[str, int], used: set[str], whole: bool) -> range:
-    """From the first layer of which more is said than what it gives to the next, to the last."""
+def _spoken_of(reading: Reading, letter: str, heads: dict[str, int], used: set[str], steps: Placed) -> range:
+    """From the first layer of which more is said than what it gives to the next, to the last; all that a sum is over."""
+    if steps.whole and letter == "t":
+        return range(FIRST, steps.end + 1)
 
     def far(names_: set[str]) -> list[int]:
         return [found[2] for v in names_ if (found := counter(v)) and found[1] == letter]
 
     given = {v for h in heads for v in names(reading.definitions[h][1])} | {v for v in used if v.startswith("x")}
-    first = FIRST if whole and letter == "t" else min([*heads.values(), *far(used - given)])
-    return range(first, max(far(used)) + 1)
+    return range(min([*heads.values(), *far(used - given)]), max(far(used)) + 1)

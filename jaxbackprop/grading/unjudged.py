@@ -39,6 +39,10 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"the equations do not lead from {dead} to {reading.loss or 'the output'}"
     if any(is_ahead(n) for e in (left, right) for n in nodes(e)):
         return "a sum over steps of what belongs to the step after: where it begins and ends is not said"
+    whole = {*reading.definitions, *reading.free}
+    for v in sorted(symbols(left) | symbols(right)):
+        if (found := counter(v)) and found[1] == "t" and found[0] in whole:
+            return f"{v} may be an entry of {found[0]}, which the text has too"
     inside = _above(reading, names(left) | names(right)) & reading.ends
     if inside and not reading.whole:
         return f"it needs {min(inside)}, of which nothing is said"

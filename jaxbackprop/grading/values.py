@@ -30,12 +30,14 @@ class Rules(NamedTuple):
         rows: examples are rows, so that a softmax is along the columns.
         batch: `sum` without an axis sums over the examples only.
         kron: ⊗ is the Kronecker product, not the outer one.
+        bound: letters that a sum around runs over: of Σ_n ‖y_n‖² the norm is that of one y_n.
         turned: the arguments at whose kink the other slope is taken.
     """
 
     rows: bool = False
     batch: bool = False
     kron: bool = False
+    bound: frozenset[str] = frozenset()
     turned: frozenset[str] = frozenset()
 
 
@@ -313,7 +315,8 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
         case "transpose", (a,):
             return transpose(value(a))
         case "sum", (letters, a, _):
-            return over_letters(value(a), letters, scope.sizes)
+            inside = scope._replace(rules=scope.rules._replace(bound=scope.rules.bound | {*letters}))
+            return over_letters(evaluate(a, inside), letters, scope.sizes)
         case "reduce", (how, axis, a):
             return _reduce(how, axis, value(a), scope.rules, expr)
         case "cases", branches:
@@ -365,7 +368,7 @@ def _axes(axis: int | None, a: Node, rules: Rules, along_classes: bool = False) 
         return (-2,) if axis in (0, -2) else (-1,)
     if a.shape == (1, 1) and a.letters:
         last = next((i for i, x in enumerate(a.letters, 1) if x not in "nm"), 1)
-        return (last,) if along_classes else tuple(range(1, 1 + len(a.letters)))
+        return (last,) if along_classes else tuple(i for i, x in enumerate(a.letters, 1) if x not in rules.bound)
     if along_classes:
         first, other = (-1, -2) if rules.rows else (-2, -1)
         return (first,) if a.array.shape[first] > 1 else (other,)
