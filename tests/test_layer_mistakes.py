@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from checker_layers import LAYERS, at, drawn
+from checker_networks import draw_case, point_of
 
 import jaxbackprop as jbp
 
@@ -58,3 +59,20 @@ def test_a_line_that_runs_in_several_places_is_told_by_its_run():
     report = jbp.check_gradient(value, held, p, drawn(1, x=(4, 3))["x"])
     assert not report.ok
     assert all("is left out in run 2 of 2" in row.problem for row in report.rows), report
+
+
+@pytest.mark.parametrize("number", [8, 41])
+def test_two_gradients_swapped_where_one_line_has_products_of_many_shapes(number):
+    """The diagnosis once raised: it put the array of one run of a line where another run has one of another shape."""
+    case = draw_case(number)
+    first, second = {8: (("h1", "h0"), ("h2", "h1")), 41: (("h2", "h1"), ("h3", "h2"))}[number]
+
+    def swapped(params, *data):
+        right = case.gradient(params, *data)
+        found = {layer: dict(edges) for layer, edges in right.items()}
+        found[first[0]][first[1]], found[second[0]][second[1]] = right[second[0]][second[1]], right[first[0]][first[1]]
+        return found
+
+    report = jbp.check_gradient(case.value, swapped, *point_of(case))
+    assert [row.parameter for row in report.rows if not row.ok] == [f"['{a}']['{b}']" for a, b in (first, second)]
+    assert {row.diagnosis.kind for row in report.rows if not row.ok} == {"swapped"}

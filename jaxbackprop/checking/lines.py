@@ -40,7 +40,7 @@ def edges_of(program: Program) -> list[Edge]:
     for step in program.steps:
         for position, operand in enumerate(step.reads) if gives_one(program, step) else ():
             if felt(program, operand):
-                shapes = shape_of(program, operand), shape_of(program, step.writes[0])
+                shapes = tuple(shape_of(program, v) for v in (*step.reads, step.writes[0]))
                 found.setdefault((step.name, step.line or step.number, position, shapes), []).append(step)
     return [Edge(tuple(steps), position) for (_, _, position, _), steps in found.items()]
 
