@@ -72,7 +72,7 @@ def placed(claims: list[Claim]) -> Placed:
     for letter, (final, far) in after.items():
         by = CODES[letter] + far - CODES[final]
         claims = [_renamed(c, lambda v, final=final, by=by: moved(v, final, by)) for c in claims]
-    of = "all steps, four," if summed else "the layers or steps that are spoken of,"
+    of = f"all steps, {last_step - FIRST + 1}," if summed else "the layers or steps that are spoken of,"
     defining = [c for c in claims if isinstance(c.left, Expr) and c.left.op == "name"]
     whole = summed and not any(is_ahead(n) for c in defining for n in _inside(c))
     return Placed(claims, f"what a letter counts: {of} of a net that is made up", whole, after, last_step)
