@@ -58,13 +58,13 @@ DURATIONS = HERE / "durations.json"  # seconds of each function that takes over 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--write-durations", action="store_true", help="measure what each test takes, into tests/durations.json"
+        "--write-durations", action="store_true", help='with -m "": what each test takes, into tests/durations.json'
     )
 
 
 def pytest_collection_modifyitems(items):
     seconds = json.loads(DURATIONS.read_text())
-    for name, cases in itertools.groupby(items, function_of):
+    for name, cases in itertools.groupby(items, lambda item: function_of(item.nodeid)):
         every = max(1, math.ceil(seconds.get(name, 0) / SHARE))
         for i, item in enumerate(cases, 1):
             if i % every:
@@ -74,9 +74,9 @@ def pytest_collection_modifyitems(items):
                 item.add_marker("slow")
 
 
-def function_of(item) -> str:
-    """A test without its parameters: tests/test_zoo.py::test_each_case."""
-    return (item if isinstance(item, str) else item.nodeid).partition("[")[0]
+def function_of(test: str) -> str:
+    """A test's name without its parameters: tests/test_zoo.py::test_each_case."""
+    return test.partition("[")[0]
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -5,6 +5,11 @@
 The equations hold at every layer: they are written out at each one that the text speaks of, and what comes in at the
 first of them is an input. So is one step of h_t = tanh(W h_{t-1} + U x_t): h_{t-1} comes in, unless the text speaks of
 what it was made of. Where the text gives its layers by number, a line on layer l is judged at one of them.
+
+    L = Σ_t L_t        as L_{t-1} + L_t + L_{t+1} + L_{t+2}
+
+In a text that adds up over all steps there are no others, and dL/dW is that of all of them. The last, T, is not t+1: what holds
+at the step before the last need not hold at each. Beyond T nothing comes back: the g_{T+1} of g_t = f(g_{t+1}) is 0.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +63,7 @@ def placed(claims: list[Claim]) -> Placed:
     last, given = _given(claims)
     on = {letter: max([0, *(far for _, of, far in counted if of == letter)]) for letter in letters}
     last_step = max(1, on.get("t", 0)) + 1
-    summed = "t" in letters and any(_is_over_steps(n) for c in claims for n in _inside(c))
+    summed = "t" in letters and any(_adds_steps(n) for c in claims for n in _inside(c))
     if summed:
         steps = range(0) if given else range(FIRST, last_step + 1)
         claims = [_written_out(c, steps) for c in claims]
@@ -82,22 +87,23 @@ def _inside(claim: Claim) -> Iterator[Expr]:
     return (n for e in (claim.left, claim.right) if isinstance(e, Expr) for n in nodes(e))
 
 
-def _is_over_steps(n: Expr) -> bool:
+def _adds_steps(n: Expr) -> bool:
+    """Whether it is a Σ_t, not yet written out."""
     return n.op == "sum" and "t" in n.args[0]
 
 
 def _written_out(claim: Claim, steps: range) -> Claim:
     """Σ_t f_t as f_{t-1} + f_t + …; not read where the text has steps by number too, nor within another such sum."""
-    sums = list(filter(_is_over_steps, _inside(claim)))
+    sums = list(filter(_adds_steps, _inside(claim)))
     if not sums:
         return claim
     if not steps:
         return claim._replace(right=Unread("a sum over steps, of which the text has some by number"), terms=())
-    if any(_is_over_steps(n) for whole in sums for n in nodes(whole) if n is not whole):
+    if any(_adds_steps(n) for whole in sums for n in nodes(whole) if n is not whole):
         return claim._replace(right=Unread("a sum over steps within a sum over steps"), terms=())
 
     def change(n: Expr) -> Expr | None:
-        if not _is_over_steps(n):
+        if not _adds_steps(n):
             return None
         letters, body, bound = n.args
         others = tuple(x for x in letters if x != "t")
