@@ -279,10 +279,17 @@ def test_derivatives_of_the_functions_agree_with_differences(name_):
          ["right", "right", "right", "wrong", "right"]),
         ("h1 = tanh(w h0 + u); h2 = tanh(w h1 + u); L = h2^2; dL/dw = dL/dh2 (1 - h2^2) h1; dL/du = dL/dh2 (1 - h2^2)",
          ["right"] * 3 + ["wrong"] * 2),  # two lines that leave out the same path do not make h1 = tanh(w h0) a slip
+        ("y_k = v h_k; L = \\sum_k ½ ||y_k - d_k||^2; dL/dv = \\sum_k (y_k - d_k) h_k", ["right"] * 3),  # of one y_k
+        ("h_t = tanh(W h_{t-1} + U x_t); e_t = v^T h_t; a = softmax(e); c = \\sum_t a_t h_t; L = ½ ||c - y||^2; "
+         "dL/da_t = h_t^T (c - y); dL/dc = y - c", ["right"] * 5 + ["not judged", "wrong"]),  # a_t is an entry of a
         ("L = \\sum_t γ^t r_t^2; dL/dr_t = 2 γ^t r_t", ["right", "right"]),  # a power, where nothing counts
         ("h_t = w h_{t-1}; L = Σ_t h_t^2; dL/dw = Σ_t Σ_t dL/dh_t h_{t-1}; dL/dw = Σ_t (1 + Σ_t h_t)",
          ["right", "right", "not read", "not read"]),
         ("h_t = w h_{t-1}; L = Σ_t h_t^2; dL/dw = \\sum_{t=0}^{T-1} dL/dh_{t+1} h_t", ["right", "right", "not judged"]),
+        ("h_t = u h_{t-1}; y_t = w h_{t-1}; L = Σ_t y_t^2; dL/dw = \\sum_{t=0}^{T-1} 2 y_{t+1} h_t; dL/dw = Σ_t y_{t+1} h_t",
+         ["right"] * 3 + ["not judged"] * 2),  # what is beyond the last step is nowhere
+        ("h_t = w h_{t-1}; L = h_{t+1}^2; g_t = w g_{t+1}; dL/dh_t = g_t; dL/dh_t = 2 h_{t+1} w",
+         ["right"] * 3 + ["not judged", "right"]),  # where g_t begins is not said
         ("s_t = w s_{t-1}; L = \\sum_{t=0}^{T-1} s_{t+1}^2; dL/dw = \\sum_{t=0}^{T-1} dL/ds_{t+1} s_t; dL/dw = Σ_t 2 s_t",
          ["right", "right", "right", "not judged"]),
         ("h_t = w h_{t-1}; L = h_T^2; dL/dh_T = 2 h_T; dL/dh_t = 2 h_T w; dL/dh_{T-1} = 2 h_T w",

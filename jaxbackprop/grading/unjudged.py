@@ -2,7 +2,7 @@
 
 from jaxbackprop.grading.choice import holds
 from jaxbackprop.grading.counters import counter
-from jaxbackprop.grading.expression import Expr, adjoint, has, is_ahead, names, nodes, symbols
+from jaxbackprop.grading.expression import Expr, adjoint, has, names, nodes, symbols
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, Reading, is_number
 from jaxbackprop.grading.world import World
@@ -37,8 +37,6 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
             return f"the loss may stand in line {lost}, which was not read"
     if dead := _leads_nowhere(world, left, right):
         return f"the equations do not lead from {dead} to {reading.loss or 'the output'}"
-    if any(is_ahead(n) for e in (left, right) for n in nodes(e)):
-        return "a sum over steps of what belongs to the step after: where it begins and ends is not said"
     whole = {*reading.definitions, *reading.free}
     for v in sorted(symbols(left) | symbols(right)):
         if (found := counter(v)) and found[1] == "t" and found[0] in whole:
