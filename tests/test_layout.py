@@ -36,7 +36,7 @@ grading grading.counters grading.expression grading.functions grading.grammar gr
 grading.values grading.curvature grading.reading grading.stages grading.shapes grading.world grading.derivatives
 grading.points grading.comparison grading.telling grading.numbers grading.correction grading.diagnosis grading.choice
 grading.wiring grading.slips grading.unjudged grading.judge grading.grade
-tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace tracing.evaluation tracing.circuit
+tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace tracing.shown tracing.circuit
 tracing.taken tracing.derivation
 data.saying data.values data.sheets data.encoding data.sources data.tables data.targets data.blocks data.reading
 data.formats data.stored data.figures data.loading data blocks devices

@@ -121,6 +121,26 @@ def test_a_targets_weights_that_do_not_add_up_to_one_are_no_p_minus_y():
     assert t["dL/dz"].right != "p - y"
 
 
+def test_an_index_may_stand_for_one_entry_and_a_letter_for_a_vector():
+    t = work("s = log(\\sum_j e^{z_j}); L = s - z_c", {"z": [0.7, 0.4]})
+    p = np.exp([0.7, 0.4]) / np.exp([0.7, 0.4]).sum()
+    np.testing.assert_allclose(t["dL/dz_j"].value, p - [1, 0], rtol=1e-12)
+    assert "c is the first entry" in t.title
+    text, x = (
+        "y_n = W x_n; L = \\sum_n 1/2 ||y_n - t_n||^2",
+        np.array([[1.0, 2], [0, 1], [3, 1]]),
+    )  # three vectors of two
+    t = work(text, {"W": [[1.0, -1], [0, 2]], "x": x, "t": np.zeros((3, 2))})
+    np.testing.assert_allclose(t["dL/dW"].value, np.array([[1.0, -1], [0, 2]]) @ x.T @ x, rtol=1e-12)
+    with pytest.raises(ValueError, match="x has 1 indices, and the numbers given for it 1"):
+        work(text, {"W": [[1.0, -1], [0, 2]], "x": [1, 2], "t": [1, 2]})
+
+
+def test_large_logits_do_not_overflow():
+    t = work("z = W x\nL = logsumexp(z) - y^T z", {"W": [[1000.0], [2000], [0]], "x": 1, "y": [1.0, 0, 0]})
+    assert t["L"].value == 1000 and t["dL/dx"].value == 1000 and t.difference == 0
+
+
 def test_numbers_and_arrays_may_stand_in_the_text():
     plain = work(LAYER, LAYERED)
     said = {
@@ -160,8 +180,8 @@ def test_wide_arrays_are_shown_by_norm_and_shape():
         ("z = w x\nL = z^2", {"x": 1}, "no number for w: give each, as in w=0.5, or w=1,2"),
         ("z = w x", {"w": 1}, "the text defines no loss"),
         ("z = w x\nL = z^2", {"w": 1, "x": 1, "u": 2}, "u is not free in the equations: they need w, x"),
-        (LAYER, LAYERED | {"b": [1, 2, 3]}, r"W \* x \+ b: a 2x1 and a 3x1 array do not fit together"),
-        (LAYER, LAYERED | {"x": [1, 2, 3]}, "a 2x2 array cannot multiply a 3x1 one"),
+        (LAYER, LAYERED | {"b": [1, 2, 3]}, r"W \* x \+ b a 2x1 and a 3x1 array cannot be added"),
+        (LAYER, LAYERED | {"x": [1, 2, 3]}, "a 2x2 matrix cannot multiply a 3x1 one"),
         (SUMS, SUMMED | {"w": [1.0, 2]}, "w has 2 indices, and the numbers given for it 1"),
     ],
 )

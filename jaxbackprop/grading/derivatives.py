@@ -25,6 +25,19 @@ def value_of(world: World, expr: Expr, beside: tuple[Expr, ...] = ()) -> Node:
     return evaluate(expr, scope_of(world, [expr, *beside]))
 
 
+def defined(world: World, variable: Variable, expr: Expr) -> Node:
+    """The value that a formula gives a name."""
+    return stored(value_of(world, expr, (name(*variable),)), variable[1])
+
+
+def pulled(world: World, variable: Variable, expr: Expr, seed: np.ndarray) -> dict[str, np.ndarray]:
+    """What comes back to each name in the formula that defines a name, of its adjoint `seed`."""
+    starts = {u: Node(world.values[u].array, world.values[u].letters) for u in names(expr) if u in world.values}
+    value = defined(world._replace(values=Values(starts)), variable, expr)
+    found = pull(value, np.broadcast_to(seed, value.array.shape))
+    return {u: found[id(start)] for u, start in starts.items() if id(start) in found}
+
+
 def _derived(world: World, expr: Expr) -> Node:
     match expr.op, expr.args:
         case "derivative", (top, bottom):
@@ -66,13 +79,8 @@ def _backward(world: World, seeds: dict[str, np.ndarray], own: dict[str, np.ndar
             total[v] = own[v] / (scale if _by_example(world, v) else 1)
         if v not in total:
             continue
-        starts = {u: Node(world.values[u].array, world.values[u].letters) for u in names(e) if u in world.values}
-        here = world._replace(values=Values(starts))
-        value = stored(evaluate(e, scope_of(here, [e, name(v, letters)])), letters, world.sized.names.get(v))
-        found = pull(value, np.broadcast_to(total[v], value.array.shape))
-        for u, start in starts.items():
-            if id(start) in found:
-                total[u] = total.get(u, 0) + found[id(start)]
+        for u, part in pulled(world, (v, letters), e, total[v]).items():
+            total[u] = total.get(u, 0) + part
     adjoints = {v: np.broadcast_to(total.get(v, 0.0), n.array.shape) for v, n in world.values.items()}
     if world.loss.each:
         adjoints = {v: a * world.sized.examples if _by_example(world, v) else a for v, a in adjoints.items()}
@@ -149,7 +157,7 @@ def _partial(world: World, body: Expr, bottom: Variable) -> Node:
     upper = value.letters
     if world.total == "total":  # through everything that lies between
         definitions = {**world.reading.definitions, "∂": (upper, body)}
-        values = Values(world.values | {"∂": stored(value, upper, None)})
+        values = Values(world.values | {"∂": stored(value, upper)})
         world = world._replace(reading=world.reading._replace(definitions=definitions), values=values)
         jacobian = _jacobian(world, "∂", b, None)
     else:
@@ -192,8 +200,7 @@ def _jacobian(world: World, t: str, b: str, direct: tuple[tuple[str, ...], Expr]
     start = tiled[b]
     here = world._replace(values=tiled)
     if direct:
-        letters, e = direct
-        value = stored(evaluate(e, scope_of(here, [e, name(t, letters)])), letters, None)
+        value = defined(here, (t, direct[0]), direct[1])
     elif t == b:
         value = start
     else:
@@ -201,7 +208,7 @@ def _jacobian(world: World, t: str, b: str, direct: tuple[tuple[str, ...], Expr]
         for v, (letters, e) in world.reading.definitions.items():
             if reached & names(e) and v != b:
                 reached.add(v)
-                tiled[v] = stored(evaluate(e, scope_of(here, [e, name(v, letters)])), letters, world.sized.names.get(v))
+                tiled[v] = defined(here, (v, letters), e)
         value = tiled[t]
     seeds = np.eye(entries).reshape(entries, 1, *like.array.shape[1:])
     seed = np.broadcast_to(seeds, (entries, n, *like.array.shape[1:])).reshape(entries * n, *like.array.shape[1:])

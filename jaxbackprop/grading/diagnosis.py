@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxbackprop.grading.comparison import at_points, compare, differs, sides
 from jaxbackprop.grading.correction import activations, derivative_words, spelled
-from jaxbackprop.grading.derivatives import scope_of, value_of, with_adjoints
+from jaxbackprop.grading.derivatives import pulled, value_of, with_adjoints
 from jaxbackprop.grading.expression import (
     ONE,
     Expr,
@@ -32,8 +32,7 @@ from jaxbackprop.grading.expression import (
     size,
     spots,
 )  # fmt: skip
-from jaxbackprop.grading.values import Node, evaluate, pull
-from jaxbackprop.grading.world import Values, World, stored
+from jaxbackprop.grading.world import World
 
 TRIES = 240  # formulae tried for one line, by one finder
 EVALUATED = 120_000  # symbols evaluated in the search, in one text
@@ -248,17 +247,9 @@ def shares(world: World, v: str) -> dict[str, np.ndarray]:
     """The parts of an adjoint, by the definition through which each comes."""
     found = {}
     for t, (letters, e) in world.reading.definitions.items():
-        if v in names(e):
-            starts = {u: Node(world.values[u].array, world.values[u].letters) for u in names(e) if u in world.values}
-            value = stored(
-                evaluate(e, scope_of(world._replace(values=Values(starts)), [e, name(t, letters)])),
-                letters,
-                world.sized.names.get(t),
-            )
-            seed = world.adjoints[t]
-            part = pull(value, np.broadcast_to(seed, value.array.shape)).get(id(starts[v]))
-            if part is not None:
-                found[t] = np.broadcast_to(part, world.values[v].array.shape)
+        part = pulled(world, (t, letters), e, world.adjoints[t]).get(v) if v in names(e) else None
+        if part is not None:
+            found[t] = np.broadcast_to(part, world.values[v].array.shape)
     return found
 
 

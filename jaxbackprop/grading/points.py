@@ -7,14 +7,14 @@ import re
 
 import numpy as np
 
-from jaxbackprop.grading.derivatives import scope_of, value_of, with_adjoints
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, nodes, show
+from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.reading import Reading, ordered
 from jaxbackprop.grading.shapes import INPUT, RATE, Layout, Sized, infer
-from jaxbackprop.grading.values import Rules, evaluate
-from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved, stored
+from jaxbackprop.grading.values import Rules
+from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved
 
 DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
 EVERY = ("n", "m", "N", "M", "B", "batch", "D", "d", "K", "H", "C")  # names for how many there are
@@ -73,17 +73,28 @@ def at_numbers(world: World) -> World | None:
         for v in world.sized.names
         if v not in world.reading.definitions
     }
-    small = world._replace(values=Values({}), kinks=(), zero=np.zeros(1, bool))
-    return with_adjoints(small._replace(values=_run(small, draws)))
+    return with_adjoints(at_point(world, draws))
+
+
+def at_point(world: World, given: dict[str, np.ndarray]) -> World:
+    """The world at one point: these arrays, (1, letters..., rows, columns), and what is computed from them; no adjoints."""
+    here = world._replace(sized=world.sized._replace(names={}), kinks=(), zero=np.zeros(1, bool))
+    values = _run(here, given)
+    return here._replace(values=values, sized=_with_sizes(here.sized, values))
 
 
 def _run(world: World, draws: dict[str, np.ndarray]) -> Values:
     """Forward: the definitions one after the other."""
     values = Values({v: as_node(a) for v, a in draws.items()})
-    world = world._replace(values=values)
     for v, (letters, e) in world.reading.definitions.items():
-        values[v] = stored(evaluate(e, scope_of(world, [e, name(v, letters)])), letters, world.sized.names.get(v))
+        here = world._replace(values=values, sized=_with_sizes(world.sized, values))
+        values[v] = defined(here, (v, letters), e)
     return values
+
+
+def _with_sizes(sized: Sized, values: Values) -> Sized:
+    """Of what is not sized, the sizes of its value."""
+    return sized._replace(names={v: (a.array.shape[1:-2], *a.shape) for v, a in values.items()} | sized.names)
 
 
 # --- draws ----------------------------------------------------------------------------------------------------------

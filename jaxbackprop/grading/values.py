@@ -4,11 +4,14 @@ Every value is an array of shape (points, letters..., rows, columns): a number h
 vector one column, and w_ji has an axis for j and one for i. A product of matrices contracts columns with rows, a sum
 over a letter contracts that letter: both are einsums. Each step keeps how an adjoint goes back through it, so that
 `pull` is backpropagation over the text's own equations.
+
+Numbers may be NumPy's, JAX's, or words with a value (`tracing.words`): a `Scope` says what a constant, a name and a
+function are.
 """
 
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -118,17 +121,17 @@ def _binary(a: Node, b: Node, operation, to_a, to_b, verb: str, expr: Expr) -> N
 
 def add(a: Node, b: Node, expr: Expr) -> Node:
     """a + b."""
-    return _binary(a, b, np.add, lambda d, *_: d, lambda d, *_: d, "added", expr)
+    return _binary(a, b, operator.add, lambda d, *_: d, lambda d, *_: d, "added", expr)
 
 
 def times(a: Node, b: Node, expr: Expr) -> Node:
     """a ⊙ b, entry by entry."""
-    return _binary(a, b, np.multiply, lambda d, _, y: d * y, lambda d, x, _: d * x, "multiplied entry by entry", expr)
+    return _binary(a, b, operator.mul, lambda d, _, y: d * y, lambda d, x, _: d * x, "multiplied entry by entry", expr)
 
 
 def over(a: Node, b: Node, expr: Expr) -> Node:
     """a / b, entry by entry."""
-    return _binary(a, b, np.divide, lambda d, _, y: d / y, lambda d, x, y: -d * x / y**2, "divided", expr)
+    return _binary(a, b, operator.truediv, lambda d, _, y: d / y, lambda d, x, y: -d * x / y**2, "divided", expr)
 
 
 def raised(a: Node, b: Node, expr: Expr) -> Node:
@@ -137,7 +140,7 @@ def raised(a: Node, b: Node, expr: Expr) -> Node:
     def to_b(d, x, y):
         return d * x**y * np.log(np.where(x > 0, x, 1))
 
-    return _binary(a, b, np.power, lambda d, x, y: d * y * x ** (y - 1), to_b, "raised to a power", expr)
+    return _binary(a, b, operator.pow, lambda d, x, y: d * y * x ** (y - 1), to_b, "raised to a power", expr)
 
 
 def matmul(a: Node, b: Node, expr: Expr) -> Node:
@@ -156,6 +159,11 @@ def matmul(a: Node, b: Node, expr: Expr) -> Node:
         (b, lambda d: _gathered(np.swapaxes(x, -1, -2) @ d, b, letters)),
     )
     return Node(array, letters, parents)
+
+
+def negative(a: Node) -> Node:
+    """-a."""
+    return Node(-a.array, a.letters, ((a, lambda d: -d),))
 
 
 def product(a: Node, b: Node, expr: Expr) -> Node:
@@ -208,16 +216,16 @@ def apply(function: Function, a: Node, primes: int = 0, turned: bool = False) ->
     return Node(np.asarray(function.value(z), float), a.letters, ((a, lambda d: d * slope()),))
 
 
-def reduced(a: Node, axes: tuple[int, ...]) -> Node:
-    """The sum over some axes, kept with size 1; letters among them are dropped."""
+def reduced(a: Node, axes: tuple[int, ...], how: str = "sum") -> Node:
+    """The sum, or the largest or smallest entry, over some axes, kept with size 1; letters among them are dropped."""
     axes = tuple(axis % a.array.ndim for axis in axes)
-    array = a.array.sum(axis=axes, keepdims=True)
+    array = getattr(a.array, how)(axis=axes, keepdims=True)
     gone = tuple(axis for axis in axes if axis < a.array.ndim - 2)
     letters = tuple(x for i, x in enumerate(a.letters, 1) if i not in gone)
-    shape = array.shape
 
     def share(d):
-        return np.broadcast_to(d.reshape(d.shape[0], *shape[1:]), (d.shape[0], *a.array.shape[1:]))
+        repeated = np.broadcast_to(d.reshape(d.shape[0], *array.shape[1:]), (d.shape[0], *a.array.shape[1:]))
+        return repeated if how == "sum" else repeated * (a.array == array)
 
     return Node(array.squeeze(gone) if gone else array, letters, ((a, share),))
 
@@ -235,18 +243,8 @@ def at_first(a: Node, fixed: frozenset[str]) -> Node:
     return a
 
 
-def over_letters(a: Node, letters: tuple[str, ...], sizes: dict[str, int]) -> Node:
-    """Σ over letters; one that the formula does not have counts how far it runs."""
-    axes = tuple(1 + a.letters.index(x) for x in letters if x in a.letters)
-    total = reduced(a, axes) if axes else a
-    absent = [sizes.get(x, 1) for x in letters if x not in a.letters]
-    factor = float(np.prod(absent)) if absent else 1.0
-    return Node(total.array * factor, total.letters, ((total, lambda d: d * factor),)) if factor != 1 else total
-
-
-def select(guards: list[Node], branches: list[Node], expr: Expr) -> Node:
-    """Cases: where a guard is the first that holds, its branch; NaN where none does."""
-    total = Node(np.full((1, 1, 1), np.nan))
+def select(guards: list[Node], branches: list[Node], total: Node, expr: Expr) -> Node:
+    """Cases: where a guard is the first that holds, its branch; `total` where none does."""
     for guard, branch in reversed(list(zip(guards, branches, strict=True))):
         mask = Node(guard.array, guard.letters)
         letters = _union(mask, branch, total)
@@ -257,20 +255,41 @@ def select(guards: list[Node], branches: list[Node], expr: Expr) -> Node:
             (branch, lambda d, g=g, n=branch, k=letters: _gathered(np.where(g, d, 0), n, k)),
             (total, lambda d, g=g, n=total, k=letters: _gathered(np.where(g, 0, d), n, k)),
         )
-        total = Node(np.where(g, x, y), letters, parents)
+        total = Node(_where(g, x, y), letters, parents)
     return total
+
+
+def _where(guard, x, y):
+    library = next((a.__array_namespace__() for a in (guard, x, y) if not isinstance(a, np.ndarray)), np)
+    return library.where(guard, x, y)
 
 
 # --- formulae --------------------------------------------------------------------------------------------------------
 
 
+def constant(x: float) -> Node:
+    """A number."""
+    return Node(np.full((1, 1, 1), x))
+
+
 class Scope(NamedTuple):
-    """What a formula is evaluated in: the value of a leaf, how far each letter runs, and the rules."""
+    """What a formula is evaluated in.
+
+    Attributes:
+        leaf: the value of a name, a derivative or a call.
+        sizes: how far each letter runs.
+        rules: how to read what a formula leaves open.
+        fixed: letters that stand for one entry.
+        number: the value of a constant.
+        function: a known function of a value, entry by entry: exp, log, sqrt.
+    """
 
     leaf: Callable[[Expr], Node]
-    sizes: dict[str, int]
+    sizes: Mapping[str, int]
     rules: Rules = Rules()
     fixed: frozenset[str] = frozenset()
+    number: Callable[[float], Node] = constant
+    function: Callable[[str, Node], Node] = lambda called, a: apply(FUNCTIONS[called], a)
 
 
 def evaluate(expr: Expr, scope: Scope) -> Node:
@@ -286,20 +305,20 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
 
     match expr.op, expr.args:
         case "number", (x, _):
-            return Node(np.full((1, 1, 1), x))
+            return scope.number(x)
         case (("name" | "derivative" | "second" | "partial" | "call"), _):
             return scope.leaf(expr)
         case "delta", (j, k):
             n = scope.sizes.get(j) or scope.sizes.get(k) or 1
             eye = np.eye(n).reshape(1, n, n, 1, 1)
-            return at_first(Node(eye, tuple(sorted((j, k)))), scope.fixed) if j != k else Node(np.ones((1, 1, 1)))
+            return at_first(Node(eye, tuple(sorted((j, k)))), scope.fixed) if j != k else constant(1.0)
         case "+", (first, *rest):
             total = value(first)
             for term in rest:
                 total = add(total, value(term), expr)
             return total
         case "negative", (a,):
-            return times(Node(np.full((1, 1, 1), -1.0)), value(a), expr)
+            return negative(value(a))
         case "product", factors:
             return _products([value(f) for f in factors], expr)
         case "matmul", (a, b):
@@ -316,21 +335,29 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
             return transpose(value(a))
         case "sum", (letters, a, _):
             inside = scope._replace(rules=scope.rules._replace(bound=scope.rules.bound | {*letters}))
-            return over_letters(evaluate(a, inside), letters, scope.sizes)
+            return _over_letters(evaluate(a, inside), letters, scope, expr)
         case "reduce", (how, axis, a):
-            return _reduce(how, axis, value(a), scope.rules, expr)
+            return _reduce(how, axis, value(a), scope, expr)
         case "cases", branches:
             guards = [_guard(g, scope) for g in branches[::2]]
-            return select(guards, [value(b) for b in branches[1::2]], expr)
+            return select(guards, [value(b) for b in branches[1::2]], scope.number(np.nan), expr)
         case (("compare" | "and" | "otherwise"), _):
             guard = _guard(expr, scope)
             return Node(guard.array.astype(float), guard.letters)
     raise UnknownError(f"cannot evaluate {expr.op}")
 
 
+def _over_letters(a: Node, letters: tuple[str, ...], scope: Scope, expr: Expr) -> Node:
+    """Σ over letters; one that the formula does not have counts how far it runs."""
+    axes = tuple(1 + a.letters.index(x) for x in letters if x in a.letters)
+    total = reduced(a, axes) if axes else a
+    absent = float(np.prod([scope.sizes.get(x, 1) for x in letters if x not in a.letters]))
+    return total if absent == 1 else times(total, scope.number(absent), expr)
+
+
 def _guard(expr: Expr, scope: Scope) -> Node:
     if expr.op == "otherwise":
-        return Node(np.full((1, 1, 1), True))
+        return constant(True)
     if expr.op == "and":
         first, second = (_guard(a, scope) for a in expr.args)
         letters = _union(first, second)
@@ -375,7 +402,8 @@ def _axes(axis: int | None, a: Node, rules: Rules, along_classes: bool = False) 
     return (-2, -1)
 
 
-def _reduce(how: str, axis: int | None, a: Node, rules: Rules, expr: Expr) -> Node:
+def _reduce(how: str, axis: int | None, a: Node, scope: Scope, expr: Expr) -> Node:
+    rules = scope.rules
     if how in ("sum", "npsum") and axis is None and rules.batch:
         axis = 0 if rules.rows else 1
     match how:
@@ -383,27 +411,18 @@ def _reduce(how: str, axis: int | None, a: Node, rules: Rules, expr: Expr) -> No
             return reduced(a, _axes(axis, a, rules))
         case "mean":
             total = reduced(a, _axes(axis, a, rules))
-            return over(total, Node(np.full((1, 1, 1), a.array[0].size / total.array[0].size)), expr)
+            return over(total, scope.number(a.array[0].size / total.array[0].size), expr)
         case "norm":
-            return apply(FUNCTIONS["sqrt"], reduced(times(a, a, expr), _axes(axis, a, rules)))
+            return scope.function("sqrt", reduced(times(a, a, expr), _axes(axis, a, rules)))
         case "var" | "std":
-            centred = add(a, times(Node(-np.ones((1, 1, 1))), _reduce("mean", axis, a, rules, expr), expr), expr)
-            variance = _reduce("mean", axis, times(centred, centred, expr), rules, expr)
-            return variance if how == "var" else apply(FUNCTIONS["sqrt"], variance)
+            centred = add(a, negative(_reduce("mean", axis, a, scope, expr)), expr)
+            variance = _reduce("mean", axis, times(centred, centred, expr), scope, expr)
+            return variance if how == "var" else scope.function("sqrt", variance)
         case "logsumexp" | "softmax" | "log_softmax":
-            e = apply(FUNCTIONS["exp"], a)
-            total = reduced(
-                e, _axes(axis, a, rules, how != "logsumexp" or axis is not None or a.shape[0] > 1 < a.shape[1])
-            )
-            if how == "softmax":
-                return over(e, total, expr)
-            log = apply(FUNCTIONS["log"], total)
-            return log if how == "logsumexp" else add(a, times(Node(-np.ones((1, 1, 1))), log, expr), expr)
+            by_class = how != "logsumexp" or axis is not None or a.shape[0] > 1 < a.shape[1]
+            return _softmax(how, a, _axes(axis, a, rules, by_class), scope, expr)
         case "max" | "min":
-            axes = _axes(axis, a, rules)
-            best = (a.array.max if how == "max" else a.array.min)(axis=axes, keepdims=True)
-            chosen = Node((a.array == best).astype(float), a.letters)
-            return reduced(times(a, chosen, expr), axes)
+            return reduced(a, _axes(axis, a, rules), how)
         case "tr":
             if a.shape[0] != a.shape[1]:
                 raise ShapeError(f"in {show(expr)} a {sized(a)} matrix is not square")
@@ -419,6 +438,21 @@ def _reduce(how: str, axis: int | None, a: Node, rules: Rules, expr: Expr) -> No
 
             return Node(array, a.letters, ((a, share),))
     raise UnknownError(f"cannot evaluate {how}")
+
+
+def _softmax(how: str, a: Node, axes: tuple[int, ...], scope: Scope, expr: Expr) -> Node:
+    """e^a / Σ e^a, its logarithm, or log Σ e^a; numbers less the largest, which changes nothing and cannot overflow."""
+    words = a.array.dtype == object
+    most = None if words else reduced(a, axes, "max")
+    lower = add(a, negative(Node(most.array, most.letters)), expr) if most else a
+    e = scope.function("exp", lower)
+    total = reduced(e, axes)
+    if how == "softmax":
+        return over(e, total, expr)
+    log = scope.function("log", total)
+    if how == "log_softmax":
+        return add(lower, negative(log), expr)
+    return add(log, Node(most.array, most.letters), expr) if most else log
 
 
 def _diag(a: Node, expr: Expr) -> Node:

@@ -24,7 +24,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
 from jaxbackprop.grading.reading import Reading, is_generic
 from jaxbackprop.grading.shapes import Layout, Sized
-from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, evaluate, pull
+from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, constant, evaluate, pull
 
 
 class Loss(NamedTuple):
@@ -107,10 +107,10 @@ def as_node(array: np.ndarray) -> Node:
     return Node(array, tuple(str(i) for i in range(array.ndim - 3)))
 
 
-def stored(node: Node, letters: tuple[str, ...], slots) -> Node:
+def stored(node: Node, letters: tuple[str, ...]) -> Node:
     """A value whose letters are a name's slots."""
     array_letters = tuple(str(letters.index(x)) if x in letters else x for x in node.letters)
-    if slots and len(slots[0]) > len(node.letters):
+    if len(letters) > len(node.letters):
         raise UnknownError("an index that the formula does not have")
     return _relabelled(node, array_letters)
 
@@ -210,7 +210,7 @@ def scope_by(world: World, formulae: list[Expr], derived: Derived) -> Scope:
                 return _adjoint(world, bottom)
             case "call", (function, primes, argument):
                 inside = evaluate(argument, scope_by(world, [argument, *formulae], derived))
-                return _call(world, function, primes, argument, inside)
+                return called(world, function, primes, argument, inside)
             case "call", (function, *_):
                 raise UnknownError(f"the function {function} is not known with more than one argument")
         return derived(world, expr)
@@ -230,7 +230,7 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
     if text == world.reading.loss and "" in world.values:
         return world.values[""]
     if text in world.counts:
-        return Node(np.full((1, 1, 1), float(world.counts[text])))
+        return constant(float(world.counts[text]))
     raise UnknownError(unknown(world, show_variable(variable)))
 
 
@@ -274,7 +274,7 @@ def resolved(world: World, function: str, argument: Expr) -> Function | tuple[st
     return FUNCTIONS["relu"] if world.generic == "relu" else some_function(stem)
 
 
-def _call(world: World, function: str, primes: int, argument: Expr, inside: Node) -> Node:
+def called(world: World, function: str, primes: int, argument: Expr, inside: Node) -> Node:
     """f(a), f'(a) or f''(a), for a function of the text's own too."""
     found = resolved(world, function, argument)
     turned = show(argument) in world.rules.turned

@@ -36,7 +36,7 @@ On the command line: `jaxbackprop trace --x 1.5 --y 2 --weights 0.8 1.3 -0.7 0.4
 derivation.md --x 2 --set w=3 b=1`, and of a trained network `jaxbackprop trace runs/digits-1 --figure run.svg`.
 
 What to read next. `jaxbackprop.exercise`, the derivation of these rows; here symbols, how things are called; render, how
-rows are shown; rows; picture; trace. For derivations evaluation, circuit, derivation. `jaxbackprop.grading` marks one.
+rows are shown; rows; picture; trace. For derivations shown, taken, circuit, derivation. `jaxbackprop.grading` marks one.
 """
 
 from jaxbackprop._lazy import submodules

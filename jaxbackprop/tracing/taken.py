@@ -68,7 +68,7 @@ def worlds(reading: Reading, numbers: Numbers) -> Iterator[World]:
     with np.errstate(all="ignore"):
         if not arrays or lettered:
             world = choose(reading._replace(given={} if arrays else {v: float(numbers[v]) for v in reading.free}))
-            yield from [] if world is None else [world]
+            yield from [] if world is None else [world._replace(turned_adjoints="")]
         # square arrays fit more than one way: the likeliest by how the text is written comes first, as when it is marked
         reading = reading._replace(given={})
         likely = [Layout(True, layout.rows, layout.batch) for layout in layouts(reading) if layout.vectors]
@@ -81,7 +81,7 @@ def worlds(reading: Reading, numbers: Numbers) -> Iterator[World]:
 
 
 def placed(world: World, numbers: Numbers) -> dict[str, np.ndarray]:
-    """Each number or array with its rows and columns, or an axis for each letter.
+    """Each number or array as its name's value at one point: (1, letters..., rows, columns).
 
     Raises:
         ShapeError: one has other sizes than the equations say.
@@ -90,13 +90,14 @@ def placed(world: World, numbers: Numbers) -> dict[str, np.ndarray]:
     for v in world.reading.free:
         a, (slots, rows, columns) = numbers[v], world.sized.names.get(v, ((), 1, 1))
         if slots:
-            if a.ndim != len(slots):
+            single = [i for i, n in enumerate((rows, columns), 1 + len(slots)) if n == 1]
+            if a.ndim != len(slots) + 2 - len(single):
                 raise ShapeError(f"{v} has {len(slots)} indices, and the numbers given for it {a.ndim}")
-            found[v] = a
+            found[v] = np.expand_dims(a, [0, *single])
             continue
         if a.ndim < 2:
             a = a.reshape(1, -1) if world.layout.rows and rows == 1 else a.reshape(-1, 1)
         if a.ndim != 2 or (rows == 1 < a.shape[0]) or (columns == 1 < a.shape[1]):
             raise ShapeError(f"{v} is {'x'.join(map(str, a.shape))}, and the equations take it for {rows}x{columns}")
-        found[v] = a
+        found[v] = a[None]
     return found
