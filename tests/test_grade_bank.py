@@ -280,8 +280,7 @@ def test_derivatives_of_the_functions_agree_with_differences(name_):
         ("h1 = tanh(w h0 + u); h2 = tanh(w h1 + u); L = h2^2; dL/dw = dL/dh2 (1 - h2^2) h1; dL/du = dL/dh2 (1 - h2^2)",
          ["right"] * 3 + ["wrong"] * 2),  # two lines that leave out the same path do not make h1 = tanh(w h0) a slip
         ("y[t] = Why @ h[t] + by\nloss = sum_t 0.5*||y[t] - d[t]||^2\ndy[t] = y[t] - d[t]\n"
-         "dWhy = sum_t dy[t] @ h[t].T\nh[t] = relu(h[t-1])",
-         ["not read", "right", "right", "not read", "right"]),  # a line of its own, and no dy[t] = …
+         "dWhy = sum_t dy[t] @ h[t].T\nh[t] = relu(h[t-1])", ["right"] * 5),  # a line of its own, and no dy[t] = …
         ("y_k = v h_k; L = \\sum_k ½ ||y_k - d_k||^2; dL/dv = \\sum_k (y_k - d_k) h_k", ["right"] * 3),  # of one y_k
         ("h_t = tanh(W h_{t-1} + U x_t); e_t = v^T h_t; a = softmax(e); c = \\sum_t a_t h_t; L = ½ ||c - y||^2; "
          "dL/da_t = h_t^T (c - y); dL/dc = y - c", ["right"] * 5 + ["not judged", "wrong"]),  # a_t is an entry of a

@@ -27,7 +27,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.points import build
-from jaxbackprop.grading.reading import Claim, Reading, changed, read
+from jaxbackprop.grading.reading import Claim, Reading, changed, formulae_of, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
 from jaxbackprop.grading.world import Loss, World
 
@@ -52,7 +52,7 @@ def worlds(reading: Reading) -> Iterator[World]:
 def choose(reading: Reading) -> World | None:
     """The world under which the most lines hold."""
     best, most = None, -1.0
-    trials = max(2, TRIALS // (1 + sum(size(e) for e in _formulae(reading))))
+    trials = max(2, TRIALS // (1 + sum(size(e) for e in formulae_of(reading))))
     for world in _limited(worlds(reading), trials):
         for variant in (world, world._replace(turned_adjoints="all"), world._replace(turned_adjoints="vectors")):
             if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(reading.claims)):
@@ -94,11 +94,6 @@ def holds(world: World, claim: Claim) -> bool:
 # --- numbers, vectors, batches ---------------------------------------------------------------------------------------
 
 
-def _formulae(reading: Reading) -> list[Expr]:
-    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
-    return [*(e for _, e in reading.definitions.values()), *sides]
-
-
 def marked(expr: Expr) -> bool:
     """Whether a formula is written for vectors or matrices."""
     return any(n.op in _MARKS or (n.op == "reduce" and not _lettered(n)) for n in nodes(expr))
@@ -110,14 +105,15 @@ def _lettered(expr: Expr) -> bool:
 
 def layouts(reading: Reading) -> list[Layout]:
     """What the names may be, the likeliest first."""
-    formulae = _formulae(reading)
+    formulae = formulae_of(reading)
     strong = any(marked(e) for e in formulae)
     own = [v for v in reading.definitions if v in reading.rows]
     free = {u for v in own for u in names(reading.definitions[v][1])} - {*reading.definitions}
     capitals = any(v[0].isupper() for v in free) and any(v[0].islower() for v in [*free, *own])
     if reading.given or not (strong or capitals):
         return [Layout()] if reading.given or _sound(reading, [Layout()]) else [Layout(vectors=True)]
-    rows = _rows(reading)
+    left, right = _sides(reading)
+    rows = left > right
     several = any(
         (n.op == "reduce" and n.args[0] in ("npsum", "mean", "sum") and (n.args[1] is not None or n.args[2].op == "derivative"))
         or (n.op == "name" and n.args[0] in {"m", "N", "B", "batch"} - reading.parameters)
@@ -125,7 +121,7 @@ def layouts(reading: Reading) -> list[Layout]:
     ) or "X" in reading.free  # fmt: skip
     one, many = Layout(True, rows), Layout(True, rows, True)
     found = [many, one] if several else [one, many]
-    found += [Layout(True, not rows, several)]
+    found += [Layout(True, not rows, several)] if not several or not (left or right) or (left and right) else []
     if any(COLUMN.fullmatch(v) for v in free):
         found += [layout._replace(single=True) for layout in found[:2]]
     fits = strong and reading.definitions and _sound(reading, found)
@@ -143,8 +139,8 @@ def _sound(reading: Reading, found: list[Layout]) -> bool:
     return False
 
 
-def _rows(reading: Reading) -> bool:
-    """Whether the inputs stand on the left of their weights."""
+def _sides(reading: Reading) -> tuple[int, int]:
+    """How often the inputs stand on the left of their weights, and how often on the right."""
     left = right = 0
     values = set(reading.definitions)
     for _, e in reading.definitions.values():
@@ -154,13 +150,13 @@ def _rows(reading: Reading) -> bool:
                 if len(plain) > 1:
                     left += bool(INPUT.fullmatch(plain[0]) or plain[0] in values) and not INPUT.fullmatch(plain[-1])
                     right += bool(INPUT.fullmatch(plain[-1]) or plain[-1] in values) and not INPUT.fullmatch(plain[0])
-    return left > right
+    return left, right
 
 
 def _letters_differ(reading: Reading) -> bool:
     """Whether one name of two indices has other letters elsewhere: w_ji and w_kj."""
     seen: dict[str, set] = {}
-    for e in _formulae(reading):
+    for e in formulae_of(reading):
         for n in nodes(e):
             if n.op == "name" and len(n.args[1]) == 2:
                 seen.setdefault(n.args[0], set()).add(n.args[1])
@@ -186,7 +182,7 @@ def _generics(reading: Reading) -> tuple[str, ...]:
     given = any(v not in reading.rows and e.op == "call" for v, (_, e) in reading.definitions.items())
     if given:  # the exercise's g
         return ("relu",)
-    every = [n for e in _formulae(reading) for n in nodes(e)]
+    every = [n for e in formulae_of(reading) for n in nodes(e)]
     called = {n.args[0] for n in every if n.op == "call"}
     if called <= FUNCTIONS.keys():
         return ("any",)

@@ -81,7 +81,7 @@ def jet(expr: Expr, known: Mapping[str, Jet], function: Callable[[str, Expr], Fu
             return _times(inner(a), _power(inner(b), constant(np.full((1, 1, 1), -1.0))))
         case "^", (a, b):
             return _power(inner(a), inner(b))
-        case ("transpose", (a,)) | ("reduce", ("sum" | "npsum", _, a)):
+        case ("transpose", (a,)) | ("reduce", ("sum" | "npsum" | "pick", _, a)):
             return inner(a)
         case "call", (called, 0, a):
             found = function(called, a)

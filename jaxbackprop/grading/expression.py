@@ -27,6 +27,7 @@ A formula is an `Expr(op, args)`. A leaf holds text or a number, every other nod
     otherwise                                                else
 """
 
+import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -208,7 +209,7 @@ def show(expr: Expr, loss: str = "L", above: int = 0) -> str:
 def show_variable(variable: Variable) -> str:
     """A name with its index letters: z1, w_ji."""
     text, letters = variable
-    return text.partition("⟨")[0] + ("_" if letters else "") + "".join(letters)
+    return re.split("[⟨‹]", text)[0] + ("_" if letters else "") + "".join(letters)
 
 
 def is_over_steps(expr: Expr) -> bool:

@@ -10,7 +10,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxbackprop.grading.expression import ONE, OTHERWISE, ZERO, Expr, Variable, depth, name, number, size
+from jaxbackprop.grading.expression import ONE, OTHERWISE, ZERO, Expr, Variable, depth, name, names, number, size
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -20,7 +20,7 @@ MAX_DEPTH = 40  # levels in one formula
 MAX_NODES = 150  # symbols and operations in one formula
 
 LETTER = "A-Za-zͰ-\u03a2\u03a4-Ͽℓℯ"  # Σ is a sum
-WORD = rf"[{LETTER}][{LETTER}0-9_]*"
+WORD = rf"[{LETTER}][{LETTER}0-9_]*²?"
 NAME = rf"{WORD}(?:⟨[a-z]+⟩)?"
 
 GRAMMAR = rf"""
@@ -40,7 +40,10 @@ GRAMMAR = rf"""
 ?product: signed
       | big
       | product "*" signed                                -> multiply
+      | product "⋆" signed                                -> hadamard
+      | product "⋆" big                                   -> hadamard
       | product power                                     -> multiply
+      | product BY power                                  -> multiply_by
       | product "*" big                                   -> multiply
       | product big                                       -> multiply
       | product "@" signed                                -> matmul
@@ -48,6 +51,7 @@ GRAMMAR = rf"""
       | product "/" big                                   -> divide
 big: BIG term                                             -> big
 ?signed: power
+      | BY power                                          -> partial_by
       | "-" signed                                        -> negative
       | "-" big                                           -> negative
       | "+" signed
@@ -60,13 +64,11 @@ big: BIG term                                             -> big
 ?atom: NUMBER                                             -> number
       | NAME                                              -> variable
       | SHORT                                             -> short
+      | PRIMED                                            -> primed
       | DERIVATIVE                                        -> derivative
       | SECOND                                            -> second_derivative
       | DELTA                                             -> delta
       | "∂" "(" expression ")" "/" BOTTOM                 -> partial
-      | BY "(" expression ")"                             -> partial_by
-      | BY "[" expression "]"                             -> partial_by
-      | BY CALL "(" arguments ")"                         -> partial_call
       | CALL "(" arguments ")"                            -> call
       | FUNCTION "^" NUMBER "(" arguments ")"             -> call_raised
       | FUNCTION power                                    -> call_bare
@@ -97,9 +99,10 @@ OTHERWISE.6: /(?:otherwise|else|elsewhere)\b/
 NUMBER: /\d+(\.\d+)?([eE][+-]?\d+(?![A-Za-z0-9]))?|\.\d+/
 AXIS.6: /axis:-?\d/
 TRANSPOSE.4: /\^\s*T(?![A-Za-z0-9_])|\.T(?![A-Za-z0-9_])/
-METHOD.4: /\.(?:sum|mean|max|dot)(?=\s*\()/
+METHOD.4: /\.(?:sum|mean|max|min|var|std|dot|exp|log|sqrt|abs|square|pow|tanh|sigmoid|relu|softmax|log_softmax)(?=\s*\()/
 DERIVATIVE.5: /∂\s*(?:{NAME})\s*\/\s*∂\s*(?:{NAME})/
 SECOND.6: /∂²\s*(?:{NAME})\s*\/\s*∂\s*(?:{NAME})\s*∂\s*(?:{NAME})/
+PRIMED.5: /(?:{NAME})'(?!'|\s*\()/
 SHORT.5: /∂(?:{NAME})(?!\s*\/\s*∂)/
 BY.5: /∂\s*\/\s*∂\s*(?:{NAME})/
 BOTTOM.5: /∂\s*(?:{NAME})/
@@ -116,7 +119,7 @@ SYNONYMS = {
     "heaviside": "step", "linear": "identity", "id": "identity", "maximum": "max", "minimum": "min",
     "lse": "logsumexp", "trace": "tr",
 }  # fmt: skip
-REDUCTIONS = ("sum", "mean", "norm", "tr", "logsumexp", "softmax", "log_softmax", "diag", "vec", "std", "var")
+REDUCTIONS = ("sum", "pick", "mean", "norm", "tr", "logsumexp", "softmax", "log_softmax", "diag", "vec", "std", "var")
 
 
 class Unread(NamedTuple):
@@ -158,6 +161,9 @@ class _Build:
     def short(self, token):
         return Expr("derivative", (("", ()), variable_of(token)))
 
+    def primed(self, token):
+        return Expr("derivative", (variable_of(token[:-1]), ("", ())))  # by what, its definition says
+
     def derivative(self, token):
         top, bottom = token.split("/")
         return Expr("derivative", (variable_of(top), variable_of(bottom)))
@@ -171,6 +177,8 @@ class _Build:
         return Expr("delta", (token[2], token[3]))
 
     def partial(self, body, bottom):
+        if body.op == "name":  # d/dw L
+            return Expr("derivative", (body.args, variable_of(bottom)))
         if body.op == "derivative":
             return Expr("second", (*body.args, variable_of(bottom)))
         return Expr("partial", (body, variable_of(bottom)))
@@ -178,8 +186,8 @@ class _Build:
     def partial_by(self, by, body):
         return self.partial(body, by.split("/")[1])
 
-    def partial_call(self, by, token, given):
-        return self.partial(self.call(token, given), by.split("/")[1])
+    def multiply_by(self, a, by, body):
+        return self.multiply(a, self.partial_by(by, body))
 
     def axis(self, token):
         return int(token.partition(":")[2])
@@ -226,6 +234,8 @@ class _Build:
                 return Expr("cases", (zero, at_zero, Expr("compare", (">", a, ZERO)), ONE, OTHERWISE, ZERO))
             case (("outer" | "kron" | "matmul"), (a, b)):
                 return Expr(function, (a, b))
+            case (("power" | "pow"), (a, b)):
+                return Expr("^", (a, b))
             case "ce", (y, p):  # the cross-entropy
                 terms = Expr("hadamard", (y, Expr("call", ("log", 0, p))))
                 return Expr("negative", (Expr("reduce", ("sum", None, terms)),))
@@ -278,6 +288,8 @@ class _Build:
     def multiply(self, a, b):
         if b.op == "cases" and a == ONE:  # 1{z >= 0}
             return b
+        if a.op == "partial" and not names(a.args[0]):  # d/dw ½ (z - y)^2: of the whole product
+            return Expr("partial", (self.multiply(a.args[0], b), a.args[1]))
         if b.op == "cases" and a.op == "product" and a.args[-1] == ONE:
             return Expr("product", (*a.args[:-1], b))
         return Expr("product", (*(a.args if a.op == "product" else (a,)), b))

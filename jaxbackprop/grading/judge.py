@@ -1,6 +1,6 @@
 """The verdict on each equation of a text: is it so, does it only inherit an error, and what is wrong with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG
 from jaxbackprop.grading.shapes import Layout
 from jaxbackprop.grading.slips import repaired
 from jaxbackprop.grading.stages import continued, placed
+from jaxbackprop.grading.statements import as_equations
 from jaxbackprop.grading.telling import Judged, basis, told, with_slips
 from jaxbackprop.grading.unjudged import not_known, nothing_said, shared
 from jaxbackprop.grading.values import Node
@@ -73,7 +74,7 @@ class Progress:
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Verdict:
     """Judge each equation of the text; see `jaxbackprop.grade`."""
-    steps = placed(claims_of(chains(text)))
+    steps = placed(as_equations(claims_of(chains(text))))
     if not steps.claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
     stated = continued(read(steps.claims), steps)
@@ -93,10 +94,18 @@ def judge(text: str, network: Any = None) -> Verdict:
         if verdict.status == WRONG and not verdict.label:
             progress.own.update(_own(court.world, claim))
         judged.append(verdict)
-    lines = with_slips(list(reading.claims), judged, reading.loss or "L")
+    lines = with_slips(list(reading.claims), list(_with_completed(reading.claims, judged)), reading.loss or "L")
     return told(
         lines, basis(court.world, court.point is not None, "; ".join(w for w in (words, steps.words) if w)), steps
     )
+
+
+def _with_completed(claims: Sequence[Claim], judged: list[Judged]) -> Iterator[Judged]:
+    """What a later line finishes is right if that is."""
+    for claim, verdict in zip(claims, judged, strict=True):
+        ends = [v for c, v in zip(claims, judged, strict=True) if c.row == claim.completed and c.left == claim.left]
+        right = claim.completed and ends and all(v.status == RIGHT for v in ends)
+        yield Judged(RIGHT, f"with line {claim.completed}") if right else verdict
 
 
 def _unfit(claim: Claim) -> Judged:
@@ -166,6 +175,8 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     left, right, world = claim.left, claim.right, court.world
     if isinstance(left, Unread) or isinstance(right, Unread):
         return _unread(claim) or Judged(UNREAD)
+    if claim.completed:
+        return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
         return number_verdict(court.point, left, right)
     contradicted = left.op == "name" and left.args[0] in court.evidence and not claim.bare

@@ -49,7 +49,7 @@ class Piece(NamedTuple):
 
 _RELATION = re.compile(
     r"\\(?:Rightarrow|Longrightarrow|implies|rightarrow|longrightarrow|to|mapsto|equiv|coloneqq|triangleq|leftarrow|gets)(?![A-Za-z])"
-    r"|⇒|⟹|→|⟶|↦|≔|≡|←|:=|=>|->|(?<![<>!=:])={1,2}(?!=)"
+    r"|\\approx(?![a-z])|≈|⇒|⟹|→|⟶|↦|≔|≡|←|:=|=>|->|[-+*/]=(?![=>])|(?<![<>!=:])={1,2}(?!=)"
 )
 _SINGLE = re.compile(_RELATION.pattern.replace("={1,2}", "="))
 _ARROWS = ("\\rightarrow", "\\longrightarrow", "\\to", "\\mapsto", "→", "⟶", "↦", "->")
@@ -82,7 +82,7 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"the text has {len(text):,} characters; at most {MAX_TEXT:,} are read: grade it in parts")
-    text = _tables(_unboxed_text(text))
+    text = _tables(_unboxed_text(_in_english(text)))
     known = given or vocabulary(text)
     found: list[Chain] = []
     covered: set[int] = set()
@@ -97,6 +97,15 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
     _few(count + len(lost))
     found += [_unread_row(row, text.split("\n")[row - 1]) for row in lost[:MAX_EQUATIONS]]
     return sorted(found, key=lambda c: c.row) if lost else found
+
+
+def _in_english(text: str) -> str:
+    """Decimal commas as points, and words of one letter that are no names: On a, e, y before an equation."""
+    comma = r"(?<![\d,.\[(])(-?\d+),(\d+)(?![\d,.]*[,\])\d])"
+    if re.search(rf"=\s*{comma}", text) and not re.search(r"\d\.\d", text):
+        text = re.sub(comma, r"\1.\2", text)
+    text = re.sub(r"\bOn a\b(?!\s*=)", "On  ", text)
+    return re.sub(r"(?<=\w\s)([eyi])(?=\s+[A-Za-z]\w*\s*=[^=])(?<!=\s[eyi])", ";", text)
 
 
 def _has_equation(line: str) -> bool:
@@ -368,8 +377,8 @@ def _split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[t
 
 
 _SEPARATOR = re.compile(
-    r"\\q?quad(?![A-Za-z])|[,;](?!\\)|[∴∵]|\\therefore|(?<![A-Za-z])(?:and|where|with|so|then|since|because|hence|thus|therefore|also|daher"
-    r"|und|damit|weil|wobei|mit|donc|où|avec|et|alors)(?![A-Za-z0-9_(])",
+    r"\\q?quad(?![A-Za-z])|(?<!\\)[,;](?!\\\\)|[∴∵]|\\therefore|(?<![A-Za-z])(?:and|where|with|so|then|since|because|hence|thus|therefore|also|daher"
+    r"|und|damit|weil|wobei|mit|donc|où|avec|et|alors)(?![A-Za-z0-9_(])|\.\s+(?=[A-ZÀ-Ý][a-zà-ÿ]+\s)",
 )
 
 
@@ -409,7 +418,7 @@ def _is_prose(raw: str, known: Vocabulary) -> bool:
     return not re.search(r"[*+/^@⊙∂{\[(\\]", _comments_out(text, known))
 
 
-_CODE = re.compile(r"(?=\w*(?:[a-z0-9_][A-Z]|\d|_))[A-Za-z]\w*")  # dWhy, grad_out: a name, though of nothing known
+_CODE = re.compile(r"[A-Za-z]\w*")  # dWhy, grad_out: a name, though of nothing known
 
 
 def _chains_of(piece: Piece, raw: str, known: Vocabulary) -> list[Chain]:
@@ -423,7 +432,9 @@ def _chains_of(piece: Piece, raw: str, known: Vocabulary) -> list[Chain]:
         links.pop()  # an arrow to a remark in words, or the chain goes on below
     if len(links) > 1 and not _substance(links[0][1], known) and links[1][0].strip() not in ("=", "=="):
         links = [("", links[1][1]), *links[2:]]  # an arrow in front
-    continues = len(links) > 1 and not _substance(links[0][1], known) and not _CODE.fullmatch(links[0][1].strip())
+    alone = links[0][1].strip()  # a single word is a name, or a word such as "hence"
+    continues = len(links) > 1 and not _substance(alone, known)
+    continues = continues and not (_CODE.fullmatch(alone) and not _PLAIN_WORDS.fullmatch(alone))
     if len(links) == 1:
         if not piece.display or _is_prose(links[0][1], known):
             return []
@@ -459,6 +470,7 @@ def _chain(row: int, links: list[tuple[str, str]], continues: bool, known: Vocab
         if index == 0 and continues:
             continue
         kind = "→" if relation in _ARROWS else "⇒" if relation in _IMPLIES else "="
+        kind = relation if relation in ("+=", "-=", "*=", "/=") else kind
         expr = _read(raw, known, index == 0, index == last, boxed)
         read.append(Link(kind if index else "", " ".join(raw.split()).strip(" ,;"), expr))
     return Chain(row, tuple(read), continues)
@@ -493,7 +505,9 @@ def _read(raw: str, known: Vocabulary, first: bool = False, last: bool = True, b
     text = _without_prose(text, known, first, last)
     if isinstance(text, Unread):
         return text
-    text = _unboxed(text.strip(" ,.;:|'")) if first else text.strip(" ,.;:|")
+    text = re.sub(r"[?!]+$|\s[:;]-?[)(D]$", "", text.strip()) if last else text
+    text = text.strip(" ,;:|").rstrip(" ,.;:|")
+    text = _unboxed(text) if first else text
     text = _ARGUMENTS.sub(lambda m: m[1] or m[2], text) if first else text
     if not text and raw.strip():
         return Unread(f"cannot read {' '.join(raw.split())[:60]!r}: words, no formula")

@@ -19,7 +19,7 @@ INDEX = "ijklmnpqrsct0"  # letters that index; 0: an o below is a 0, as a scan r
 ELEMENTWISE = frozenset(
     "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sqrt"
     " abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
-    " where max min maximum minimum sum npsum mean std var square transpose multiply ce".split()
+    " where max min maximum minimum sum npsum mean std var square power transpose multiply ce pick".split()
 )
 GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")
 WORDS = frozenset(
@@ -54,6 +54,9 @@ class Vocabulary(NamedTuple):
         bare: names that stand on the left of an equation.
         indices: letters that index; in w_n the n does not, where the text has a value n, nor the i in W_i beside a gate i_t.
         counters: letters that count layers or steps: the l of z^l.
+        squares: names whose square is a name: the σ of σ² = 1/n Σ (x_i − μ)².
+        deltas: δx is the derivative by x.
+        entrywise: in code with matrices in it a * b goes entry by entry.
     """
 
     words: frozenset[str] = frozenset()
@@ -63,14 +66,19 @@ class Vocabulary(NamedTuple):
     bare: frozenset[str] = frozenset()
     indices: str = INDEX
     counters: frozenset[str] = frozenset()
+    squares: frozenset[str] = frozenset()
+    deltas: bool = False
+    entrywise: bool = False
 
 
 NOTHING = Vocabulary()
 _LEFT = re.compile(
-    r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?::=|={1,2}|\|)(?!=)"
+    r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?:\[[^\]=]*\]\s*)?(?::=|[-+*/]=|={1,2}|\|)(?!=)"
 )
 _QUOTIENT = re.compile(rf"[d∂]²?\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
 _IDENTIFIER = re.compile(WORD)
+_HAS_MATRICES = re.compile(r"@|\.dot\(|\bnp\.(?:dot|matmul|sum|mean)|\.T\b|\.mm\(|axis\s*=|keepdim|\.sum\(\d")
+_IS_CODE = re.compile(r"@|\b(?:j?np|torch)\.|\*\*|\.T\b|\.dot\(|[-+*/]=")
 _SINGLE = re.compile(rf"[{LETTER}]\d*(?:_[A-Za-z0-9]+)*")
 
 
@@ -88,12 +96,11 @@ def vocabulary(text: str) -> Vocabulary:
     quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(flat)]
     tops = {w for pair in quotients for w in pair}
     words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
-    if re.search(r"@|\bnp\.|\*\*|\.T\b", text):  # in code a word between operators is a name
+    if _IS_CODE.search(text):  # in code a word between operators is a name
         words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", flat) if _is_word(w)}
     used = {m[0] for m in _IDENTIFIER.finditer(flat)}
-    words -= {
-        w for w in words if w[0] == "d" and len(w) > 2 and (w[1:] in used or w[1:].lower() in WORDS)
-    }  # dYhat, beside Yhat
+    words |= {w for w in _code_names(text) if _is_word(w)}
+    words = {w for w in words if not _of_derivative(w, used | words)}
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
     layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", flat))
@@ -105,6 +112,11 @@ def vocabulary(text: str) -> Vocabulary:
     functions = primed | (taken - bare)
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", flat))
     letters = {m[0] for m in _IDENTIFIER.finditer(flat) if _SINGLE.fullmatch(m[0])}
+    squares = {a or b for a, b in _SQUARE.findall(flat)} - layered
+    deltas = bool(re.search(r"(?m)(?:^|[$&,;(|])\s*δ\s?[A-Za-z]\w*(?:⟨[a-z]+⟩)?\s*=", flat)) and not re.search(
+        r"δ[\d_⟨]", flat
+    )
+    words -= {w for w in words if deltas and w[0] == "δ"}
     return Vocabulary(
         frozenset(words),
         frozenset(letters),
@@ -113,7 +125,38 @@ def vocabulary(text: str) -> Vocabulary:
         frozenset(bare),
         index,
         counters,
+        frozenset(squares),
+        deltas,
+        _HAS_MATRICES.search(text) is not None and not _QUOTIENT.search(flat),
     )
+
+
+_SQUARE = re.compile(
+    rf"(?m)(?:^|[$&,;(|]|\\\\)\s*({NAME})\s*\^\s*\(?2\)?\s*:?=(?!=)|[^²]/\s*\(?\s*[d∂]\s*({NAME})\s*\^\s*\(?2\)?(?!\d)"
+)
+_STATEMENT = re.compile(r"[\w.,:+\-*/@%()\[\]<>=!'\" ]+")
+_CODE_NAME = re.compile(r"(?<![\w.'\"])([A-Za-z_]\w*)(?!\w*\s*\(|\w*\s*=[^=].*\)|\.[a-z]+\()")
+_DERIVATIVE = re.compile(r"(?:d_?|D_|grad_?|gradient_)([A-Za-z]\w*)|([A-Za-z]\w*?)_grad(?:ient)?")
+
+
+def _code_names(text: str) -> set[str]:
+    """The names in lines of NumPy that hold no two words side by side: Why, syn0, rstd."""
+    found: set[str] = set()
+    if not _IS_CODE.search(text):
+        return found
+    for line in text.split("\n"):
+        line = re.split(r"\s#|^#|//", line)[0].strip(" ;`")
+        plain_words = re.search(r"[A-Za-z_]\w*\s+(?!(?:if|else|and|or|not|for|in)\b)[A-Za-z_]", line)
+        if "=" in line and _STATEMENT.fullmatch(line) and not plain_words:
+            found |= {*_CODE_NAME.findall(line)} - {"np", "True", "False", "None"}
+    return {w for w in found if w not in STOP or re.search(rf"\bd{w}\b|[+@]\s*{w}\s*$", text, re.MULTILINE)}  # by
+
+
+def _of_derivative(word: str, used: set[str]) -> str:
+    """The name that a word says the derivative by: grad_w, dYhat, w_grad; "" where it says none."""
+    match = _DERIVATIVE.fullmatch(word)
+    inner = next((g for g in match.groups() if g), "") if match else ""
+    return inner if inner in used or inner.lower() in WORDS else ""
 
 
 def _index(text: str, steps: bool) -> str:
@@ -130,7 +173,10 @@ def _index(text: str, steps: bool) -> str:
         value = re.search(rf"(?m)(?:^|[,;$&])\s*{x}\s*=", text)
         return bool(summed or (not value and (beside or replaces)))
 
-    found = [x for x in INDEX if not is_gate(x.replace("0", "o")) and (x in "ijkl0" or indexes(x))]
+    scan = (
+        re.search(r"(?m)(?:^|[,;$&.\]]|\band)\s*o(?:_\{?t\}?)?\s*&?=|\(o\s*[-−–]", text) is None
+    )  # w_o, and no o of its own
+    found = [x for x in INDEX if not is_gate(x) and (x in "ijkl" or (scan if x == "0" else indexes(x)))]
     return "".join(x for x in found if not (steps and x == "t"))
 
 
@@ -221,9 +267,15 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     "Σ⟨i⟩ w⟨ji⟩ x⟨i⟩ + ⨍σ'(z1)"
     """
     text = _rewritten(_layers(_flat(raw, known.indices, known.counters), known.layered), _NUMPY)
+    for v in known.squares:
+        text = re.sub(rf"(?<![A-Za-z0-9_Ͱ-Ͽ]){re.escape(v)}\s*\^\s*\(?2\)?(?!\d)", f"{v}²", text)
+        text = re.sub(rf"([d∂]){re.escape(v)}\s*\^\s*\(?2\)?(?!\d)", rf"\1{v}²", text)
+    text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])δ\s?(?=[A-Za-z])", "∂", text) if known.deltas else text
+    if known.entrywise:
+        text = re.sub(r"(?<=\w)\[(?![^\[\]]*[<>=])", "⟪index⟫[", text).replace("*", "⋆")
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
     text = _words(_derivatives(_rewritten(text, _FUNCTION_NAMES)), known)
-    return _rewritten(text, _CASES).strip(" ,;.:")
+    return _rewritten(text, _CASES).strip(" ,;:").rstrip(" ,;.:")
 
 
 class Rule(NamedTuple):
@@ -254,10 +306,17 @@ _NUMPY = _rules(
     ("np.exp, torch.nn.functional.relu", rf"\b(?:{_MODULES})\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])", "ⓝ"),
     ("np.sum(a) over all", r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum"),
     ("other functions of a module", r"ⓝ", ""),
-    ("a.copy()", r"\.(?:astype\(\w+\)|float\(\)|copy\(\))", ""),
+    ("a.copy()", r"\.(?:astype\(\w+\)|(?:float|copy|clone|detach|item)\(\))|\bcopy(?=\()", ""),
+    ("np.array(a, copy=True)", r"\barray\((?=\w+\s*(?:,\s*copy\s*=\s*\w+)?\))(\w+)[^()]*\)", r"\1"),
+    ("a.transpose()", r"\.(?:t|transpose)\((?:\s*-?\d\s*,\s*-?\d\s*)?\)|\.mT\b", ".T"),
+    ("a.max(1).values", r"\.values\b", ""),
+    ("a.mm(b)", r"\.(?:mm|matmul)(?=\()", ".dot"),
+    ("zeros_like(a)", r"\bzeros(?:_like)?\((?:[^()]|\([^()]*\))*\)", "0"),
+    ("ones_like(a)", r"\bones(?:_like)?\((?:[^()]|\([^()]*\))*\)", "1"),
+    ("1./m", r"(?<=\d)\.(?=\s*(?:[-+*/@)(,]|$))", ""),
     ("keepdims=True", r",\s*(?:keepdims?|dtype)\s*=\s*\w+", ""),
     ("axis=0", r"\b(?:axis|dim)\s*=\s*(-?\d)", r"axis:\1"),
-    ("a.sum(0)", r"\.(sum|mean|max)\(\s*(-?\d)\s*\)", r".\1(axis:\2)"),
+    ("a.sum(0)", r"\.(sum|mean|max|min|var|std|softmax)\(\s*(-?\d)\s*\)", r".\1(axis:\2)"),
     ("1[z > 0], I(z > 0)", r"(?<![A-Za-z0-9_])(?:I|1_?)\s*(?=[\[{])|(?<![A-Za-z0-9_.])1_\s*(?=\()"
      r"|(?<![A-Za-z0-9_])I\s*(?=\([^()]*[<>])", "1 "),
 )  # fmt: skip
@@ -266,6 +325,8 @@ _FUNCTION_NAMES = _rules(
     ("drelu(z), relu_prime",
      r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b", _primed),
     ("g '(z)", r"\s+(?='+\s*\()", ""),
+    ("tanh²(z), tanh² z", rf"\b({'|'.join(sorted(ELEMENTWISE, key=len, reverse=True))})\s*\^\s*(?:\((\d)\)|(\d))\s*(?:(\()|({NAME}))",
+     lambda m: f"{m[1]}^{m[2] or m[3]}(" + ((m[4] and " ") or f"{m[5]})")),
     ("g'_1 is g1'", r"('+)_?(\d+)(?=\s*\()", r"\2\1"),
 )  # fmt: skip
 _CASES = _rules(
@@ -326,7 +387,16 @@ def _kronecker(match: re.Match) -> str:
 
 _SPELLINGS = _rules(
     ("sum_k y_k", r"(?<![A-Za-z0-9_.\\])sum\s*_\s*(?=\{?\s*[a-z](?![A-Za-z0-9]))", " Σ_"),
-    ("ŷ", r"(?<![A-Za-zÀ-ſẀ-ỹ])([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent),
+    ("δL/δw", r"(?:δ|\\delta(?![a-z]))\s*(\w+)\s*/\s*(?:δ|\\delta(?![a-z]))(?=\s*\w)", r"∂\1/∂"),
+    (r"\frac{\delta L}{\delta w}", r"(\\[dt]?frac\s*\{\s*)(?:δ|\\delta)\s*([^{}]*\}\s*\{\s*)(?:δ|\\delta(?![a-z]))", r"\1∂ \2∂ "),
+    ("self.W, a.data", r"\bself\.(?=[A-Za-z])|(?<=\w)\.data\b", ""),
+    ("W[0]", r"\b([A-Za-z]\w*)\[(\d)\](?!\[)", r"\1_\2"),
+    ("params['W1']", r"\b\w+\[['\"](\w+)['\"]\]", r"\1"),
+    ("a.grad", r"\b([A-Za-z]\w*)\.grad\b", r"grad_\1"),
+    ("p[range(n), y]", r"\b([A-Za-z]\w*)\s*\[\s*(?:j?np\.arange|torch\.arange|range)\([^()]*\)\s*,\s*([A-Za-z]\w*)\s*\]",
+     r"pick(\2 ⊙ \1, axis=1)"),
+    ("p[target]", r"\b([A-Za-z]\w*)\[\s*(y|Y|Yb|targets?|labels?|correct\w*)\s*\]", r"pick(\2 ⊙ \1)"),
+    ("ŷ", r"(?:(?<![A-Za-zÀ-ſẀ-ỹ])|(?<=/d)|(?<=^d)|(?<=\sd))([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent),
 )  # fmt: skip
 _LAYERS = _rules(
     ("z^[1], a^(2)", r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}"),
@@ -337,15 +407,17 @@ _SYMBOLS = _rules(
      r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫"),
     ("a power in code", r"\*\*", "^"),
     ("[j = k]", r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker),
-    ("delta", r"(?<![\w⟨])(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)",
-     lambda m: GREEK[m[1]]),
+    ("delta", r"(?<![\w⟨])(d?)(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)",
+     lambda m: m[1] + GREEK[m[2]]),
+    ("X^T X", r"\^T(?=[A-Za-z])", "^T "),
 )  # fmt: skip
 _INDICES = _rules(
     ("x^(i), of example i", rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩"),
     ("letters before a layer's number", r"(⟨[a-z]+⟩)_?(\d+)(?![\d.])", r"\2\1"),
     ("letters apart", r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩"),
     ("z_1", r"(?<=[A-Za-zͰ-Ͽ])_(?=\d)", ""),
-    ("y_hat", r"\by_?hat\b|\bhat_?y\b", "yhat"),
+    ("σ^2_B", r"(?<=[A-Za-zͰ-Ͽ])(\^\(?2\)?)_(\w+)", r"_\2\1"),
+    ("y_hat", r"(?:\b|(?<=\bd))(?:y_?hat|hat_?y)\b", "yhat"),
 )
 
 
@@ -371,7 +443,8 @@ def _tag(parts: list[str], index: str) -> str:
 def _norms(text: str) -> str:
     bar = r"(?:\|\||∥)"
     text = re.sub(rf"{bar}((?:(?!{bar}).)*){bar}(?:_?\(?[2F]\)?)?\s*\^\(?2\)?", r" sum((\1)^2)", text)
-    return re.sub(rf"{bar}((?:(?!{bar}).)*){bar}(?:_?[2F])?", r" norm(\1)", text)
+    text = re.sub(rf"{bar}((?:(?!{bar}).)*){bar}(?:_?[2F])?", r" norm(\1)", text)
+    return re.sub(r"(?:(?<=[-+*/=(,])|(?<=[-+*/=(,]\s)|^)(\s*)\|([^|=<>]+)\|", r"\1abs(\2)", text)
 
 
 def _layers(text: str, layered: frozenset[str]) -> str:
@@ -383,6 +456,8 @@ def _layers(text: str, layered: frozenset[str]) -> str:
 def _derivatives(text: str) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
+    text = re.sub(rf"∇\s*({'|'.join(LOSSES)}|f)\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
+    text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})(?![A-Za-z0-9])", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?\(?\s*({NAME})\)?", r" ∂\1 ", text)
     text = re.sub(
@@ -446,10 +521,12 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return f"⨍{word}"
     if GENERIC.fullmatch(word) and function and (primed or word not in known.bare):
         return f"⨍{word}"
+    short = re.fullmatch(r"(?:d|d_|D_|grad_?|gradient_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+?)_grad(?:ient)?", word)
+    inner = next(g for g in short.groups() if g) if short else ""
+    if (word[:4] == "grad" or "_grad" in word) and (inner in known.words or inner in known.letters):
+        return f"∂{inner}"
     if _SINGLE.fullmatch(word) or _is_name(word):
         return word
-    short = re.fullmatch(r"(?:d|grad_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+)_grad|(\w+)\.grad", word)
-    inner = next(g for g in short.groups() if g) if short else ""
     if inner and (inner in known.words or _SINGLE.fullmatch(inner) or _is_name(inner)):
         return f"∂{inner}"
     if re.fullmatch(r"[A-Z][a-z]", word) and word.lower() not in STOP:  # W x
@@ -534,7 +611,7 @@ def _subscript(match: re.Match, index: str) -> str:
 
 def _superscript(match: re.Match) -> str:
     inside = match[1].strip()
-    layer = re.fullmatch(r"[\[(]\s*(\d+)\s*[\])]\s*(T?)", inside)  # a^{[1]}, W^{(2)T}
+    layer = re.fullmatch(r"[\[(]\s*(\d+)\s*[\])]\s*\^?\s*(T?)", inside)  # a^{[1]}, W^{(2)T}, W^{[1]^T}
     if layer:
         return f"_{layer[1]} " + ("^T " if layer[2] else "")
     example = re.fullmatch(r"[(\[]\s*([ijn])\s*[)\]]\s*(T?)", inside)  # x^{(i)}: of example i
@@ -552,8 +629,8 @@ def _fraction(match: re.Match) -> str:
     twice = _SECOND.fullmatch(f"{top.strip()}/{bottom.strip()}")
     if twice:
         return _second(twice)
-    below = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", bottom)
-    above = re.fullmatch(rf"\s*[d∂]\s*({NAME}|{NAME}\s*\^\s*\d)\s*", top)
+    below = re.fullmatch(rf"\s*[d∂]\s*({NAME}(?:_\d+|\s*\^\s*\(?\d\)?)?)\s*", bottom)
+    above = re.fullmatch(rf"\s*[d∂]\s*({NAME}(?:_\d+|\s*\^\s*\(?\d\)?)?)\s*", top)
     if above and below:
         return f" ∂{above[1]}/∂{below[1]} "
     if below and re.fullmatch(r"\s*[d∂]\s*", top):
@@ -575,6 +652,7 @@ def _group(match: re.Match) -> str:
     return f"⟦{inside}⟧" if re.search(r"[<>]|otherwise|else|sonst|sinon", inside) else f"({inside})"
 
 
+_ONE = r"\d|[A-Za-z]|\\(?!left|big|Big)[A-Za-z]+"  # what LaTeX takes without braces
 _LETTERS = "mathbf|boldsymbol|bm|mathcal|mathit|mathsf|mathscr|vec"
 _BRACES_OF_CASES = _rules(
     ("cases begin", r"\\left\s*\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?|\\begin\{(?:cases|rcases|dcases)\}", "⟦"),
@@ -592,8 +670,9 @@ _LATEX = _rules(
     (r"\mathbf{W}", rf"\\(?:{_LETTERS})\s*\{{\s*(\\?[A-Za-z]+)\s*\}}", r" \1"),
     (r"\hat{y}", r"\\(hat|widehat|bar|overline|tilde|widetilde|dot)\s*(?:\{\s*(\\?[A-Za-z]+)\s*\}|\s(\\?[A-Za-z])|(\\[a-z]+))",
      _hat),
-    (r"\frac12", r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"(\2/\3)"),
     (r"\frac", r"\\[dtc]?frac(?![A-Za-z])", "⁄"),
+    (r"\frac1{2}", rf"⁄\s*({_ONE})\s*", r"⁄{\1}"),
+    (r"\frac{1}2", rf"(⁄\s*\{{[^{{}}]*\}})\s*({_ONE})", r"\1{\2}"),
     (r"\sqrt{a}", r"\\sqrt\s*\{([^{}]*)\}", r" sqrt(\1)"),
     ("other commands", r"\\([A-Za-z]+)", lambda m: str(_COMMANDS.get(m[1], m[0]))),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.notation import LOSSES
-from jaxbackprop.grading.reading import Reading, ordered
+from jaxbackprop.grading.reading import Reading, formulae_of, ordered
 from jaxbackprop.grading.shapes import INPUT, RATE, Layout, Sized, infer
 from jaxbackprop.grading.values import Rules
 from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved
@@ -30,7 +30,7 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
     if loss.formula is not None:
         definitions = {**reading.definitions, "": ((), loss.formula)}
         reading = reading._replace(definitions=ordered(definitions))
-    sized = infer(reading.definitions, layout, reading.parameters)
+    sized = infer(reading.definitions, layout, reading.parameters, reading.added_up)
     rng = np.random.default_rng(seed)
     plain = not layout.vectors and all(not s[0] for s in sized.names.values())
     counts = _counts(reading, sized, layout)
@@ -101,7 +101,7 @@ def _with_sizes(sized: Sized, values: Values) -> Sized:
 
 
 def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: int) -> dict[str, np.ndarray]:
-    targets = _targets(reading)
+    targets, classes = _targets(reading), _classes(reading)
     drawn = {}
     for v, (slots, rows, columns) in sized.names.items():
         if v in reading.definitions:
@@ -113,11 +113,12 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
         a = rng.normal(size=shape) * (0.8 if layout.vectors else 1.3)
         a[2::4] = rng.uniform(0.1, 0.9, size=a[2::4].shape)
         a[3::4] = rng.uniform(0.3, 2, size=a[3::4].shape) * rng.choice((-1, 1), size=a[3::4].shape)
-        if v in targets:  # the probabilities of a target add up to 1
+        if v in targets or v in classes:  # the probabilities of a target add up to 1
             a = rng.uniform(0.1, 1, size=shape)
             axis = len(slots) if slots and rows == columns == 1 else -1 if layout.rows else -2
             axis = axis if a.shape[axis] > 1 else -1 if axis == -2 else -2
             a = a / a.sum(axis=axis, keepdims=True) if a.shape[axis] > 1 else a
+            a = (a == a.max(axis=axis, keepdims=True)).astype(float) if v in classes else a
         drawn[v] = a
     return drawn
 
@@ -135,12 +136,16 @@ def _targets(reading: Reading) -> set[str]:
     return {u for v in losses for u in inside[v]} - reading.definitions.keys() - others
 
 
+def _classes(reading: Reading) -> set[str]:
+    """Names that pick an entry: the y of p[range(n), y] is 1 there, and 0 elsewhere."""
+    picked = (n.args[2] for e in formulae_of(reading) for n in nodes(e) if n.op == "reduce" and n.args[0] == "pick")
+    return {e.args[0].args[0] for e in picked if e.op == "hadamard" and e.args[0].op == "name"}
+
+
 def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:
     """Names for how many there are: of examples, or of what a sum runs over."""
     found: dict[str, int] = {}
-    formulae = [e for _, e in reading.definitions.values()]
-    formulae += [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
-    for e in formulae:
+    for e in formulae_of(reading):
         for n in nodes(e):
             if n.op == "sum" and n.args[2] and n.args[2] not in reading.definitions:
                 found.setdefault(n.args[2], letter_sizes(sized, [n]).get(n.args[0][0], 1))

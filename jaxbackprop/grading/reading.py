@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.counters import moved
 from jaxbackprop.grading.curvature import jet
-from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
+from jaxbackprop.grading.expression import ONE, Expr, has, has_local, name, names, nodes, renamed, replace, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import Chain
@@ -25,7 +25,8 @@ Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and it
 class Claim(NamedTuple):
     """One equation: `left = right`, the term before `right` in its chain, and the chain's terms.
 
-    `bare` marks a formula that stands alone; `raw` is what was written on the right.
+    `bare` marks a formula that stands alone; `raw` is what was written on the right; `completed` is the line of code that
+    finishes what this one begins, 0 for none.
     """
 
     row: int
@@ -37,11 +38,12 @@ class Claim(NamedTuple):
     terms: tuple[Expr, ...]
     bare: bool
     raw: str
+    completed: int = 0
 
     @property
     def read(self) -> bool:
-        """Whether both sides were read."""
-        return isinstance(self.left, Expr) and isinstance(self.right, Expr)
+        """Whether both sides were read, and are all that is said."""
+        return not self.completed and isinstance(self.left, Expr) and isinstance(self.right, Expr)
 
 
 class Reading(NamedTuple):
@@ -91,6 +93,20 @@ class Reading(NamedTuple):
         sides = [e for c in self.claims for e in (c.left, c.right) if isinstance(e, Expr)]
         return frozenset(n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative")
 
+    @property
+    def added_up(self) -> frozenset[str]:
+        """What is derived by with a sum along one axis: dγ = sum(dy ⊙ xhat, axis=0)."""
+        sums = [
+            c
+            for c in self.claims
+            if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "derivative"
+        ]
+        return frozenset(
+            c.left.args[1][0]  # type: ignore[union-attr]
+            for c in sums
+            if any(n.op == "reduce" and n.args[:2] in (("sum", 0), ("sum", 1)) for n in nodes(c.right))  # type: ignore
+        )
+
 
 def claims_of(found: Iterable[Chain]) -> list[Claim]:
     """One claim for each link of each chain."""
@@ -132,6 +148,7 @@ def read(claims: list[Claim]) -> Reading:
     learned = _Learned()
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
+    claims = [changed(c, lambda e: _by_its_own(e, learned.definitions)) for c in claims]
     unread = _unread(claims, learned.definitions)
     definitions = ordered(_with_steps(_with_arguments(learned.definitions, claims)))
     claims = _with_slopes(claims, {*definitions, *learned.notes, *unread})
@@ -169,20 +186,28 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
     asked = [
         n.args[1][0] for n in every if n.op == "derivative" and re.fullmatch(r"(?:z|Z|a|net|s|u|pre)\w*", n.args[1][0])
     ]
-    asked += [f"z{n.args[0][1:]}" for n in every if n.op == "name" and n.args[0].startswith("δ")]
-    asked = [z for z in dict.fromkeys(asked) if z not in known]
+    deltas = [n.args[0][1:] for n in every if n.op == "name" and n.args[0].startswith("δ")]
+    asked = [z for z in dict.fromkeys(asked + [f"z{tag}" for tag in deltas]) if z not in known]
     inline = {v: d for v, d in definitions.items() if d[1].op == "call" and d[1].args[2].op not in ("name", "number")}
     new = dict(definitions)
     for z in asked:
         tag = re.sub(r"^[A-Za-z]+_?", "", z)
         same = [v for v in inline if re.sub(r"^[A-Za-z]+_?", "", v) == tag] or (
-            list(inline) if len(inline) == 1 else []
+            list(inline) if len(inline) == 1 and len({*deltas}) < 2 else []
         )
         if len(same) == 1 and same[0] in inline:
-            letters, e = inline.pop(same[0])
-            new[z] = (letters, e.args[2])
-            new[same[0]] = (letters, Expr("call", (*e.args[:2], name(z, letters))))
+            _apart(new, same[0], z)
+            inline.pop(same[0])
+    for v in inline if deltas else ():
+        _apart(new, v, f"z_{v}")
     return new
+
+
+def _apart(definitions: dict[str, Definition], v: str, z: str) -> None:
+    """h = g(W x) as h = g(z), with z = W x."""
+    letters, e = definitions[v]
+    definitions[z] = (letters, e.args[2])
+    definitions[v] = (letters, Expr("call", (*e.args[:2], name(z, letters))))
 
 
 def _with_steps(definitions: dict[str, Definition]) -> dict[str, Definition]:
@@ -248,6 +273,20 @@ def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
         return changed(claim, lambda e: replace(e, change))
 
     return [written_out(c) for c in claims] if functions else claims
+
+
+def _by_its_own(e: Expr, definitions: Mapping[str, Definition]) -> Expr:
+    """y' is the derivative of y by what it is computed from; by x, where that is several."""
+
+    def change(n: Expr) -> Expr | None:
+        if n.op != "derivative" or n.args[1] != ("", ()):
+            return None
+        (y, letters) = n.args[0]
+        inside = sorted(names(definitions[y][1])) if y in definitions else []
+        by = inside if len(inside) == 1 else [v for v in inside if v == "x"]
+        return Expr("derivative", ((y, letters), (by[0], ()))) if by else None
+
+    return replace(e, change)
 
 
 def _product(n: Expr) -> Expr | None:
@@ -430,7 +469,16 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
     lost = [v for v in tops if v in LOSSES and v not in used]
     sinks = [v for v in tops if v in definitions and v not in used and len(definitions[v][0]) == 0]
     stated = [v for v in definitions if v in LOSSES and v not in used]
-    for group in ([v for v in lost if v in definitions], lost, stated, sinks):
+    ones = [
+        c.left.args[1][0]
+        for c in claims
+        if c.right == ONE
+        and isinstance(c.left, Expr)
+        and c.left.op == "derivative"
+        and c.left.args[0][0] in ("", *LOSSES)
+    ]
+    begun = [v for v in ones if v in definitions and v not in used]  # do = 1: of o the derivatives are
+    for group in ([v for v in lost if v in definitions], lost, stated, begun, sinks):
         if group:
             best = max(group, key=lambda v: (tops.get(v, 0), v in definitions))
             return best if not (group is sinks and best == "yhat") else ""
@@ -446,6 +494,12 @@ def _lossless(expr: Expr, loss: str) -> Expr:
         return None
 
     return replace(expr, change)
+
+
+def formulae_of(reading: Reading) -> list[Expr]:
+    """Those of its definitions, and both sides of its claims."""
+    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    return [*(e for _, e in reading.definitions.values()), *sides]
 
 
 def with_names(reading: Reading, new) -> Reading:

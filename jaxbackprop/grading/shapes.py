@@ -13,7 +13,7 @@ from jaxbackprop.grading.expression import Expr, ShapeError, name, names, nodes,
 
 ONE = 0
 INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
-BIAS = re.compile(r"(?:b|c|β|bias|B)(?:\d|_|$)")
+BIAS = re.compile(r"(?:b|c|β|γ|bias|gain|scale|B)(?:\d|_|$)|\w+(?:bias|gain|scale)\d*$")  # the same for every example
 TARGET = re.compile(r"(?:y|Y|t|T|target|targets|label|labels|ytrue|y_true)(?:_?\w{0,3}|⟨\w+⟩)?")
 RATE = re.compile(r"[αληγτεκρ]\d*|lr|eps|m|n|N|B|d|D|K|H|batch|d_k|dk")
 
@@ -51,8 +51,8 @@ Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its
 class Sizes:
     """The unknown sizes, and what has been made equal."""
 
-    def __init__(self, layout: Layout, parameters: Collection[str] = ()):
-        self.layout, self.parent, self.parameters = layout, [ONE], parameters
+    def __init__(self, layout: Layout, parameters: Collection[str] = (), shared: Collection[str] = ()):
+        self.layout, self.parent, self.parameters, self.shared = layout, [ONE], parameters, shared
         self.known: dict[str, Slots] = {}
         self.examples_by: set[str] = set()  # letters of which each stands for a vector: the n of W x_n
         self.examples = self.new() if layout.batch else ONE
@@ -99,16 +99,21 @@ class Sized(NamedTuple):
 
 
 def infer(
-    definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout, parameters: Collection[str] = ()
+    definitions: Mapping[str, tuple[tuple[str, ...], Expr]],
+    layout: Layout,
+    parameters: Collection[str] = (),
+    shared: Collection[str] = (),
 ) -> Sized:
-    """The size of every name in the definitions, numbered 2, 3, ...; 1 is one. Derivatives are taken by `parameters`.
+    """The size of every name in the definitions, numbered 2, 3, ...; 1 is one.
+
+    Derivatives are taken by `parameters`; those by `shared` are sums over a batch's examples, which share the name.
 
     >>> from jaxbackprop.grading.grammar import parse
     >>> z = parse("W x + b")
     >>> infer({"z": ((), z)}, Layout(vectors=True)).names
     {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
     """
-    sizes = Sizes(layout, parameters)
+    sizes = Sizes(layout, parameters, shared)
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -266,7 +271,7 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
             sizes.known[text] = ((), ONE, ONE)
         elif want is not None:
             rows, columns = want.rows, want.columns
-            if BIAS.match(text) and sizes.layout.batch:  # the same for every example
+            if (BIAS.match(text) or text in sizes.shared) and sizes.layout.batch:
                 rows, columns = (ONE, columns) if sizes.layout.rows else (rows, ONE)
             sizes.known[text] = ((), rows, columns)
         else:

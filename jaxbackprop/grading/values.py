@@ -249,7 +249,8 @@ def select(guards: list[Node], branches: list[Node], total: Node, expr: Expr) ->
         mask = Node(guard.array, guard.letters)
         letters = _union(mask, branch, total)
         _fitting(branch, total, "joined", expr)
-        _fitting(mask, branch if branch.shape != (1, 1) else mask, "joined", expr)
+        for part in (branch, total):
+            _fitting(mask, part if part.shape != (1, 1) else mask, "joined", expr)
         g, x, y = (_spread(n, letters) for n in (mask, branch, total))
         parents = (
             (branch, lambda d, g=g, n=branch, k=letters: _gathered(np.where(g, d, 0), n, k)),
@@ -407,7 +408,7 @@ def _reduce(how: str, axis: int | None, a: Node, scope: Scope, expr: Expr) -> No
     if how in ("sum", "npsum") and axis is None and rules.batch:
         axis = 0 if rules.rows else 1
     match how:
-        case "sum" | "npsum":
+        case "sum" | "npsum" | "pick":
             return reduced(a, _axes(axis, a, rules))
         case "mean":
             total = reduced(a, _axes(axis, a, rules))

@@ -84,6 +84,7 @@ def _same_letters(reading: Reading) -> Reading:
         near = [u for u in known if u and u.lower() == v.lower()]
         swapped = v.translate(str.maketrans("ahAH", "haHA"))
         near = near or [u for u in known if re.fullmatch(r"[ahAH]\d+", v) and u == swapped and not counter(v)]
+        near = near or [u for u in known if len(v) > 2 and u.startswith(f"{v}_")]  # dhidden, of hidden_layer
         if len(near) == 1:
             other[v] = near[0]
     return with_names(reading, lambda v: other.get(v, v)) if other else reading

@@ -1,0 +1,147 @@
+"""Statements of code as equations: v += a, v[z <= 0] = 0, p[range(n), y] -= 1, and a name that is computed anew from itself.
+
+    ds = p;  ds -= y;  ds /= n        says  ds = (p − y) / n,  once, in its last line
+    h = x;  h = relu(W h)             two values of one name: what comes before the last is another, h‹1›
+
+A derivative is judged where it is finished, and what stands before says that it is. Where nothing was said before, `+=` adds to
+0; of what is counted by steps it is the sum over them: dW += dz_t h_{t-1}ᵀ says dW = Σ_t dz_t h_{t-1}ᵀ.
+"""
+
+import re
+
+from jaxbackprop.grading.counters import counter
+from jaxbackprop.grading.expression import ONE, OTHERWISE, ZERO, Expr, has, negated, nodes, renamed, replace, symbols
+from jaxbackprop.grading.grammar import Unread
+from jaxbackprop.grading.reading import Claim, changed
+
+MOST = 150  # symbols in a statement that is put together of several
+
+
+def as_equations(claims: list[Claim]) -> list[Claim]:
+    """The claims with every statement as an equation; one that a later line finishes has `completed`.
+
+    >>> from jaxbackprop.grading.lines import chains
+    >>> from jaxbackprop.grading.reading import claims_of
+    >>> from jaxbackprop.grading.expression import show
+    >>> found = as_equations(claims_of(chains("dz = p - y\\ndz /= m\\ndW += dz * x")))
+    >>> [(show(c.right), c.completed) for c in found]
+    [('p - y', 2), ('(p - y) / m', 0), ('dL/dz * x', 0)]
+    """
+    found: list[Claim] = []
+    last: dict[Expr, int] = {}
+    several: set[str] = set()
+    for i, claim in enumerate(claims):
+        c = _as_equation(claim, last)
+        v, right = c.left, c.right
+        begun = _goes_on_unread(c, claims[:i])
+        if begun is not None:
+            found[begun] = found[begun]._replace(completed=c.row, terms=())
+        elif isinstance(v, Expr) and v in last and not c.bare and _changes(c, found[last[v]]):
+            before = found[last[v]]
+            if _adjoint(v):
+                c = _finished(c, before)
+                found[last[v]] = before._replace(completed=c.row, terms=())
+            elif isinstance(right, Expr) and not has(right, "derivative", "second", "partial"):
+                several.add(v.args[0])
+                new = f"{v.args[0]}‹{i}›"
+                found = [changed(b, lambda e, v=v, new=new: _other(e, v, new)) for b in found]
+                c = c._replace(right=_other(right, v, new))
+                c = c._replace(terms=(v, c.right))
+        if isinstance(v, Expr) and (v.op == "name" or _adjoint(v)):
+            last[v] = len(found)
+        found.append(c)
+    return [_once(c, several) for c in found] if several else found
+
+
+def _adjoint(v: Expr) -> bool:
+    return v.op == "derivative" or (v.op == "name" and v.args[0].startswith("δ"))
+
+
+def _other(e: Expr, v: Expr, new: str) -> Expr:
+    return renamed(e, lambda u: new if u == v.args[0] else u)
+
+
+def _once(claim: Claim, several: set[str]) -> Claim:
+    """A claim that derives by a name of several values: which is not said."""
+    sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]
+    by = {n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative"} & several
+    return claim._replace(right=Unread(f"{min(by)} holds more than one value in this text")) if by else claim
+
+
+def _changes(claim: Claim, before: Claim) -> bool:
+    """Whether a statement computes a quantity from what it held before."""
+    if not isinstance(claim.right, Expr) or claim.row == before.row:
+        return False
+    return any(n == claim.left for n in nodes(claim.right))
+
+
+def _goes_on_unread(claim: Claim, before: list[Claim]) -> int | None:
+    """Where the statement stands that a line which was not read goes on from."""
+    place = re.match(r"([^\W\d]\w*)\s*(?:\[.*\]\s*[-+*/]?=(?!=)|[-+*/]=)", claim.text)
+    if not place or claim.read:
+        return None
+    same = [i for i, c in enumerate(before) if re.match(rf"{place[1]}\s*(?:\[.*\])?\s*[-+*/]?=(?!=)", c.text)]
+    return same[-1] if same and isinstance(before[same[-1]].left, Expr) and _adjoint(before[same[-1]].left) else None  # type: ignore
+
+
+def _finished(claim: Claim, before: Claim) -> Claim:
+    """A statement with what the quantity held before in its place."""
+    if not isinstance(before.right, Expr):
+        return claim._replace(right=Unread(f"it goes on from line {before.row}, which was not read"), terms=())
+    whole = replace(claim.right, lambda n: before.right if n == claim.left else None)  # type: ignore[arg-type]
+    if sum(1 for _ in nodes(whole)) > MOST:
+        return claim._replace(right=Unread(f"with what it goes on from it has more than {MOST} symbols"), terms=())
+    return claim._replace(right=whole, terms=(claim.left, whole))
+
+
+# --- one statement ---------------------------------------------------------------------------------------------------
+
+
+def _as_equation(claim: Claim, known: dict[Expr, int]) -> Claim:
+    """v += a, v[guard] = a, v[range(n), y] = a with v alone on the left."""
+    left, right = claim.left, claim.right
+    if not isinstance(left, Expr) or not isinstance(right, Expr):
+        return claim
+    v, guard, one_hot = _place(claim, known)
+    sign = claim.relation[:-1] if claim.relation in ("+=", "-=", "*=", "/=") else ""
+    if v == left and not sign:
+        return claim
+    if sign == "+" and v == left and v not in known:
+        by = {found[1] for u in symbols(right) if (found := counter(u))}
+        own = any(counter(u) for u in symbols(v))
+        new = Expr("sum", (("t",), right, "")) if "t" in by and not own else right
+    elif guard is not None:
+        new = Expr("cases", (guard, _with(sign, v, right), OTHERWISE, v))
+    elif one_hot is not None:
+        part = one_hot if right == ONE else Expr("hadamard", (one_hot, right))
+        rest = Expr("hadamard", (v, Expr("+", (ONE, negated(one_hot)))))
+        new = _with(sign, v, part) if sign in ("+", "-") else Expr("+", (rest, part))
+        if sign in ("*", "/"):
+            return claim._replace(right=Unread("some of its entries are changed"), terms=())
+    else:
+        new = _with(sign, v, right)
+    return claim._replace(left=v, right=new, relation="=", terms=(v, new))
+
+
+def _with(sign: str, v: Expr, a: Expr) -> Expr:
+    match sign:
+        case "+":
+            return Expr("+", (v, a))
+        case "-":
+            return Expr("+", (v, negated(a)))
+        case "*":
+            return Expr("product", (v, a))
+        case "/":
+            return Expr("/", (v, a))
+    return a
+
+
+def _place(claim: Claim, known: dict[Expr, int]) -> tuple[Expr, Expr | None, Expr | None]:
+    """What a statement changes, and where: under a guard, or at the entry of each row that is its class."""
+    match claim.left:
+        case Expr("product", (v, Expr("cases", (guard, a, _, b)))) if (a, b) == (ONE, ZERO) and v in known:
+            if re.match(r"[^\W\d]\w*\[", claim.text):
+                return v, guard, None
+        case Expr("reduce", ("pick", _, Expr("hadamard", (one_hot, v)))) if v in known:
+            return v, None, one_hot
+    return claim.left, None, None  # type: ignore[return-value]
