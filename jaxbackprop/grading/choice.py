@@ -44,9 +44,39 @@ def worlds(reading: Reading) -> Iterator[World]:
                 for generic in _generics(text):
                     try:
                         world = build(text, layout, loss, generic)
+                        if not _is_one(world):  # y of y = A x is no loss
+                            world = build(_without_loss(text), layout, Loss(), generic)
                     except (ShapeError, UnknownError):
                         continue
-                    yield with_deltas(world)
+                    if not (world.loss.mean and _is_summed(world)):
+                        yield with_deltas(world)
+
+
+def _is_one(world: World) -> bool:
+    """Whether what is taken for the loss, though no loss by its name, is one number, or one for each example."""
+    reading, batch = world.reading, world.layout.batch
+    if reading.loss in LOSSES or reading.loss not in reading.definitions:
+        return True
+    node = world.values[reading.loss]
+    return not node.letters and (1 in node.shape if batch else node.shape == (1, 1))
+
+
+def _is_summed(world: World) -> bool:
+    """Whether the text's own loss is that of all examples."""
+    own = world.reading.loss and world.reading.loss in world.reading.definitions
+    return bool(own) and world.values[world.reading.loss].array[0].size == 1
+
+
+def _without_loss(reading: Reading) -> Reading:
+    """The reading with what was taken for the loss as a value like the others."""
+    loss = (reading.loss, ())
+
+    def change(n: Expr) -> Expr | None:
+        if n.op in ("derivative", "second") and n.args[0] == ("", ()):
+            return Expr(n.op, (loss, *n.args[1:]))
+        return None
+
+    return reading._replace(loss="", claims=tuple(changed(c, lambda e: replace(e, change)) for c in reading.claims))
 
 
 def choose(reading: Reading) -> World | None:
@@ -205,7 +235,7 @@ def losses(reading: Reading, layout: Layout) -> list[Loss]:
         return base
     stated = nodes(reading.definitions[reading.loss][1]) if own else ()
     mean = any((n.op == "reduce" and n.args[0] == "mean") or (n.op == "name" and n.args[0] in "mNnB") for n in stated)
-    ways = [(False, False), (True, True), (True, False)] if not own or not mean else [(False, False), (False, True)]
+    ways = [(False, False), (False, True)] if own and mean else [(False, False), (True, True), (True, False)]
     return [loss._replace(mean=m, each=e) for loss in base for m, e in ways]
 
 

@@ -18,11 +18,12 @@ from jaxbackprop.grading.numbers import number_verdict
 from jaxbackprop.grading.points import at_numbers, build
 from jaxbackprop.grading.reading import Claim, Reading, claims_of, is_number, read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Verdict
+from jaxbackprop.grading.sections import Part, parts
 from jaxbackprop.grading.shapes import Layout
 from jaxbackprop.grading.slips import repaired
 from jaxbackprop.grading.stages import continued, placed
 from jaxbackprop.grading.statements import as_equations
-from jaxbackprop.grading.telling import Judged, basis, told, with_slips
+from jaxbackprop.grading.telling import Judged, basis, joined, told, with_slips
 from jaxbackprop.grading.unjudged import not_known, nothing_said, shared
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.wiring import completed, from_network
@@ -74,9 +75,15 @@ class Progress:
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Verdict:
     """Judge each equation of the text; see `jaxbackprop.grade`."""
-    steps = placed(as_equations(claims_of(chains(text))))
-    if not steps.claims:
+    claims = as_equations(claims_of(chains(text)))
+    if not claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
+    return joined([_part(part, network) for part in parts(claims, text)])
+
+
+def _part(part: Part, network: Any) -> Verdict:
+    """The verdict on what stands together; of the definitions above it nothing is said again."""
+    steps = placed([*part.context, *part.own])
     stated = continued(read(steps.claims), steps)
     if network is None:
         reading, words = completed(stated)
@@ -85,7 +92,7 @@ def judge(text: str, network: Any = None) -> Verdict:
     court = convene(reading, stated if network is not None else None)
     if court is None:
         lines = with_slips(list(reading.claims), [_unfit(c) for c in reading.claims], "L")
-        return told(lines, f"network: {words}", steps)
+        return told(list(lines)[len(part.context) :], f"network: {words}", steps)
     progress, judged = Progress(), []
     reading = court.world.reading
     for claim in reading.claims:
@@ -95,9 +102,8 @@ def judge(text: str, network: Any = None) -> Verdict:
             progress.own.update(_own(court.world, claim))
         judged.append(verdict)
     lines = with_slips(list(reading.claims), list(_with_completed(reading.claims, judged)), reading.loss or "L")
-    return told(
-        lines, basis(court.world, court.point is not None, "; ".join(w for w in (words, steps.words) if w)), steps
-    )
+    words = "; ".join(w for w in (words, steps.words) if w)
+    return told(list(lines)[len(part.context) :], basis(court.world, court.point is not None, words), steps)
 
 
 def _with_completed(claims: Sequence[Claim], judged: list[Judged]) -> Iterator[Judged]:

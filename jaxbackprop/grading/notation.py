@@ -325,7 +325,7 @@ _FUNCTION_NAMES = _rules(
     ("drelu(z), relu_prime",
      r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b", _primed),
     ("g '(z)", r"\s+(?='+\s*\()", ""),
-    ("tanh²(z), tanh² z", rf"\b({'|'.join(sorted(ELEMENTWISE, key=len, reverse=True))})\s*\^\s*(?:\((\d)\)|(\d))\s*(?:(\()|({NAME}))",
+    ("tanh²(z), tanh² z", rf"\b({'|'.join(sorted(ELEMENTWISE, key=len)[::-1])})\s*\^\s*(?:\((\d)\)|(\d))\s*(?:(\()|({NAME}))",
      lambda m: f"{m[1]}^{m[2] or m[3]}(" + ((m[4] and " ") or f"{m[5]})")),
     ("g'_1 is g1'", r"('+)_?(\d+)(?=\s*\()", r"\2\1"),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.expression import Expr, ShapeError, name, names, nodes, show
 
 ONE = 0
+EXAMPLES = 7
 INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
 BIAS = re.compile(r"(?:b|c|β|γ|bias|gain|scale|B)(?:\d|_|$)|\w+(?:bias|gain|scale)\d*$")  # the same for every example
 TARGET = re.compile(r"(?:y|Y|t|T|target|targets|label|labels|ytrue|y_true)(?:_?\w{0,3}|⟨\w+⟩)?")
@@ -26,6 +27,7 @@ class Shape(NamedTuple):
     columns: int
 
 
+MATRIX = re.compile(r"[WUVXQPΘ](?:\d|_|$)")  # no number, where there are vectors
 COLUMN = re.compile("w|v|u|θ|theta|β|beta")  # a vector of weights, where outputs are numbers
 
 
@@ -139,11 +141,14 @@ def infer(
         sizes.known[v] = (tuple(by.get(x, bound.get(x, ONE)) for x in letters), shape.rows, shape.columns)
     if fixed & running:
         raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
-    for v in {n.args[0] for _, e in definitions.values() for n in _named(e) if n.args[0][0] in "WUV"} - defined:
+    for v in {n.args[0] for _, e in definitions.values() for n in _named(e) if MATRIX.match(n.args[0]) or n.args[0] in "AB"} - defined:
         if layout.vectors and sizes.known[v][1:] == (ONE, ONE) and not sizes.known[v][0]:
             raise ShapeError(f"{v} would be a number")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
-    count = {ONE: 1} | {root: 2 + i % 8 for i, root in enumerate(r for r in roots if r != ONE)}
+    # 7 examples: no factor that is forgotten
+    count = {ONE: 1} | {r: (2, 3, 4, 5, 6, 8, 9, 10)[i % 8] for i, r in enumerate(r for r in roots if r != ONE)}
+    many = sizes.find(sizes.examples)
+    count |= {many: EXAMPLES} if many in count and many != ONE else {}
     found = {
         v: (tuple(count[sizes.find(i)] for i in s[0]), count[sizes.find(s[1])], count[sizes.find(s[2])])
         for v, s in sizes.known.items()

@@ -10,7 +10,19 @@ A derivative is judged where it is finished, and what stands before says that it
 import re
 
 from jaxbackprop.grading.counters import counter
-from jaxbackprop.grading.expression import ONE, OTHERWISE, ZERO, Expr, has, negated, nodes, renamed, replace, symbols
+from jaxbackprop.grading.expression import (
+    ONE,
+    OTHERWISE,
+    ZERO,
+    Expr,
+    has,
+    names,
+    negated,
+    nodes,
+    renamed,
+    replace,
+    symbols,
+)
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, changed
 
@@ -18,12 +30,12 @@ MOST = 150  # symbols in a statement that is put together of several
 
 
 def as_equations(claims: list[Claim]) -> list[Claim]:
-    """The claims with every statement as an equation; one that a later line finishes has `completed`.
+    r"""The claims with every statement as an equation; one that a later line finishes has `completed`.
 
     >>> from jaxbackprop.grading.lines import chains
     >>> from jaxbackprop.grading.reading import claims_of
     >>> from jaxbackprop.grading.expression import show
-    >>> found = as_equations(claims_of(chains("dz = p - y\\ndz /= m\\ndW += dz * x")))
+    >>> found = as_equations(claims_of(chains("dz = p - y\ndz /= m\ndW += dz * x")))
     >>> [(show(c.right), c.completed) for c in found]
     [('p - y', 2), ('(p - y) / m', 0), ('dL/dz * x', 0)]
     """
@@ -36,7 +48,7 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
         begun = _goes_on_unread(c, claims[:i])
         if begun is not None:
             found[begun] = found[begun]._replace(completed=c.row, terms=())
-        elif isinstance(v, Expr) and v in last and not c.bare and _changes(c, found[last[v]]):
+        elif isinstance(v, Expr) and v in last and not c.bare and _changes(c, found[last[v] :]):
             before = found[last[v]]
             if _adjoint(v):
                 c = _finished(c, before)
@@ -68,11 +80,19 @@ def _once(claim: Claim, several: set[str]) -> Claim:
     return claim._replace(right=Unread(f"{min(by)} holds more than one value in this text")) if by else claim
 
 
-def _changes(claim: Claim, before: Claim) -> bool:
-    """Whether a statement computes a quantity from what it held before."""
-    if not isinstance(claim.right, Expr) or claim.row == before.row:
+def _changes(claim: Claim, since: list[Claim]) -> bool:
+    """Whether a statement computes a quantity from what it held before; `since`: the lines from there on."""
+    if not isinstance(claim.right, Expr) or claim.row == since[0].row:
         return False
-    return any(n == claim.left for n in nodes(claim.right))
+    if any(n == claim.left for n in nodes(claim.right)):
+        return True
+    if claim.left.op != "name" or has(claim.right, "derivative", "second", "partial"):  # type: ignore[union-attr]
+        return False
+    held = {claim.left.args[0]}  # type: ignore[union-attr]
+    for c in since[1:]:  # by way of other names: activation = x, z = w activation, activation = g(z)
+        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name" and names(c.right) & held:
+            held.add(c.left.args[0])
+    return bool(names(claim.right) & (held - {claim.left.args[0]}))  # type: ignore[union-attr]
 
 
 def _goes_on_unread(claim: Claim, before: list[Claim]) -> int | None:

@@ -34,6 +34,18 @@ def told(lines: Iterable[Line], basis: str, steps: Placed) -> Verdict:
     return Verdict(tuple(x._replace(**{k: again(getattr(x, k)) for k in parts}) for x in lines), again(basis))
 
 
+def joined(verdicts: list[Verdict]) -> Verdict:
+    """The verdicts on the parts of a text as one, its slips counted through."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    lines: list[Line] = []
+    for verdict in verdicts:
+        slips = max((line.slip or 0 for line in lines), default=0)
+        lines += [line._replace(slip=line.slip and line.slip + slips) for line in verdict.lines]
+    told = [f"from line {v.lines[0].row}: {v.basis}" for v in verdicts if v.lines]
+    return Verdict(tuple(lines), f"{len(verdicts)} parts, as names are defined anew; " + "; ".join(told))
+
+
 def basis(world: World, at_numbers: bool, words: str) -> str:
     """What the text was judged as; `words` say where its network is from."""
     parts = [f"network: {words if words.startswith(('the ', 'no ')) else f'from {words}'}", f"loss: {_loss(world)}"]

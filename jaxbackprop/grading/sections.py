@@ -1,0 +1,82 @@
+"""The parts of a text, where it begins anew: y = x², dy/dx = 2x, and below it y = sin x, dy/dx = cos x.
+
+A part begins where a name that was defined, and derived by or of, is defined as something else: after a blank line, a heading or
+words, at an item or a row of a table, or by another kind of formula. What it does not define anew it has from the parts above.
+"""
+
+import re
+from typing import NamedTuple
+
+from jaxbackprop.grading.expression import Expr, has, names, nodes
+from jaxbackprop.grading.functions import FUNCTIONS
+from jaxbackprop.grading.reading import Claim, is_number
+
+MOST = 12  # parts; a text with more is judged as one
+_ITEM = re.compile(
+    r"\s*(?:[-*+•#>|]|\(?(?:\d{1,2}|[a-h]|[ivx]{1,3})[.)]|\[?\d\]|[A-Z][\w ]*:|With\b|For\b|Case\b|Mit\b|Für\b|Avec\b)"
+)
+
+
+class Part(NamedTuple):
+    """Claims that are judged together, and the definitions above them that they may need."""
+
+    context: list[Claim]
+    own: list[Claim]
+
+
+def parts(claims: list[Claim], text: str) -> list[Part]:
+    """The claims part by part, in order."""
+    rows = text.split("\n")
+    starts = [0]
+    known: dict[str, tuple[Expr, int]] = {}
+    for i, c in enumerate(claims):
+        v = _defined(c)
+        if not v:
+            continue
+        old = known.get(v)
+        if old is not None and _anew(claims, old, i, rows) and not any(claims[s].row == c.row for s in starts[1:]):
+            first = next(j for j, b in enumerate(claims) if b.row == c.row)
+            starts.append(first)
+            known = {u: d for u, d in known.items() if u != v}
+        known.setdefault(v, (c.right, i))  # type: ignore[arg-type]
+    if not 1 < len(starts) <= MOST:
+        return [Part([], claims)]
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(claims)], strict=True):
+        own = claims[start:end]
+        mine = {_defined(c) for c in own}
+        above = {v: c for c in claims[:start] if (v := _defined(c)) and v not in mine}
+        found.append(Part(list(above.values()), own))
+    return found
+
+
+def _defined(claim: Claim) -> str:
+    """The name that a claim computes from others; "" for none."""
+    left, right = claim.left, claim.right
+    if not claim.read or claim.bare or not isinstance(left, Expr) or not isinstance(right, Expr):
+        return ""
+    head = left.args[0] if left.op == "name" or (left.op == "call" and not left.args[1]) else ""
+    plain = not is_number(right) and not has(right, "derivative", "second", "partial")
+    return head if head and plain and head not in names(right) and not head.startswith("δ") else ""
+
+
+def _anew(claims: list[Claim], old: tuple[Expr, int], i: int, rows: list[str]) -> bool:
+    """Whether a definition is no other way to say the one before."""
+    before, at = old
+    new = claims[i].right
+    if not isinstance(new, Expr) or claims[i].row == claims[at].row or new == before or _open(new) or _open(before):
+        return False
+    if not any(_derives(c) for c in claims[at:i]) or not any(_derives(c) for c in claims[i:]):
+        return False
+    apart = claims[i].row - claims[i - 1].row > 1 or _ITEM.match(rows[claims[i].row - 1]) is not None
+    return apart or (new.op != before.op and not names(new) & names(before))
+
+
+def _open(e: Expr) -> bool:
+    """Whether it leaves open what it is: another name, or an activation without a formula."""
+    return e.op == "name" or (e.op == "call" and e.args[0] not in FUNCTIONS and not e.args[0].startswith("σ"))
+
+
+def _derives(claim: Claim) -> bool:
+    sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]
+    return any(n.op in ("derivative", "partial") or (n.op == "call" and n.args[1]) for e in sides for n in nodes(e))
