@@ -284,29 +284,39 @@ def _assumed(reading: Reading, target: str) -> Iterator[Loss | None]:
 
 
 def with_deltas(world: World) -> World:
-    """Say which adjoint each δ is: of the pre-activation with its index, unless its uses say otherwise."""
-    used = {
-        n.args
+    """Say which adjoint each δ is: of the pre-activation with its index, unless several lines hold for others alone."""
+    every = [
+        n.args[0]
         for c in world.reading.claims
         for e in (c.left, c.right)
         if isinstance(e, Expr)
         for n in nodes(e)
         if n.op == "name"
-    }
-    texts = sorted(
-        {v[0] for v in used if v[0].startswith("δ") and v[0] not in world.values and v[0] not in world.reading.notes}
-    )
+    ]
+    texts = sorted({v for v in every if v.startswith("δ") and v not in world.values and v not in world.reading.notes})
     together: dict[tuple, list[str]] = {}  # δ_{t-1}, δ_t and δ_{t+1} are of one kind
     for text in texts:
         found = counter(text)
         together.setdefault(found[:2] if found else (text,), []).append(text)
     groups = list(together.values())[:12]
+    about = [c for c in world.reading.claims if c.read and (names(c.right) | names(c.left)) & {*texts}][:24]  # type: ignore
+    named = _assigned(world, groups, {group[0]: _candidates(world, group[0]) for group in groups})
+    if sum(not holds(named, c) for c in about) < 2:
+        return named
+    places = _places(world)
+    free = _assigned(world, groups, {group[0]: places for group in groups})
+    better = sum(holds(free, c) for c in about) - sum(holds(named, c) for c in about)
+    return free if better > 1 else named
+
+
+def _assigned(world: World, groups: list[list[str]], candidates: dict[str, list[str]]) -> World:
+    """Each δ as the adjoint of the candidate for which most of the lines with it hold."""
     for _ in range(2 if len(groups) > 1 else 1):
         for group in groups:
-            candidates = _candidates(world, group[0])
-            uses = [c for c in world.reading.claims if c.read and names(c.right) & {*group}][:12]  # type: ignore
+            uses = [c for c in world.reading.claims if c.read and (names(c.right) | names(c.left)) & {*group}][:12]  # type: ignore
             scored = [
-                (sum(holds(_standing(world, group, v), c) for c in uses), -i, v) for i, v in enumerate(candidates)
+                (sum(holds(_standing(world, group, v), c) for c in uses), -i, v)
+                for i, v in enumerate(candidates[group[0]])
             ]
             if scored:
                 world = _standing(world, group, max(scored)[2])
@@ -320,6 +330,13 @@ def _standing(world: World, group: list[str], v: str) -> World:
         return world._replace(deltas=world.deltas | dict.fromkeys(group, v))
     far = {text: found[2] - first[2] for text in group if (found := counter(text))}
     return world._replace(deltas=world.deltas | {text: moved(v, at[1], by) for text, by in far.items()})
+
+
+def _places(world: World) -> list[str]:
+    """What an activation acts on, and what is computed without one: where an error may stand."""
+    definitions = {v: e for v, (_, e) in world.reading.definitions.items() if v not in ("", world.reading.loss)}
+    acted = ("call", "cases", "reduce", "name")
+    return [v for v in reversed(definitions) if definitions[v].op not in acted][:8]
 
 
 def _candidates(world: World, text: str) -> list[str]:

@@ -141,7 +141,9 @@ def infer(
         sizes.known[v] = (tuple(by.get(x, bound.get(x, ONE)) for x in letters), shape.rows, shape.columns)
     if fixed & running:
         raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
-    for v in {n.args[0] for _, e in definitions.values() for n in _named(e) if MATRIX.match(n.args[0]) or n.args[0] in "AB"} - defined:
+    for v in {
+        n.args[0] for _, e in definitions.values() for n in _named(e) if MATRIX.match(n.args[0]) or n.args[0] in "AB"
+    } - defined:
         if layout.vectors and sizes.known[v][1:] == (ONE, ONE) and not sizes.known[v][0]:
             raise ShapeError(f"{v} would be a number")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
