@@ -184,13 +184,15 @@ def _sides(reading: Reading) -> tuple[int, int]:
 
 
 def _letters_differ(reading: Reading) -> bool:
-    """Whether one name of two indices has other letters elsewhere: w_ji and w_kj."""
+    """Whether letters may say which layer a name is of: w_ji and w_kj, δ_j and δ_k, o_j computed from o_i."""
     seen: dict[str, set] = {}
     for e in formulae_of(reading):
         for n in nodes(e):
-            if n.op == "name" and len(n.args[1]) == 2:
+            if n.op == "name" and (len(n.args[1]) == 2 or n.args[0].startswith("δ")):
                 seen.setdefault(n.args[0], set()).add(n.args[1])
-    return any(len(s) > 1 for s in seen.values())
+    heads = {c.left.args for c in reading.claims if c.read and c.left.op == "name" and len(c.left.args[1]) == 1}  # type: ignore
+    lost = {v for v, _ in heads} - {*reading.definitions} - {*reading.notes}
+    return any(len(s) > 1 for s in seen.values()) or any(not v.startswith("δ") for v in lost)
 
 
 def _typed(reading: Reading) -> Reading:

@@ -136,6 +136,7 @@ _SQUARE = re.compile(
 )
 _STATEMENT = re.compile(r"[\w.,:+\-*/@%()\[\]<>=!'\" ]+")
 _CODE_NAME = re.compile(r"(?<![\w.'\"])([A-Za-z_]\w*)(?!\w*\s*\(|\w*\s*=[^=].*\)|\.[a-z]+\()")
+_LOCAL = re.compile(r"[d∂]([A-Za-z]\w*?)_?[d∂]_?([A-Za-z]\w*)")  # dadz, da_dz
 _DERIVATIVE = re.compile(r"(?:d_?|D_|grad_?|gradient_)([A-Za-z]\w*)|([A-Za-z]\w*?)_grad(?:ient)?")
 
 
@@ -154,6 +155,9 @@ def _code_names(text: str) -> set[str]:
 
 def _of_derivative(word: str, used: set[str]) -> str:
     """The name that a word says the derivative by: grad_w, dYhat, w_grad; "" where it says none."""
+    quotient = _LOCAL.fullmatch(word)
+    if quotient and {*quotient.groups()} <= used:
+        return word
     match = _DERIVATIVE.fullmatch(word)
     inner = next((g for g in match.groups() if g), "") if match else ""
     return inner if inner in used or inner.lower() in WORDS else ""
@@ -521,6 +525,9 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return f"⨍{word}"
     if GENERIC.fullmatch(word) and function and (primed or word not in known.bare):
         return f"⨍{word}"
+    quotient = _LOCAL.fullmatch(word)
+    if quotient and {*quotient.groups()} <= {*known.letters, *known.words}:
+        return f"∂{quotient[1]}/∂{quotient[2]}"
     short = re.fullmatch(r"(?:d|d_|D_|grad_?|gradient_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+?)_grad(?:ient)?", word)
     inner = next(g for g in short.groups() if g) if short else ""
     if (word[:4] == "grad" or "_grad" in word) and (inner in known.words or inner in known.letters):
@@ -606,7 +613,8 @@ def _subscript(match: re.Match, index: str) -> str:
         return f"⟦{inside}⟧"  # 1_{z1 >= 0}
     if re.search(r"[+\-*/]", inside):
         return f"_⟪{inside}⟫"  # an index that is computed: not read
-    return _tag([p for p in re.split(r"[\s,()\[\]_⟨⟩]+", inside) if p], index)
+    apart = " " if match.string[match.end() : match.end() + 1].isalpha() else ""  # w_{jk}^{(L)}a_k
+    return _tag([p for p in re.split(r"[\s,()\[\]_⟨⟩]+", inside) if p], index) + apart
 
 
 def _superscript(match: re.Match) -> str:
