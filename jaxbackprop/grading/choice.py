@@ -361,5 +361,5 @@ def _candidates(world: World, text: str) -> list[str]:
 
     order = sorted(definitions, key=lambda v: (v not in active, acted(v), -list(definitions).index(v)))
     tag = text[1:].lstrip("_")
-    same = [v for v in order if tag and re.sub(r"^[A-Za-zͰ-Ͽ]+?(?=[\d_⟨]|$)", "", v).lstrip("_") == tag]
+    same = [v for v in order if tag and tag in (v, re.sub(r"^[A-Za-zͰ-Ͽ]+?(?=[\d_⟨]|$)", "", v).lstrip("_"))]
     return same or ([v for v in order if not acted(v)] if not tag else order)

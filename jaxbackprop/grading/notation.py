@@ -55,7 +55,7 @@ class Vocabulary(NamedTuple):
         indices: letters that index; in w_n the n does not, where the text has a value n, nor the i in W_i beside a gate i_t.
         counters: letters that count layers or steps: the l of z^l.
         squares: names whose square is a name: the σ of σ² = 1/n Σ (x_i − μ)².
-        deltas: δx is the derivative by x.
+        deltas: in δh the letter says whose error it is.
         entrywise: in code with matrices in it a * b goes entry by entry.
     """
 
@@ -274,7 +274,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     for v in known.squares:
         text = re.sub(rf"(?<![A-Za-z0-9_Ͱ-Ͽ]){re.escape(v)}\s*\^\s*\(?2\)?(?!\d)", f"{v}²", text)
         text = re.sub(rf"([d∂]){re.escape(v)}\s*\^\s*\(?2\)?(?!\d)", rf"\1{v}²", text)
-    text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])δ\s?(?=[A-Za-z])", "∂", text) if known.deltas else text
+    text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])δ\s*(?=[A-Za-z])", "δ_", text) if known.deltas else text
     if known.entrywise:
         text = re.sub(r"(?<=\w)\[(?![^\[\]]*[<>=])", "⟪index⟫[", text).replace("*", "⋆")
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)

@@ -113,6 +113,8 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
         a = rng.normal(size=shape) * (0.8 if layout.vectors else 1.3)
         a[2::4] = rng.uniform(0.1, 0.9, size=a[2::4].shape)
         a[3::4] = rng.uniform(0.3, 2, size=a[3::4].shape) * rng.choice((-1, 1), size=a[3::4].shape)
+        if v == "α":  # the slope of a leaky ReLU
+            a = rng.uniform(0.05, 0.9, size=shape)
         if v in targets or v in classes:  # the probabilities of a target add up to 1
             a = rng.uniform(0.1, 1, size=shape)
             axis = len(slots) if slots and rows == columns == 1 else -1 if layout.rows else -2

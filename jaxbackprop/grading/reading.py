@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.counters import moved
 from jaxbackprop.grading.curvature import jet
-from jaxbackprop.grading.expression import ONE, Expr, has, has_local, name, names, nodes, renamed, replace, symbols
+from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import Chain
@@ -191,8 +191,8 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
     inline = {v: d for v, d in definitions.items() if d[1].op == "call" and d[1].args[2].op not in ("name", "number")}
     new = dict(definitions)
     for z in asked:
-        tag = re.sub(r"^[A-Za-z]+_?", "", z)
-        same = [v for v in inline if re.sub(r"^[A-Za-z]+_?", "", v) == tag] or (
+        tag = z[2:] if z.startswith("z_") else re.sub(r"^[A-Za-z]+_?", "", z)
+        same = [v for v in inline if tag in (v, re.sub(r"^[A-Za-z]+_?", "", v))] or (
             list(inline) if len(inline) == 1 and len({*deltas}) < 2 else []
         )
         if len(same) == 1 and same[0] in inline:
@@ -472,10 +472,8 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
     ones = [
         c.left.args[1][0]
         for c in claims
-        if c.right == ONE
-        and isinstance(c.left, Expr)
-        and c.left.op == "derivative"
-        and c.left.args[0][0] in ("", *LOSSES)
+        if isinstance(c.right, Expr) and c.right.op == "number" and c.right.args[0] == 1
+        if isinstance(c.left, Expr) and c.left.op == "derivative" and c.left.args[0][0] in ("", *LOSSES)
     ]
     begun = [v for v in ones if v in definitions and v not in used]  # do = 1: of o the derivatives are
     for group in ([v for v in lost if v in definitions], lost, stated, begun, sinks):

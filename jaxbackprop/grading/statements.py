@@ -42,8 +42,14 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
     found: list[Claim] = []
     last: dict[Expr, int] = {}
     several: set[str] = set()
+    active = {c.left.args[0] for c in claims if c.read and c.left.op == "name" and c.right.op == "call"}  # type: ignore
+    behind: dict[Expr, Expr] = {}  # dh, once its mask is put on, is dz
     for i, claim in enumerate(claims):
-        c = _as_equation(claim, last)
+        c = _as_equation(changed(claim, lambda e: replace(e, behind.get)), last)
+        masked = _behind(c, active)
+        if masked is not None:
+            behind[c.left] = masked  # type: ignore[index]
+            c = c._replace(left=masked, terms=())
         v, right = c.left, c.right
         begun = _goes_on_unread(c, claims[:i])
         if begun is not None:
@@ -63,6 +69,17 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
             last[v] = len(found)
         found.append(c)
     return [_once(c, several) for c in found] if several else found
+
+
+def _behind(claim: Claim, active: set[str]) -> Expr | None:
+    """dh[h <= 0] = 0 leaves the derivative by what h = relu(z) acts on; None for another statement."""
+    match claim.left, claim.right:
+        case (
+            Expr("derivative", (top, (v, ()))),
+            Expr("cases", (Expr("compare", (_, Expr("name", (h, ())), zero)), other, _, kept)),
+        ) if zero == other == ZERO and kept == claim.left and h in active and (h == v or h.startswith(f"{v}_")):
+            return Expr("derivative", (top, (f"z_{h}", ())))
+    return None
 
 
 def _adjoint(v: Expr) -> bool:

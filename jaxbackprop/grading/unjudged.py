@@ -1,8 +1,10 @@
 """Lines that say nothing which could be judged: a step, a number, a word, what hangs on a line that was not read."""
 
+import re
+
 from jaxbackprop.grading.choice import holds
 from jaxbackprop.grading.counters import counter
-from jaxbackprop.grading.expression import Expr, adjoint, has, names, nodes, symbols
+from jaxbackprop.grading.expression import ZERO, Expr, adjoint, has, names, nodes, symbols
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, Reading, is_number
 from jaxbackprop.grading.world import World
@@ -21,6 +23,12 @@ def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
     hanging = _hangs_on(world, left, right)
     if hanging:
         return _not_read(world.reading, hanging)
+    if (
+        left.op == "name"
+        and re.search(r"(?i)delta|error|grad|adjoint", left.args[0])
+        and not _leads_on(world, left.args[0])
+    ):
+        return f"what {world.called(left)} stands for is not said: write dL/d… for a derivative"
     if left.op == "name" and _is_only_a_word(world.reading, left.args[0]):
         return f"it defines {left.args[0]}, which nothing else in the text is about"
     return ""
@@ -35,6 +43,8 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         lost = next((c.row for c in reading.claims if isinstance(c.left, Unread)), 0)
         if lost and reading.loss not in reading.definitions:
             return f"the loss may stand in line {lost}, which was not read"
+    if _may_be_a_condition(reading, left, right):
+        return "it may be a condition, such as a derivative that is set to 0"
     if dead := _leads_nowhere(world, left, right):
         return f"the equations do not lead from {dead} to {reading.loss or 'the output'}"
     whole = {*reading.definitions, *reading.free}
@@ -46,6 +56,14 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"it needs {min(inside)}, of which nothing is said"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
+
+
+def _may_be_a_condition(reading: Reading, left: Expr, right: Expr) -> bool:
+    """X^T X w = X^T y, and dL/dw = 0 for a parameter."""
+    if right == ZERO and left.op == "derivative":
+        return left.args[1][0] in reading.free
+    quantities = ("name", "derivative", "second", "call", "partial", "reduce", "transpose")
+    return left.op not in quantities and not has(left, "derivative", "second", "partial")
 
 
 def _leads_nowhere(world: World, left: Expr, right: Expr) -> str:
@@ -63,6 +81,12 @@ def shared(world: World, *formulae: Expr) -> list[str]:
     derived = [n.args for e in formulae for n in nodes(e) if n.op == "derivative"]
     by = {bottom for (top, _), (bottom, _) in derived if top or not reading.whole}
     return sorted(by & reading.shared.keys())
+
+
+def _leads_on(world: World, v: str) -> bool:
+    """Whether the loss is computed from a name."""
+    reading = world.reading
+    return v in _above(reading, {"", reading.loss} & {*reading.definitions})
 
 
 def _not_read(reading: Reading, v: str) -> str:
