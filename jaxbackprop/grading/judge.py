@@ -15,7 +15,7 @@ from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoi
 from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
-from jaxbackprop.grading.points import at_numbers, build
+from jaxbackprop.grading.points import at_numbers, build, with_given
 from jaxbackprop.grading.reading import Claim, Reading, claims_of, is_number, read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Verdict
 from jaxbackprop.grading.sections import Part, parts
@@ -39,7 +39,8 @@ class Court(NamedTuple):
         world: the text's values and derivatives, a forward slip mended.
         numbers: the same as plain numbers, for derivatives of one matrix by another; None where it is that already.
         written: with the forward slip left in; None where there is none.
-        point: at the numbers that the text gives; None where it gives none.
+        point: at the numbers that the text gives; None where it leaves one open.
+        given: with the numbers that the text gives, and any for the others; None where it gives none.
         evidence: name -> the backward claims that its forward equation contradicts.
         mixed: a text that derives a quantity first with numbers and then with matrices does so from this line on.
     """
@@ -48,6 +49,7 @@ class Court(NamedTuple):
     numbers: World | None
     written: World | None
     point: World | None
+    given: World | None
     evidence: dict[str, list[Claim]]
     mixed: int
 
@@ -140,7 +142,7 @@ def convene(reading: Reading, stated: Reading | None = None) -> Court | None:
         loss = Loss(mended.loss.formula, mended.loss.words)
         numbers = _quietly(lambda: build(mended.reading, Layout(), loss, mended.generic))
         numbers = numbers and numbers._replace(deltas=mended.deltas)
-    return Court(mended, numbers, written, at_numbers(mended), evidence, _mixed(reading))
+    return Court(mended, numbers, written, at_numbers(mended), with_given(mended), evidence, _mixed(reading))
 
 
 def _as_written(world: World, stated: Reading) -> World | None:
@@ -184,7 +186,7 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     if claim.completed:
         return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
-        return number_verdict(court.point, left, right)
+        return number_verdict(court.point, left, right, claim.before)
     contradicted = left.op == "name" and left.args[0] in court.evidence and not claim.bare
     why = "" if contradicted else nothing_said(world, claim, left, right)
     if why:
@@ -200,6 +202,10 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
         return Judged(UNJUDGED, str(error))
     if found is not None:
         return _right(world, claim, found, left, right)
+    if court.given is not None and any(n.op == "number" for n in nodes(right)):
+        outcome = _quietly(lambda: compare(court.given, left, right))  # type: ignore[arg-type]
+        if outcome is not None and outcome.equal and not outcome.empty:
+            return Judged(RIGHT, "at the numbers given", left=left)
     if claim.bare:
         return Judged(UNREAD, f"a formula without =, which is not {world.called(left)} of the line above")
     why = not_known(world, left, right)

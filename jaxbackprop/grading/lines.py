@@ -550,6 +550,9 @@ def _without_prose(text: str, known: Vocabulary, first: bool, last: bool) -> str
     foreign = _foreign(text, known)
     if not foreign:
         return text
+    called = next((m for m in foreign if text[: m.start()].endswith(".") and text[m.end() :].startswith("(")), None)
+    if called is not None:  # h.foo(w), and no remark
+        return Unread(f"cannot read {text[called.start() :][:30]!r}")
     if first:
         before, after = text[: foreign[-1].start()], text[foreign[-1].end() :]
         if _MATHS.search(re.sub(r"\b\w\d*\b|\d", "", before)):

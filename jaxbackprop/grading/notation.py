@@ -99,7 +99,7 @@ def vocabulary(text: str) -> Vocabulary:
     if _IS_CODE.search(text):  # in code a word between operators is a name
         words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", flat) if _is_word(w)}
     used = {m[0] for m in _IDENTIFIER.finditer(flat)}
-    words |= {w for w in _code_names(text) if _is_word(w)}
+    words |= {w for w in _code_names(text) if _is_word(w) or w in ("var", "std", "mean", "norm", "max", "min", "sum")}
     words = {w for w in words if not _of_derivative(w, used | words)}
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
@@ -316,7 +316,8 @@ _NUMPY = _rules(
     ("a.max(1).values", r"\.values\b", ""),
     ("a.mm(b)", r"\.(?:mm|matmul)(?=\()", ".dot"),
     ("zeros_like(a)", r"\bzeros(?:_like)?\((?:[^()]|\([^()]*\))*\)", "0"),
-    ("ones_like(a)", r"\bones(?:_like)?\((?:[^()]|\([^()]*\))*\)", "1"),
+    ("ones_like(a)", r"\bones_like\((\w+)\)", r"(0 * \1 + 1)"),
+    ("ones(n)", r"\bones(?:_like)?\((?:[^()]|\([^()]*\))*\)", "1"),
     ("1./m", r"(?<=\d)\.(?=\s*(?:[-+*/@)(,]|$))", ""),
     ("keepdims=True", r",\s*(?:keepdims?|dtype)\s*=\s*\w+", ""),
     ("axis=0", r"\b(?:axis|dim)\s*=\s*(-?\d)", r"axis:\1"),
@@ -512,7 +513,7 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     phrase = _PHRASES.get(word)
     if phrase:
         return phrase
-    if word in known.words:
+    if word in known.words and not (word in ELEMENTWISE and function):
         return word
     if word == "e" and re.match(r"\s*\^", rest):
         return "ℯ"

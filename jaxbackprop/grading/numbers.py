@@ -1,16 +1,23 @@
 """Worked numbers: z = 6, dL/dw = 12, at the values that a text gives."""
 
+import numpy as np
+
 from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, nodes, number, replace
+from jaxbackprop.grading.reading import is_number
 from jaxbackprop.grading.report import RIGHT, UNJUDGED, WRONG
 from jaxbackprop.grading.telling import Judged
-from jaxbackprop.grading.world import World
+from jaxbackprop.grading.values import Node
+from jaxbackprop.grading.world import Values, World
 
 ROUNDED = 1.5  # units of the last digit: half a unit of its own, and what was rounded before
 
 
-def number_verdict(point: World, left: Expr, right: Expr) -> Judged:
-    """Compare a number with the value at the point that the text gives, as far as its digits go."""
+def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = None) -> Judged:
+    """Compare a number with the value at the point that the text gives, as far as its digits go.
+
+    `before` is the term before it: a number may be worked out from what the text has rounded.
+    """
     if left.op == "name" and left.args[0] in point.reading.given and left.args[0] not in point.reading.definitions:
         return Judged(RIGHT, "given")
     try:
@@ -20,9 +27,26 @@ def number_verdict(point: World, left: Expr, right: Expr) -> Judged:
         return Judged(UNJUDGED, str(error))
     if abs(truth - value) <= tolerance(point, right) + 1e-9 * max(abs(truth), abs(value)):
         return Judged(RIGHT, "at the numbers given")
+    if before is not None and _follows(point, before, right, value):
+        return Judged(RIGHT, "from the numbers as the text rounds them")
     line = f"{point.called(left)} = {truth:.6g}"
     words = {True: "the sign is wrong", False: "the number is wrong"}[abs(truth + value) <= 1e-6 * abs(truth)]
     return Judged(WRONG, f"{words}: at the numbers given {point.called(left)} is {truth:.6g}; right: {line}", line)
+
+
+def _follows(point: World, before: Expr, right: Expr, value: float) -> bool:
+    """Whether a number is that of the term before it, with the numbers that the text has for what is computed."""
+    stated = {
+        c.left.args[0]: float(value_of(point, c.right).array.ravel()[0])  # type: ignore
+        for c in point.reading.claims
+        if c.read and c.left.op == "name" and not c.left.args[1] and is_number(c.right)  # type: ignore
+    }
+    values = {v: Node(np.full_like(a.array, stated[v])) if v in stated else a for v, a in point.values.items()}
+    try:
+        found = float(value_of(point._replace(values=Values(values)), before).array.ravel()[0])
+    except (ShapeError, UnknownError):
+        return False
+    return abs(found - value) <= tolerance(point, right) + 1e-9 * abs(value)
 
 
 def tolerance(point: World, right: Expr) -> float:

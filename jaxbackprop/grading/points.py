@@ -76,6 +76,17 @@ def at_numbers(world: World) -> World | None:
     return with_adjoints(at_point(world, draws))
 
 
+def with_given(world: World) -> World | None:
+    """The world with the numbers that the text gives, at the points drawn for what it leaves open; None without any."""
+    given = {v: x for v, x in world.reading.given.items() if v in world.reading.free and v in world.values}
+    if world.layout.vectors or not given:
+        return None
+    draws = {v: a.array for v, a in world.values.items() if v not in world.reading.definitions}
+    draws |= {v: np.full_like(draws[v], x) for v, x in given.items() if v in draws}
+    here = world._replace(zero=np.zeros_like(world.zero), kinks=())
+    return with_adjoints(here._replace(values=_run(here, draws)))
+
+
 def at_point(world: World, given: dict[str, np.ndarray]) -> World:
     """The world at one point: these arrays, (1, letters..., rows, columns), and what is computed from them; no adjoints."""
     here = world._replace(sized=world.sized._replace(names={}), kinks=(), zero=np.zeros(1, bool))
