@@ -30,7 +30,7 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
     if loss.formula is not None:
         definitions = {**reading.definitions, "": ((), loss.formula)}
         reading = reading._replace(definitions=ordered(definitions))
-    sized = infer(reading.definitions, layout, reading.parameters, reading.added_up)
+    sized = infer(reading.definitions, layout, reading.parameters, reading.added_up, reading.not_added_up)
     rng = np.random.default_rng(seed)
     plain = not layout.vectors and all(not s[0] for s in sized.names.values())
     counts = _counts(reading, sized, layout)

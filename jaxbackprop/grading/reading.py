@@ -94,18 +94,24 @@ class Reading(NamedTuple):
         return frozenset(n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative")
 
     @property
-    def added_up(self) -> frozenset[str]:
-        """What is derived by with a sum along one axis: dγ = sum(dy ⊙ xhat, axis=0)."""
-        sums = [
-            c
+    def derived(self) -> list[tuple[str, Expr]]:
+        """What a derivative is taken by, and what it is said to be."""
+        return [
+            (c.left.args[1][0], c.right)
             for c in self.claims
             if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "derivative"
         ]
-        return frozenset(
-            c.left.args[1][0]  # type: ignore[union-attr]
-            for c in sums
-            if any(n.op == "reduce" and n.args[:2] in (("sum", 0), ("sum", 1)) for n in nodes(c.right))  # type: ignore
-        )
+
+    @property
+    def added_up(self) -> frozenset[str]:
+        """What is derived by with a sum along one axis: dγ = sum(dy ⊙ xhat, axis=0)."""
+        along = (("sum", 0), ("sum", 1))
+        return frozenset(v for v, e in self.derived if any(n.op == "reduce" and n.args[:2] in along for n in nodes(e)))
+
+    @property
+    def not_added_up(self) -> frozenset[str]:
+        """What is derived by without a sum: dγ = dy ⊙ xhat."""
+        return frozenset(v for v, e in self.derived if not has(e, "reduce", "sum", "transpose"))
 
 
 def claims_of(found: Iterable[Chain]) -> list[Claim]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from jaxbackprop.grading.counters import counter, moved
-from jaxbackprop.grading.expression import Expr, ShapeError, name, names, nodes, show
+from jaxbackprop.grading.expression import Expr, ShapeError, has, name, names, nodes, show
 
 ONE = 0
 EXAMPLES = 7
@@ -53,8 +53,15 @@ Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its
 class Sizes:
     """The unknown sizes, and what has been made equal."""
 
-    def __init__(self, layout: Layout, parameters: Collection[str] = (), shared: Collection[str] = ()):
-        self.layout, self.parent, self.parameters, self.shared = layout, [ONE], parameters, shared
+    def __init__(
+        self,
+        layout: Layout,
+        parameters: Collection[str] = (),
+        shared: Collection[str] = (),
+        spread: Collection[str] = (),
+    ):
+        self.layout, self.parent = layout, [ONE]
+        self.parameters, self.shared, self.spread = parameters, shared, spread
         self.known: dict[str, Slots] = {}
         self.examples_by: set[str] = set()  # letters of which each stands for a vector: the n of W x_n
         self.examples = self.new() if layout.batch else ONE
@@ -81,7 +88,8 @@ class Sizes:
 
     def rate(self, v: str) -> bool:
         """Whether a name is one number: a rate, or how many there are; the B of B u is none where dL/dB is asked for."""
-        return RATE.fullmatch(v) is not None and not (v.isupper() and v in self.parameters)
+        a_count = RATE.fullmatch(v) is not None and not (v.isupper() and v in self.parameters)
+        return a_count and not (v == "γ" and (v in self.shared or v in self.spread))
 
     def one(self, i: int) -> bool:
         """Whether a size is 1."""
@@ -105,17 +113,19 @@ def infer(
     layout: Layout,
     parameters: Collection[str] = (),
     shared: Collection[str] = (),
+    spread: Collection[str] = (),
 ) -> Sized:
     """The size of every name in the definitions, numbered 2, 3, ...; 1 is one.
 
-    Derivatives are taken by `parameters`; those by `shared` are sums over a batch's examples, which share the name.
+    Derivatives are taken by `parameters`; those by `shared` are sums over a batch's examples, which share the name, and those
+    by `spread` are no sums.
 
     >>> from jaxbackprop.grading.grammar import parse
     >>> z = parse("W x + b")
     >>> infer({"z": ((), z)}, Layout(vectors=True)).names
     {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
     """
-    sizes = Sizes(layout, parameters, shared)
+    sizes = Sizes(layout, parameters, shared, spread)
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -128,14 +138,12 @@ def infer(
             sizes.examples_by |= {*letters}
     fixed: set[str] = set()
     running = {x for _, e in definitions.values() for n in nodes(e) if n.op == "sum" for x in n.args[0]}
-    for v, (letters, expr) in definitions.items():
-        bound: dict[str, int] = {}
-        shape = _infer(expr, sizes, bound, None, False) or _infer(expr, sizes, bound, None, True)
+    waiting = dict(definitions)
+    while waiting:
+        v, letters, shape, bound = _next(waiting, sizes)
         if shape is None:
-            _anchor(expr, sizes)
-            shape = _infer(expr, sizes, bound, None, True)
-        if shape is None:
-            raise ShapeError(f"the sizes in {v} = {show(expr)} are not known")
+            raise ShapeError(f"the sizes in {v} = {show(definitions[v][1])} are not known")
+        del waiting[v]
         by = dict(shape.letters)
         fixed |= set(by) - set(letters)
         sizes.known[v] = (tuple(by.get(x, bound.get(x, ONE)) for x in letters), shape.rows, shape.columns)
@@ -156,6 +164,26 @@ def infer(
         for v, s in sizes.known.items()
     }
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
+
+
+def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape | None, dict[str, int]]:
+    """A name whose shape its formula tells; where none does, the first, with what is open taken for the likeliest."""
+    for v, (letters, expr) in waiting.items():
+        if sizes.layout.vectors and names(expr) & waiting.keys():
+            continue
+        bound: dict[str, int] = {}
+        shape = _infer(expr, sizes, bound, None, False)
+        if shape is not None:
+            return v, letters, shape, bound
+        if not sizes.layout.vectors or not has(expr, "reduce"):
+            break
+    v, (letters, expr) = next(iter(waiting.items()))
+    bound = {}
+    shape = _infer(expr, sizes, bound, None, True)
+    if shape is None:
+        _anchor(expr, sizes)
+        shape = _infer(expr, sizes, bound, None, True)
+    return v, letters, shape, bound
 
 
 def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
