@@ -410,6 +410,7 @@ _SYMBOLS = _rules(
     ("d^2L/dw^2", _SECOND.pattern, _second),
     ("z^l where nothing counts: not read",
      r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫"),
+    ("1/2m", r"/\s?(\d)([mnNMB])(?![A-Za-z0-9_])", r"/(\1*\2)"),
     ("a power in code", r"\*\*", "^"),
     ("[j = k]", r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker),
     ("delta", r"(?<![\w⟨])(d?)(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)",

@@ -167,19 +167,15 @@ def infer(
 
 
 def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape | None, dict[str, int]]:
-    """A name whose shape its formula tells; where none does, the first, with what is open taken for the likeliest."""
-    for v, (letters, expr) in waiting.items():
-        if sizes.layout.vectors and names(expr) & waiting.keys():
-            continue
-        bound: dict[str, int] = {}
-        shape = _infer(expr, sizes, bound, None, False)
-        if shape is not None:
-            return v, letters, shape, bound
-        if not sizes.layout.vectors or not has(expr, "reduce"):
-            break
-    v, (letters, expr) = next(iter(waiting.items()))
-    bound = {}
-    shape = _infer(expr, sizes, bound, None, True)
+    """A name that can be computed, a sum such as ‖W‖² last, and its shape; what its formula leaves open is the likeliest."""
+
+    def is_open(v: str) -> bool:
+        return has(waiting[v][1], "reduce") and not names(waiting[v][1]) & sizes.known.keys()
+
+    v = min((v for v, (_, e) in waiting.items() if not names(e) & waiting.keys()), key=is_open)
+    letters, expr = waiting[v]
+    bound: dict[str, int] = {}
+    shape = _infer(expr, sizes, bound, None, False) or _infer(expr, sizes, bound, None, True)
     if shape is None:
         _anchor(expr, sizes)
         shape = _infer(expr, sizes, bound, None, True)

@@ -42,10 +42,11 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
     found: list[Claim] = []
     last: dict[Expr, int] = {}
     several: set[str] = set()
+    used: set[Expr] = set()
     active = {c.left.args[0] for c in claims if c.read and c.left.op == "name" and c.right.op == "call"}  # type: ignore
     behind: dict[Expr, Expr] = {}  # dh, once its mask is put on, is dz
     for i, claim in enumerate(claims):
-        c = _as_equation(changed(claim, lambda e: replace(e, behind.get)), last)
+        c = _as_equation(changed(claim, lambda e: replace(e, behind.get)), last, used)
         masked = _behind(c, active)
         if masked is not None:
             behind[c.left] = masked  # type: ignore[index]
@@ -68,6 +69,7 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
         if isinstance(v, Expr) and (v.op == "name" or _adjoint(v)):
             last[v] = len(found)
         found.append(c)
+        used |= {n for n in nodes(c.right) if n.op == "name"} if isinstance(c.right, Expr) else set()
     return [_once(c, several) for c in found] if several else found
 
 
@@ -134,8 +136,8 @@ def _finished(claim: Claim, before: Claim) -> Claim:
 # --- one statement ---------------------------------------------------------------------------------------------------
 
 
-def _as_equation(claim: Claim, known: dict[Expr, int]) -> Claim:
-    """v += a, v[guard] = a, v[range(n), y] = a with v alone on the left."""
+def _as_equation(claim: Claim, known: dict[Expr, int], used: set[Expr]) -> Claim:
+    """v += a, v[guard] = a, v[range(n), y] = a with v alone on the left; `used`: what lines above compute with."""
     left, right = claim.left, claim.right
     if not isinstance(left, Expr) or not isinstance(right, Expr):
         return claim
@@ -143,6 +145,8 @@ def _as_equation(claim: Claim, known: dict[Expr, int]) -> Claim:
     sign = claim.relation[:-1] if claim.relation in ("+=", "-=", "*=", "/=") else ""
     if v == left and not sign:
         return claim
+    if sign in ("+", "-") and v == left and v not in known and v.op == "name" and v in used and not _adjoint(v):
+        return claim._replace(right=_with(sign, v, right), relation="=", terms=())  # a step of the training
     if sign == "+" and v == left and v not in known:
         by = {found[1] for u in symbols(right) if (found := counter(u))}
         own = any(counter(u) for u in symbols(v))
