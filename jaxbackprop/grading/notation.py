@@ -56,6 +56,7 @@ class Vocabulary(NamedTuple):
         counters: letters that count layers or steps: the l of z^l.
         squares: names whose square is a name: the σ of σ² = 1/n Σ (x_i − μ)².
         deltas: in δh the letter says whose error it is.
+        bars: ȳ is the derivative by y.
         entrywise: in code with matrices in it a * b goes entry by entry.
     """
 
@@ -68,6 +69,7 @@ class Vocabulary(NamedTuple):
     counters: frozenset[str] = frozenset()
     squares: frozenset[str] = frozenset()
     deltas: bool = False
+    bars: bool = False
     entrywise: bool = False
 
 
@@ -117,6 +119,9 @@ def vocabulary(text: str) -> Vocabulary:
         r"δ[\d_⟨]", flat
     )
     words -= {w for w in words if deltas and w[0] == "δ"}
+    bars = len({w for w in left if w.endswith("bar") and w[:-3] in used}) > 1 and not quotients
+    opaque = {x for x in _OPAQUE.findall(flat) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", flat)}
+    functions |= opaque - left
     return Vocabulary(
         frozenset(words),
         frozenset(letters),
@@ -127,6 +132,7 @@ def vocabulary(text: str) -> Vocabulary:
         counters,
         frozenset(squares),
         deltas,
+        bars,
         _HAS_MATRICES.search(text) is not None and not _QUOTIENT.search(flat),
     )
 
@@ -134,6 +140,9 @@ def vocabulary(text: str) -> Vocabulary:
 _SQUARE = re.compile(
     rf"(?m)(?:^|[$&,;(|]|\\\\)\s*({NAME})\s*\^\s*\(?2\)?\s*:?=(?!=)|[^²]/\s*\(?\s*[d∂]\s*({NAME})\s*\^\s*\(?2\)?(?!\d)"
 )
+_OPAQUE = re.compile(
+    r"(?<![A-Za-zͰ-Ͽ_])([A-Z])\(\s*[A-Za-zͰ-Ͽ]\d*(?:⟨[a-z]+⟩)?\s*\)"
+)  # F(x): a function that is not given
 _STATEMENT = re.compile(r"[\w.,:+\-*/@%()\[\]<>=!'\" ]+")
 _CODE_NAME = re.compile(r"(?<![\w.'\"])([A-Za-z_]\w*)(?!\w*\s*\(|\w*\s*=[^=].*\)|\.[a-z]+\()")
 _LOCAL = re.compile(r"[d∂]([A-Za-z]\w*?)_?[d∂]_?([A-Za-z]\w*)")  # dadz, da_dz
@@ -401,7 +410,7 @@ _SPELLINGS = _rules(
     ("p[range(n), y]", r"\b([A-Za-z]\w*)\s*\[\s*(?:j?np\.arange|torch\.arange|range)\([^()]*\)\s*,\s*([A-Za-z]\w*)\s*\]",
      r"pick(\2 ⊙ \1, axis=1)"),
     ("p[target]", r"\b([A-Za-z]\w*)\[\s*(y|Y|Yb|targets?|labels?|correct\w*)\s*\]", r"pick(\2 ⊙ \1)"),
-    ("ŷ", r"(?:(?<![A-Za-zÀ-ſẀ-ỹ])|(?<=/d)|(?<=^d)|(?<=\sd))([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ſẀ-ỹ])(?![A-Za-zÀ-ſẀ-ỹ])", _accent),
+    ("ŷ", r"(?:(?<![A-Za-zÀ-ɏẀ-ỹ])|(?<=/d)|(?<=^d)|(?<=\sd))([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ɏẀ-ỹ])(?![A-Za-zÀ-ɏẀ-ỹ])", _accent),
 )  # fmt: skip
 _LAYERS = _rules(
     ("z^[1], a^(2)", r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}"),
@@ -534,6 +543,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     inner = next(g for g in short.groups() if g) if short else ""
     if (word[:4] == "grad" or "_grad" in word) and (inner in known.words or inner in known.letters):
         return f"∂{inner}"
+    if known.bars and word.endswith("bar"):
+        return f"∂{word[:-3]}"
     if _SINGLE.fullmatch(word) or _is_name(word):
         return word
     if inner and (inner in known.words or _SINGLE.fullmatch(inner) or _is_name(inner)):

@@ -150,7 +150,8 @@ def read(claims: list[Claim]) -> Reading:
     >>> list(found.definitions), found.free, found.loss
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
-    claims = [changed(c, lambda e: replace(e, _product)) for c in _with_parameters(_of_all_entries(claims))]
+    claims = _families(_with_parameters(_of_all_entries(claims)))
+    claims = [changed(c, lambda e: replace(e, _product)) for c in claims]
     learned = _Learned()
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
@@ -256,7 +257,7 @@ def _with_parameters(claims: list[Claim]) -> list[Claim]:
 def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
     """dσ/dx = σ(1 - σ), where σ is a function: σ'(x) = σ(x) (1 - σ(x))."""
     every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
-    functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known - {*LOSSES}
+    functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known
 
     def written_out(claim: Claim) -> Claim:
         sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]
@@ -300,6 +301,26 @@ def _product(n: Expr) -> Expr | None:
     if n.op == "call" and not n.args[1] and n.args[0] in names(n.args[2]):
         return Expr("product", (name(n.args[0]), replace(n.args[2], _product)))
     return None
+
+
+def _families(claims: list[Claim]) -> list[Claim]:
+    """In L = Σ_i L_i the family is another name than what it adds up to."""
+    heads = {
+        c.left.args for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name"
+    }
+    both = {v for v, letters in heads if letters} & {v for v, letters in heads if not letters}
+    both = {v for v in both if not v.startswith("δ")}
+
+    def one(variable):
+        v, letters = variable
+        return (f"{v}‹›", letters) if letters and v in both else variable
+
+    def change(n: Expr) -> Expr | None:
+        if n.op == "name":
+            return Expr("name", one(n.args))
+        return Expr(n.op, tuple(map(one, n.args))) if n.op in ("derivative", "second") else None
+
+    return [changed(c, lambda e: replace(e, change)) for c in claims] if both else claims
 
 
 def _of_all_entries(claims: list[Claim]) -> list[Claim]:

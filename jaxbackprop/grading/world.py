@@ -22,6 +22,7 @@ from jaxbackprop.grading.expression import (
     show_variable,
 )
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
+from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.reading import Reading, is_generic
 from jaxbackprop.grading.shapes import Layout, Sized
 from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, constant, evaluate, pull
@@ -269,6 +270,8 @@ def resolved(world: World, function: str, argument: Expr) -> Function | tuple[st
             acting = e.args[0]
             if acting in FUNCTIONS or acting in functions or acting.startswith("σ"):
                 return functions.get(acting) or FUNCTIONS.get(acting) or FUNCTIONS["sigmoid"]
+    if stem in LOSSES:
+        raise UnknownError(f"{stem}({show(argument)}) is not given")
     if not is_generic(function) and len(stem) > 1:
         raise UnknownError(f"the function {function} is not known")
     return FUNCTIONS["relu"] if world.generic == "relu" else some_function(stem)
