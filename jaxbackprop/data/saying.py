@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -97,3 +97,18 @@ def nearest(word: str, names: Collection[str]) -> str:
     """
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {shown(near[0])}?" if near else ""
+
+
+def alike(labels: Iterable[str]) -> tuple[str, str] | None:
+    """The first two labels that seem to be one, written twice.
+
+    >>> alike(["yes", "no", "Yes."])
+    ('yes', 'Yes.')
+    """
+    seen: dict[str, str] = {}
+    for label in labels:
+        key = " ".join(label.casefold().split()).rstrip(".,;:! ") or label
+        if key in seen:
+            return seen[key], label
+        seen[key] = label
+    return None
