@@ -20,7 +20,6 @@ from jaxtyping import Array, PyTree
 
 from jaxbackprop.data import reading
 from jaxbackprop.data.blocks import Blocks
-from jaxbackprop.network import count_parameters
 from jaxbackprop.scaling.mesh import DATA, copied, params_shardings, place_params, placed
 from jaxbackprop.scaling.processes import agree
 from jaxbackprop.training.methods import shuffled_batches
@@ -30,8 +29,8 @@ from jaxbackprop.training.steps import (
     Progress,
     Row,
     TrainState,
+    diverged,
     drawn_batches,
-    is_finite,
     next_key,
     train_steps,
     whole_epoch,
@@ -126,12 +125,15 @@ def _in_memory(problem: Problem, x: Array, y: Array) -> Epoch:
             state = state._replace(key=_key_after(state.key)) if position == steps else state
             yield Progress(state, sums, position), good
 
-    return Epoch(steps, in_one_call if steps <= _steps_a_call(problem, batch) else in_parts)
+    def parts(progress):
+        return (in_one_call if steps <= _steps_a_call(progress.state, batch) else in_parts)(progress)
+
+    return Epoch(steps, parts)
 
 
-def _steps_a_call(problem: Problem, batch: int) -> int:
+def _steps_a_call(state: TrainState, batch: int) -> int:
     """Steps that take about a second on a CPU core, so that a wish to stop is soon granted."""
-    numbers = problem.numbers if problem.network is None else count_parameters(problem.network)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return max(1, min(int(ONE_CALL_FLOPS / (6 * numbers * batch)), ONE_CALL_STEPS))
 
 
@@ -143,7 +145,7 @@ def agreed(mesh: Mesh | None, number: int) -> int:
 def _from_blocks(problem: Problem, blocks: Blocks) -> Epoch:
     steps = reading.steps_of(blocks, problem.batch_size)
     part = reading.Part() if problem.mesh is None else reading.Part(jax.process_index(), jax.process_count())
-    most, x64 = _steps_a_call(problem, problem.batch_size), jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
     def put(span):  # on the reading thread, for which 64-bit types would be off
         with jax.enable_x64(x64):
@@ -151,8 +153,8 @@ def _from_blocks(problem: Problem, blocks: Blocks) -> Epoch:
 
     def as_read(progress):
         state, sums, position = progress
-        seed = _seed(state.key)
-        spans = reading.spans(blocks, problem.batch_size, seed, position, part, most)
+        most = _steps_a_call(state, problem.batch_size)
+        spans = reading.spans(blocks, problem.batch_size, _seed(state.key), position, part, most)
         for x, y, weight, first, count in reading.read_ahead(map(put, spans)):
             state, sums, good = _read_part(problem, state, sums, x, y, weight, first, first + count)
             position = first + count
@@ -239,7 +241,7 @@ def reached_in_turn(
         figures = {"loss": _mean(progress.sums, good)} | held_out(progress.state.params)
         row = {"epoch": len(reached.history) + 1, **figures, "seconds": time.perf_counter() - began}
         ended = Progress(progress.state, jnp.zeros_like(progress.sums), 0)
-        reached = Reached(ended if is_finite(row) else reached.progress, [*reached.history, row])
+        reached = Reached(reached.progress if diverged([row]) else ended, [*reached.history, row])
         yield shown(problem, reached), row
 
 

@@ -34,7 +34,6 @@ from jaxbackprop.training.inputs import (
     method_of,
     model_of,
     require_data,
-    require_finite_params,
     require_settings,
     require_update,
 )
@@ -47,11 +46,10 @@ from jaxbackprop.training.steps import (
     Row,
     TrainState,
     begun,
+    diverged,
     drawn,
-    is_finite,
     key_after_epochs,
 )
-from jaxbackprop.words import require_positive
 
 if TYPE_CHECKING:
     import optax  # imported where it is used: it costs as much again as this package
@@ -120,39 +118,33 @@ def fit(
     >>> history[-1]["loss"] < 0.1 * history[0]["loss"]
     True
     """
-    require_positive("epochs", epochs)
-    method = method_of(gradient)
-    require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh)
-    model = model_of(network, loss, params)
-    require_finite_params(network, params)
+    require_settings(epochs, optimizer, callbacks, checkpoints, monitor, mesh)
+    method, model = method_of(gradient), model_of(network, loss, params)
     data = require_data("data", network, loss, data)
     validation = None if validation is None else require_data("validation", network, loss, validation)
-    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params)) if isinstance(model, Sweep) else 0
-    problem = Problem(model, optimizer, batch_size_of(batch_size, data, mesh), method, mesh, numbers)
+    problem = Problem(model, optimizer, batch_size_of(batch_size, data, mesh), method, mesh)
     epoch = epoch_of(problem, data)
     secret = obtained(key, checkpoints and Path(checkpoints.folder)) if method.secret else None
     own_key = secret.key if secret else is_key(key)
     fresh = _fresh(problem, epoch, own_key, params, data)
-    keeper = checkpoints and Keeper(checkpoints, made_for(problem, data, own_key, fresh.state))
+    keeper = checkpoints and Keeper(checkpoints, made_for(problem, data, own_key, fresh.state), mesh)
     started = _going_on(problem, fresh, keeper, secret, epochs)
 
     reached, held_out = shown(problem, started), partial(_held_out, model, validation)
     try:
         with noticing_loss():
             for reached, row in reached_in_turn(problem, epoch, started, held_out, epochs):
-                good = row is None or is_finite(row)
-                _keep_what_is_due(keeper, mesh, reached, row, good)
-                if row is None:
-                    wishes = [monitor and monitor(len(reached.history) + 1, reached.progress.position, epoch.steps)]
-                else:  # every one is called, whatever the first says
-                    wishes = [callback(reached.progress.state, row) for callback in callbacks]
-                # `is`: 1, or an array, that a callback happens to return is no wish
-                if agreed(mesh, not good or any(wish is True for wish in wishes)):
+                if keeper:
+                    keeper.keep_due(*reached, row)
+                if agreed(
+                    mesh, _is_to_stop(reached, row, epoch.steps, callbacks, monitor) or diverged(reached.history)
+                ):
                     break
     finally:
         if keeper:
             keeper.save_last(*reached)
-    if _diverged(reached.history):
+
+    if diverged(reached.history):
         _say_divergence(reached.history[-1], None if secret else keeper)
     if secret and keeper and _has_ended(reached.history, epochs):
         forget(keeper.folder)
@@ -189,13 +181,14 @@ def _going_on(problem: Problem, fresh: Progress, keeper: Keeper | None, secret: 
     return started
 
 
-def _keep_what_is_due(keeper: Keeper | None, mesh: Mesh | None, reached: Reached, row: Row | None, good: bool) -> None:
-    if keeper is None:
-        return
-    if row and good:
-        keeper.note(*reached)
-    if agreed(mesh, good and keeper.due(None if row is None else len(reached.history))):
-        keeper.save(*reached)
+def _is_to_stop(reached: Reached, row: Row | None, steps: int, callbacks, monitor) -> bool:
+    """Tell the callbacks of an epoch, or the monitor of a part of one, and hear whether one of them wishes to stop."""
+    progress, history = reached
+    if row is None:
+        wishes = [monitor and monitor(len(history) + 1, progress.position, steps)]
+    else:  # every one is called, whatever the first says
+        wishes = [callback(progress.state, row) for callback in callbacks]
+    return any(wish is True for wish in wishes)  # `is`: 1, or an array, that a callback happens to return is no wish
 
 
 def _held_out(model: Model | Sweep, data, params: PyTree[Array]) -> Row:
@@ -203,12 +196,8 @@ def _held_out(model: Model | Sweep, data, params: PyTree[Array]) -> Row:
     return {f"validation_{name}": figure for name, figure in figures.items()}
 
 
-def _diverged(history: Sequence[Row]) -> bool:
-    return any(not is_finite(row) for row in history[-1:])
-
-
 def _has_ended(history: Sequence[Row], epochs: int) -> bool:
-    return len(history) >= epochs or _diverged(history)
+    return len(history) >= epochs or diverged(history)
 
 
 def _say_divergence(row: Row, keeper: Keeper | None) -> None:
