@@ -69,13 +69,16 @@ class Kept(NamedTuple):
         state: a pytree of arrays and `jax.random` keys.
         history: a row for each epoch so far.
         made_for: what must be the same for training to go on, by name.
-        position: steps taken since the last of these epochs.
     """
 
     state: Any
     history: Sequence[dict[str, Any]]
     made_for: dict[str, str]
-    position: int = 0
+
+    @property
+    def position(self) -> int:
+        """Steps taken since the last of these epochs, where the state says so."""
+        return int(getattr(self.state, "position", 0))
 
     @property
     def epochs(self) -> int:

@@ -187,24 +187,18 @@ def over_mesh(problem: Problem, progress: Progress) -> Progress:
     """Lay the state over the mesh, if any: copied, and wide layers, with what the optimizer keeps of them, shared out."""
     import optax
 
-    mesh, state = problem.mesh, progress.state
+    mesh, network, (state, sums, position) = problem.mesh, problem.network, progress
     if mesh is None:
         return progress
-    if problem.network is None:
-        return Progress(copied(mesh, state), copied(mesh, progress.sums), progress.position)
-    params = place_params(mesh, problem.network, state.params)
+    copy = partial(copied, mesh)
+    if network is None:
+        return Progress(copy(state), copy(sums), position)
+    shardings = params_shardings(mesh, network)
     opt_state = optax.tree_utils.tree_map_params(
-        problem.optimizer,
-        placed,
-        state.opt_state,
-        params_shardings(mesh, problem.network),
-        transform_non_params=lambda leaf: copied(mesh, leaf),
+        problem.optimizer, placed, state.opt_state, shardings, transform_non_params=copy
     )
-    return Progress(
-        TrainState(params, opt_state, copied(mesh, state.key), copied(mesh, state.step)),
-        copied(mesh, progress.sums),
-        progress.position,
-    )
+    laid = TrainState(place_params(mesh, network, state.params), opt_state, copy(state.key), copy(state.step))
+    return Progress(laid, copy(sums), position)
 
 
 class Reached(NamedTuple):

@@ -87,9 +87,7 @@ class Keeper:
         self.best = kept if kept.is_best else self.best
 
     def _kept(self, progress: Progress, history: Sequence[Row]) -> Kept:
-        position = int(progress.position)
-        state = progress._replace(position=np.asarray(position, np.int32))
-        return Kept(state, list(history), self.made_for, position)
+        return Kept(progress._replace(position=np.asarray(progress.position, np.int32)), list(history), self.made_for)
 
     def save(self, progress: Progress, history: Sequence[Row]) -> None:
         """Write a checkpoint now."""
