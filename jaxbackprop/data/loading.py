@@ -184,7 +184,7 @@ def _encoded_by(
     columns, x, features = table.columns, table.x, table.features
     count = len(features)  # of numbers, which are scaled: the first of the features
     if columns:
-        empty = np.isnan(x[train]).all(0)
+        empty = np.asarray(np.isnan(x[train]).all(0))
         nothing = {column.name for column, none in zip(of_numbers(columns), empty, strict=True) if none}
         why = "no value in the training rows"
         columns = [replace(c, kind="dropped", why=why) if c.name in nothing else c for c in columns]

@@ -96,16 +96,18 @@ def read_through(
     classes = tuple(sorted(values)) if task == "classification" else ()
     (*mean, y_mean), (*size, y_size) = train.moments()
     mean, size = scaling(scale, blocks.features, lambda: (tuple(mean), tuple(size)))
-    of_target = ((), ()) if classes else scaling(scale, (blocks.target,), lambda: ((y_mean,), (y_size,)))
+    of_target, baseline = ((), ()), float("nan")
+    if not classes:
+        of_target = scaling(scale, (blocks.target,), lambda: ((y_mean,), (y_size,)))
+        baseline = test.mean_square_from(train) / of_target[1][0] ** 2
     labels = tuple(str(int(value)) for value in classes)
     encoding = Encoding(task, blocks.features, mean, size, blocks.target, labels, *of_target)
     how = f", {len(classes)} classes" if classes else ""
     note = f"{task}{how} (target {blocks.target!r} {found}); read as it is needed, in {len(blocks.lengths):,} blocks"
-    baseline = float("nan") if classes else test.mean_square_from(train) / of_target[1][0] ** 2
     # every byte was read: a checkpoint of other rows, or of the same in another split, is known as such
     blocks = replace(blocks, fingerprint=f"{content.hexdigest()[:16]}, seed {seed}, held out {test_fraction:g}")
-    parts = (_part(blocks, held_out, held, encoding, classes) for held in (False, True))
-    return folder.resolve().name, encoding, *parts, note, baseline
+    kept, tested = (_part(blocks, held_out, held, encoding, classes) for held in (False, True))
+    return folder.resolve().name, encoding, kept, tested, note, baseline
 
 
 class _Running:
@@ -113,7 +115,7 @@ class _Running:
 
     def __init__(self):
         self.scaler: Any = extra("sklearn.preprocessing", "scikit-learn", "reading folders").StandardScaler()
-        self.rows, self.low, self.high = 0, np.inf, -np.inf
+        self.rows, self.low, self.high = 0, np.array(np.inf), np.array(-np.inf)
 
     def add(self, rows: np.ndarray) -> None:
         if len(rows):

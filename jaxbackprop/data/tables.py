@@ -152,8 +152,8 @@ def _stacked(columns: Sequence[Column], rows: int, read: Callable[[Column], Valu
     """The columns of numbers (rows, p), and those of labels (rows, q)."""
     x = [read(column).values for column in of_numbers(columns)]
     labels = [read(column).values for column in of_labels(columns)]
-    parts = (np.array(x, np.float64), np.array(labels, object))
-    return tuple(part.reshape(len(part), rows).T.copy() for part in parts)
+    beside = np.array(labels, object).reshape(len(labels), rows)
+    return np.array(x, np.float64).reshape(len(x), rows).T.copy(), beside.T.copy()
 
 
 def whole_rows(table: Table, missing: str) -> Table:
