@@ -99,7 +99,7 @@ class Encoding:
 def learned(columns: Sequence[Column], x: np.ndarray, labels: np.ndarray, most: int) -> tuple[Column, ...]:
     """The columns with the medians and categories of these training rows: numbers x (n, p), labels (n, q).
 
-    Of more than `most` categories those that are most frequent have an input. Numbers without a value teach nothing.
+    Of more than `most` categories those that are most frequent have an input. Numbers of which there are none are dropped.
     """
     numbers, texts = iter(x.T), iter(labels.T)
     found = []
@@ -107,17 +107,18 @@ def learned(columns: Sequence[Column], x: np.ndarray, labels: np.ndarray, most: 
         if column.kind in NUMERIC:
             values = next(numbers)
             gaps = np.isnan(values)
-            more: dict[str, Any] = {"fill": float(np.median(values[~gaps])), "indicator": bool(gaps.any())}
-            found.append(replace(column, **more))
+            if gaps.all():
+                column = replace(column, kind="dropped", why="no value in the training rows")
+            else:
+                column = replace(column, fill=float(np.median(values[~gaps])), indicator=bool(gaps.any()))
         elif column.kind == "category":
             categories, counts = np.unique(next(texts), return_counts=True)
-            why, many = column.why, len(categories)
-            if many > most + 1:
+            if len(categories) > most + 1:
+                frequent = f"the {most} most frequent of {len(categories)}"
+                column = replace(column, why="; ".join(filter(None, (column.why, frequent))))
                 categories = categories[np.sort(np.argsort(counts, kind="stable")[-most:])]
-                why = f"the {most} most frequent of {many}"
-            found.append(replace(column, categories=tuple(categories.tolist()), why=why))
-        else:
-            found.append(column)
+            column = replace(column, categories=tuple(categories.tolist()))
+        found.append(column)
     return tuple(found)
 
 
@@ -218,10 +219,8 @@ def decode(encoding: Encoding, yhat: Any) -> list[str] | np.ndarray:
 
 
 def to_dict(encoding: Encoding) -> dict[str, Any]:
-    """The encoding as text and lists, so that `json.dumps` takes it and `from_dict` undoes it exactly."""
-    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(encoding).items()}
-    return plain | {"columns": [c | {"categories": list(c["categories"])} for c in plain["columns"]],
-                    "form": encoding.form._asdict() | {"na": list(encoding.form.na)}}  # fmt: skip
+    """The encoding as plain text, numbers and sequences, so that `json.dumps` takes it and `from_dict` undoes it exactly."""
+    return asdict(encoding) | {"form": encoding.form._asdict()}
 
 
 def from_dict(d: Mapping[str, Any]) -> Encoding:

@@ -184,23 +184,17 @@ def _encoded_by(
     columns, x, features = table.columns, table.x, table.features
     count = len(features)  # of numbers, which are scaled: the first of the features
     if columns:
-        empty = np.asarray(np.isnan(x[train]).all(0))
-        nothing = {column.name for column, none in zip(of_numbers(columns), empty, strict=True) if none}
-        why = "no value in the training rows"
-        columns = [replace(c, kind="dropped", why=why) if c.name in nothing else c for c in columns]
-        x = x[:, ~empty]
         columns = learned(columns, x[train], table.labels[train], MOST_CATEGORIES)
+        x = x[:, ~np.isnan(x[train]).all(0)]
         numbers = [column.name for column in of_numbers(columns)]
         if scale != "rows":  # then no number is taken from the rows: a gap is the middle of the bounds
             middle = dict(zip(numbers, scaling(scale, numbers, lambda: ((), ()))[0], strict=True))
-            columns = [replace(c, fill=middle.get(c.name, c.fill)) for c in columns]
+            columns = tuple(replace(c, fill=middle.get(c.name, c.fill)) for c in columns)
         x, features, count = inputs(columns, x, table.labels), names_of(columns), len(numbers)
     mean, size = scaling(scale, features[:count], lambda: moments_of(x[train][:, :count]))
     as_it_is = len(features) - count
     mean, size = (*mean, *(0.0,) * as_it_is), (*size, *(1.0,) * as_it_is)
-    found = Encoding(
-        goal.task, features, mean, size, table.target, goal.classes, columns=tuple(columns), form=table.form
-    )
+    found = Encoding(goal.task, features, mean, size, table.target, goal.classes, (), (), columns, table.form)
     x, y = standardise(x, mean, size, features), goal.y
     if not goal.classes:
         mean, size = scaling(scale, (table.target,), lambda: moments_of(goal.y[train, None]))

@@ -136,9 +136,8 @@ def fit(
             for reached, row in reached_in_turn(problem, epoch, started, held_out, epochs):
                 if keeper:
                     keeper.keep_due(*reached, row)
-                if agreed(
-                    mesh, _is_to_stop(reached, row, epoch.steps, callbacks, monitor) or diverged(reached.history)
-                ):
+                stop = _is_to_stop(reached, row, epoch.steps, callbacks, monitor) or diverged(reached.history)
+                if agreed(mesh, stop):
                     break
     finally:
         if keeper:
@@ -177,7 +176,8 @@ def _going_on(problem: Problem, fresh: Progress, keeper: Keeper | None, secret: 
         started = Reached(over_mesh(problem, saved), restored.history)
     if secret and not _has_ended(started.history, epochs):
         keep(keeper.folder, secret, new=restored is None)
-    keeper.begin(started.history)
+    if keeper.checkpoints.on_start:  # nothing can be refused any more
+        keeper.checkpoints.on_start(started.history)
     return started
 
 

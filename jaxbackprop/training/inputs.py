@@ -146,26 +146,27 @@ def _require_rows(name, network, loss, x, y) -> None:
         )
     x, y = np.asarray(x), np.asarray(y)  # NumPy has nothing to compile
     for what, values in (("x", x), ("y", y)):
-        if jnp.issubdtype(values.dtype, jnp.floating) and not np.isfinite(values).all():
-            rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-            raise ValueError(
-                f"{name}: {what} holds NaN or infinity in {len(rows):,} rows, first in row {rows[0]}: correct or drop them"
-            )
+        if jnp.issubdtype(values.dtype, jnp.floating) and not (finite := np.isfinite(values)).all():
+            found = f"{what} holds NaN or infinity in {len(_rows(~finite)):,} rows, first in row {_rows(~finite)[0]}"
+            raise ValueError(f"{name}: {found}: correct or drop them")
     if isinstance(network, Sweep):
         return
-    is_class = names_a_class(as_loss(loss), y)
-    if as_loss(loss) in CROSS_ENTROPIES and not is_class and not ((y >= 0) & (y <= 1)).all():
-        row = int(np.flatnonzero(~((y >= 0) & (y <= 1)).reshape(len(y), -1).all(axis=1))[0])
-        raise ValueError(
-            f"{name}: y holds {y.min():g} to {y.max():g}, first outside 0 to 1 in row {row}: {as_loss(loss).name} needs "
-            "probabilities; half_squared_error takes any numbers"
-        )
-    if is_class:
+    loss = as_loss(loss)
+    if names_a_class(loss, y):
         low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
         if low < 0 or high >= classes:
-            raise ValueError(
-                f"{name}: y holds classes {low} to {high}, the network has {classes} outputs: 0 to {classes - 1}"
-            )
+            expected = f"the network has {classes} outputs: 0 to {classes - 1}"
+            raise ValueError(f"{name}: y holds classes {low} to {high}, {expected}")
+    elif loss in CROSS_ENTROPIES and (outside := (y < 0) | (y > 1)).any():
+        raise ValueError(
+            f"{name}: y holds {y.min():g} to {y.max():g}, first outside 0 to 1 in row {_rows(outside)[0]}: {loss.name} needs "
+            "probabilities; half_squared_error takes any numbers"
+        )
+
+
+def _rows(bad: np.ndarray) -> np.ndarray:
+    """The numbers of the rows in which anything is set."""
+    return np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
 
 
 def method_of(gradient) -> GradientMethod:

@@ -59,11 +59,6 @@ class Keeper:
             state = state._replace(opt_state=with_settings_of(fresh.state.opt_state, state.opt_state))
         return restored._replace(state=restored.state._replace(state=state, position=position))
 
-    def begin(self, history: list[Row]) -> None:
-        """Say what training goes on from, now that nothing can be refused any more."""
-        if self.checkpoints.on_start:
-            self.checkpoints.on_start(history)
-
     def keep_due(self, progress: Progress, history: Sequence[Row], row: Row | None) -> None:
         """Save what is to be saved after an epoch, or after a part of one, which has no row."""
         if diverged(history):
