@@ -22,14 +22,10 @@ def deed(arguments: Namespace) -> int:
     """Predict each row of a file; returns the exit status."""
     from jax.numpy import asarray  # imported where it is used: --help answers at once
 
-    with jbp.devices.preferred(arguments.device):
-        jbp.devices.require(arguments.device)
-        _, encoding, net, params = run_at(arguments.run)
-        if arguments.out and arguments.out.exists():
-            raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
-        with given(arguments.file) as file, jbp.command.screen.warnings_in_lines():
-            x = jbp.data.read_features(file, encoding)
-        rows = table(encoding, jbp.predict(net, params, asarray(x)))
+    if arguments.out and arguments.out.exists():
+        raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
+    with asked(arguments) as (_, encoding, net, params, file):
+        rows = table(encoding, jbp.predict(net, params, asarray(jbp.data.read_features(file, encoding))))
     with arguments.out.open("x", newline="", encoding="utf-8") if arguments.out else nullcontext(sys.stdout) as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     if arguments.out:
@@ -38,16 +34,20 @@ def deed(arguments: Namespace) -> int:
 
 
 @contextmanager
-def given(file: Path) -> Iterator[Path]:
-    """The file; for - a copy of what comes in, which is CSV."""
-    if str(file) != "-":
-        yield file
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "standard_input.csv")
-        with copy.open("wb") as to:
-            shutil.copyfileobj(sys.stdin.buffer, to)
-        yield copy
+def asked(arguments: Namespace) -> Iterator[tuple[Any, ...]]:
+    """A run's config, encoding, network and parameters, and the file of rows, on the device that is said.
+
+    For - the file is a copy of what comes in, which is CSV.
+    """
+    with jbp.devices.preferred(arguments.device), tempfile.TemporaryDirectory() as folder:
+        jbp.devices.require(arguments.device)
+        run, file = run_at(arguments.run), arguments.file
+        if str(file) == "-":
+            file = Path(folder, "standard_input.csv")
+            with file.open("wb") as to:
+                shutil.copyfileobj(sys.stdin.buffer, to)
+        with jbp.command.screen.warnings_in_lines():
+            yield *run, file
 
 
 def table(encoding, yhat) -> list[tuple[str, ...]]:
