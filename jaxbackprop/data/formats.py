@@ -182,9 +182,8 @@ def _as_target(y: np.ndarray) -> np.ndarray:
 def _column(table: Any, name: str, path: Path, group: int) -> np.ndarray:
     column = table.column(name)
     if column.null_count:
-        raise ValueError(
-            f"{path}, row group {group}: column {name!r} has {column.null_count} missing values: fill them in"
-        )
+        missing = f"{column.null_count} missing values"
+        raise ValueError(f"{path}, row group {group}: column {name!r} has {missing}: fill them in")
     values = column.to_numpy()
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{path}: column {name!r} holds {column.type}: expected numbers")

@@ -123,7 +123,7 @@ def load(
     if folder and not holds_more_than_numbers(folder):
         if treatment != AS_FOUND._replace(drop=treatment.drop) or classes is not None:
             raise ValueError(
-                "a folder's columns are numbers without gaps: of the treatment it takes drop alone, and no classes"
+                "a folder's columns are numbers without gaps: of treatment it takes drop alone, and no classes"
             )
         return Dataset(*read_through(folder, target, task, test_fraction, seed, scale, treatment.drop, progress))
     path = folder or (None if name in BUNDLED else file_at(source))
@@ -244,7 +244,7 @@ def _read(source: Any, encoding: Encoding, target: bool) -> Rows:
         if suffix_of(path) == ".npz":
             if any(column.kind == "category" for column in encoding.used):
                 raise ValueError(
-                    "holds numbers alone, and the network was trained on labels too: give a .csv or .parquet file"
+                    "holds numbers alone, and the network was trained on labels too: give .csv or .parquet"
                 )
             x = npz_rows(path, tuple(column.name for column in encoding.used))
             labels = np.empty((len(x), 0), object)

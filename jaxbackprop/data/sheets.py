@@ -143,10 +143,8 @@ def _without_comments(content: bytes) -> tuple[bytes, list[str]]:
     """What begins with the first line that is neither blank nor a comment, and the comments above it."""
     above = re.match(rb"(?>[^\S\n]*\n|#[^\n]*(?:\n|\Z))*+", content)
     start = above.end() if above else 0
-    lines = content[:start].decode("utf-8", "replace").splitlines()
-    return (
-        (content[start:], [line.strip() for line in lines if line.strip()]) if start < len(content) else (content, [])
-    )
+    lines = map(str.strip, content[:start].decode("utf-8", "replace").splitlines())
+    return (content[start:], list(filter(None, lines))) if start < len(content) else (content, [])
 
 
 def _head(content: bytes) -> str:

@@ -114,9 +114,8 @@ def _matrix(x: np.ndarray) -> np.ndarray:
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "biuf":
         images = x.ndim > 2 and len(x)
         hint = f" such as ({len(x)}, {x[0].size}): x.reshape(len(x), -1) flattens images" if images else ""
-        raise ValueError(
-            f"array 'x' has shape {x.shape} and dtype {x.dtype}, expected (rows, features) of numbers{hint}"
-        )
+        found = f"array 'x' has shape {x.shape} and dtype {x.dtype}"
+        raise ValueError(f"{found}, expected (rows, features) of numbers{hint}")
     with np.errstate(over="ignore"):  # a longdouble may become inf, which is refused by its column
         return x.astype(np.float64)
 

@@ -148,9 +148,7 @@ def read_folder(folder: Path, encoding: Encoding) -> Blocks:
     """
     names = encoding.features
     if names != tuple(column.name for column in encoding.used):  # an input for labels, or one that tells of gaps
-        raise ValueError(
-            f"{folder} has numbers without gaps, and the network was trained on more: give a file, as in training"
-        )
+        raise ValueError(f"{folder} has numbers without gaps, and training had more: give a file, as in training")
     blocks = _opened(folder, encoding.target, ())
     lacking = [name for name in names if name not in blocks.features]
     if lacking:

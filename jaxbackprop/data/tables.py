@@ -59,9 +59,8 @@ def read_table(path: Path, target: str | None, treatment: Treatment, task: str |
     sheet = read_sheet(path, treatment)
     for name in (*treatment.drop, *treatment.categories, *treatment.numbers, *([] if target is None else [target])):
         if name not in sheet.columns:
-            raise ValueError(
-                f"no column {shown(name)}{nearest(name, sheet.columns)} (columns: {listed(sheet.columns)})"
-            )
+            hint = nearest(name, sheet.columns)
+            raise ValueError(f"no column {shown(name)}{hint} (columns: {listed(sheet.columns)})")
     wanted = dict.fromkeys(treatment.numbers, "number") | dict.fromkeys(treatment.categories, "category")
     left_out = _left_out(sheet, treatment.drop, wanted)
     named, subject = _target(

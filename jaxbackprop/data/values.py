@@ -93,9 +93,8 @@ def meaning(
         return Values("number", _floats(column.cast(pa.time64("us"), safe=False).cast(pa.int64())) / 3.6e9)
     if found == pa.binary():
         raise ValueError(f"column {shown(name)} holds bytes that are not UTF-8 text; save the file as UTF-8")
-    raise ValueError(
-        f"column {shown(name)} holds {found}, expected numbers, text, dates or true/false; drop or convert it"
-    )
+    expected = "numbers, text, dates or true/false"
+    raise ValueError(f"column {shown(name)} holds {found}, expected {expected}; drop or convert it")
 
 
 def _label(value: Any) -> str:

@@ -62,6 +62,10 @@ class Checkpoints:
             raise ValueError(f"every_minutes is {self.every_minutes!r}: expected a positive number, or None")
 
 
+class DamagedError(ValueError):
+    """A checkpoint that is not, or no longer, what was written."""
+
+
 class Kept(NamedTuple):
     """What a checkpoint holds.
 
