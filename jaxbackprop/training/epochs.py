@@ -80,19 +80,18 @@ def _draw(problem, key, examples):
     return tuple(drawn_batches(problem, key, examples))
 
 
-@partial(jax.jit, static_argnums=0)
-def _drawn_part(problem, state, sums, x, y, rows, weight, start, stop):
-    state, sums = train_steps(problem, state, sums, lambda i: (x[rows[i]], y[rows[i]], weight[i]), start, stop)
+@partial(jax.jit, static_argnums=(0, 1))
+def _part(problem, batch, state, sums, arrays, start, stop):
+    state, sums = train_steps(problem, state, sums, lambda i: batch(i, start, *arrays), start, stop)
     return state, sums, _finite(state, sums)
 
 
-@partial(jax.jit, static_argnums=0)
-def _read_part(problem, state, sums, x, y, weight, start, stop):
-    def batch(i):
-        return x[i - start], y[i - start], weight[i - start]
+def _of_drawn(i, _start, x, y, rows, weight):
+    return x[rows[i]], y[rows[i]], weight[i]
 
-    state, sums = train_steps(problem, state, sums, batch, start, stop)
-    return state, sums, _finite(state, sums)
+
+def _of_read(i, start, x, y, weight):
+    return x[i - start], y[i - start], weight[i - start]
 
 
 _key_after = jax.jit(next_key)
@@ -101,6 +100,13 @@ _key_after = jax.jit(next_key)
 def _finite(state, sums):
     leaves = [leaf for leaf in jax.tree.leaves(state.params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in [*leaves, sums]]))
+
+
+def _after(problem: Problem, batch: Callable, progress: Progress, arrays: tuple, stop: int) -> tuple[Progress, bool]:
+    """Where training is after the steps up to number `stop`, and whether all is finite; an epoch that ends draws the next key."""
+    state, sums, good = _part(problem, batch, progress.state, progress.sums, arrays, progress.position, stop)
+    key = _key_after(state.key) if stop == len(sums) else state.key
+    return Progress(state._replace(key=key), sums, stop), bool(good)
 
 
 def _in_memory(problem: Problem, x: Array, y: Array) -> Epoch:
@@ -112,18 +118,14 @@ def _in_memory(problem: Problem, x: Array, y: Array) -> Epoch:
         yield Progress(state, sums, steps), bool(good)
 
     def in_parts(progress):
-        state, sums, position = progress
-        drawn = _draw(problem, state.key, len(x))
+        arrays = (x, y, *_draw(problem, progress.state.key, len(x)))
         ahead = 1  # step; from then on as many as take PART_SECONDS
-        while position < steps:
-            stop, began = min(position + ahead, steps), time.perf_counter()
-            state, sums, good = _drawn_part(problem, state, sums, x, y, *drawn, position, stop)
-            good = bool(good)
-            taken = time.perf_counter() - began
-            ahead = agreed(problem.mesh, max(1, min(int((stop - position) * PART_SECONDS / taken), steps)))
-            position = stop
-            state = state._replace(key=_key_after(state.key)) if position == steps else state
-            yield Progress(state, sums, position), good
+        while (start := progress.position) < steps:
+            began = time.perf_counter()
+            progress, good = _after(problem, _of_drawn, progress, arrays, min(start + ahead, steps))
+            taken = (time.perf_counter() - began) / (progress.position - start)  # a step
+            ahead = agreed(problem.mesh, max(1, min(int(PART_SECONDS / taken), steps)))
+            yield progress, good
 
     def parts(progress):
         return (in_one_call if steps <= _steps_a_call(progress.state, batch) else in_parts)(progress)
@@ -149,17 +151,14 @@ def _from_blocks(problem: Problem, blocks: Blocks) -> Epoch:
 
     def put(span):  # on the reading thread, for which 64-bit types would be off
         with jax.enable_x64(x64):
-            return _put(problem.mesh, span)
+            return _put(problem.mesh, span), span.first + span.steps
 
     def as_read(progress):
-        state, sums, position = progress
-        most = _steps_a_call(state, problem.batch_size)
-        spans = reading.spans(blocks, problem.batch_size, _seed(state.key), position, part, most)
-        for x, y, weight, first, count in reading.read_ahead(map(put, spans)):
-            state, sums, good = _read_part(problem, state, sums, x, y, weight, first, first + count)
-            position = first + count
-            state = state._replace(key=_key_after(state.key)) if position == steps else state
-            yield Progress(state, sums, position), bool(good)
+        most, seed = _steps_a_call(progress.state, problem.batch_size), _seed(progress.state.key)
+        spans = reading.spans(blocks, problem.batch_size, seed, progress.position, part, most)
+        for arrays, stop in reading.read_ahead(map(put, spans)):
+            progress, good = _after(problem, _of_read, progress, arrays, stop)
+            yield progress, good
 
     return Epoch(steps, as_read)
 
@@ -167,10 +166,10 @@ def _from_blocks(problem: Problem, blocks: Blocks) -> Epoch:
 def _put(mesh: Mesh | None, span: reading.Span):
     """A span on its device; over a mesh each process puts the rows that it has read."""
     if mesh is None:
-        return *jax.device_put((span.x, span.y, span.weight)), span.first, span.steps
+        return jax.device_put((span.x, span.y, span.weight))
     rows = NamedSharding(mesh, PartitionSpec(None, DATA))
     x, y = (jax.make_array_from_process_local_data(rows, a) for a in (span.x, span.y))
-    return x, y, copied(mesh, span.weight), span.first, span.steps
+    return x, y, copied(mesh, span.weight)
 
 
 @jax.jit

@@ -24,19 +24,11 @@ from jaxbackprop.model import Model, Sweep
 from jaxbackprop.network import Network
 from jaxbackprop.refusals import is_key
 from jaxbackprop.scaling.processes import noticing_loss
+from jaxbackprop.training import inputs
 from jaxbackprop.training.checkpoints import Checkpoints
 from jaxbackprop.training.epochs import Epoch, Reached, agreed, epoch_of, over_mesh, reached_in_turn, shown
 from jaxbackprop.training.evaluate import mean_figures
 from jaxbackprop.training.identity import made_for
-from jaxbackprop.training.inputs import (
-    Data,
-    batch_size_of,
-    method_of,
-    model_of,
-    require_data,
-    require_settings,
-    require_update,
-)
 from jaxbackprop.training.keeper import Keeper
 from jaxbackprop.training.secret import Secret, forget, keep, obtained
 from jaxbackprop.training.steps import (
@@ -59,14 +51,14 @@ def fit(
     network: Network | Sweep,
     loss: LossLike | None,
     optimizer: optax.GradientTransformation,
-    data: Data | Blocks,
+    data: inputs.Data | Blocks,
     *,
     epochs: int,
     batch_size: int,
     key: Key[Array, ""] | None = None,
     gradient: str | GradientMethod = "hand",
     params: PyTree[ArrayLike] | None = None,
-    validation: Data | Blocks | None = None,
+    validation: inputs.Data | Blocks | None = None,
     callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
     checkpoints: Checkpoints | None = None,
     monitor: Callable[[int, int, int], Any] | None = None,
@@ -118,11 +110,11 @@ def fit(
     >>> history[-1]["loss"] < 0.1 * history[0]["loss"]
     True
     """
-    require_settings(epochs, optimizer, callbacks, checkpoints, monitor, mesh)
-    method, model = method_of(gradient), model_of(network, loss, params)
-    data = require_data("data", network, loss, data)
-    validation = None if validation is None else require_data("validation", network, loss, validation)
-    problem = Problem(model, optimizer, batch_size_of(batch_size, data, mesh), method, mesh)
+    inputs.require_settings(epochs, optimizer, callbacks, checkpoints, monitor, mesh)
+    method, model = inputs.method_of(gradient), inputs.model_of(network, loss, params)
+    data = inputs.require_data("data", network, loss, data)
+    validation = None if validation is None else inputs.require_data("validation", network, loss, validation)
+    problem = Problem(model, optimizer, inputs.batch_size_of(batch_size, data, mesh), method, mesh)
     epoch = epoch_of(problem, data)
     secret = obtained(key, checkpoints and Path(checkpoints.folder)) if method.secret else None
     own_key = secret.key if secret else is_key(key)
@@ -158,7 +150,7 @@ def _fresh(problem: Problem, epoch: Epoch, key, params, data) -> Progress:
     if params is None and problem.network:
         own = drawn(problem.network, key, dtype)
     state = begun(problem._replace(mesh=None), key, own)
-    require_update(problem, state)
+    inputs.require_update(problem, state)
     return Progress(state, np.zeros((epoch.steps, 2), wide(dtype)), 0)
 
 
