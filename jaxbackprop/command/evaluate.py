@@ -27,10 +27,7 @@ def lines(encoding, found: dict, figures: dict) -> list[str]:
     """What was found, as text."""
     error = f"root mean squared error {found.get('rmse', 0):.4g} in units of {encoding.target}"
     figure = f"accuracy {found['accuracy']:.1%}" if encoding.classes else error
-    return [
-        f"{found['rows']:,} rows: {figure}, loss {found['loss']:.3g}",
-        *jbp.data.lines_of(encoding, figures),
-    ]
+    return [f"{found['rows']:,} rows: {figure}, loss {found['loss']:.3g}", *jbp.data.lines_of(encoding, figures)]
 
 
 COMMAND = Command(

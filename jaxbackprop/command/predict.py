@@ -91,9 +91,7 @@ COMMAND = Command(
     (
         RUN,
         option(
-            "file FILE",
-            "a .csv, .tsv, .npz or .parquet file with the run's features; - reads CSV from standard input",
-            Path,
+            "file FILE", "rows with the run's features: .csv, .tsv, .npz, .parquet; - is CSV from standard input", Path
         ),
         DEVICE,
         option("--out FILE", "write the CSV there instead of printing it", Path),

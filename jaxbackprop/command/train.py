@@ -202,11 +202,7 @@ COMMAND = Command(
             option("--header YES", "whether the first row has names (found)", answer),
         ),
         "checkpoints: Ctrl-C and SIGTERM stop, saved, after the epoch or in a long one; a kill loses what came after the last": (
-            option(
-                "--resume DIR",
-                "go on with that run, to more --epochs, or once diverged at a lower --learning-rate",
-                Path,
-            ),
+            option("--resume DIR", "go on with that run, to more --epochs, or once diverged at a lower --lr", Path),
             option("--checkpoint-every N", "epochs from one checkpoint to the next (never)", positive),
             option("--checkpoint-minutes M", "and minutes (1)", positive_number),
         ),

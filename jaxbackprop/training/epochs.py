@@ -216,11 +216,7 @@ def shown(problem: Problem, reached: Reached) -> Reached:
 
 
 def reached_in_turn(
-    problem: Problem,
-    epoch: Epoch,
-    reached: Reached,
-    held_out: Callable[[PyTree[Array]], Row],
-    epochs: int,
+    problem: Problem, epoch: Epoch, reached: Reached, held_out: Callable[[PyTree[Array]], Row], epochs: int
 ) -> Iterator[tuple[Reached, Row | None]]:
     """Train, and after each part say what is reached, with the epoch's row where it has ended or is no longer finite."""
     began = time.perf_counter() - (reached.history[-1]["seconds"] if reached.history else 0)
