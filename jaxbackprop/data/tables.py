@@ -8,7 +8,7 @@ otherwise: `categories` and `numbers` name columns that stay, whatever they look
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,44 +61,40 @@ def read_table(path: Path, target: str | None, treatment: Treatment, task: str |
         if name not in sheet.columns:
             hint = nearest(name, sheet.columns)
             raise ValueError(f"no column {shown(name)}{hint} (columns: {listed(sheet.columns)})")
+    if target in treatment.drop:
+        raise ValueError(f"{shown(target)} is the target and is to be dropped: leave out one of the two")
     wanted = dict.fromkeys(treatment.numbers, "number") | dict.fromkeys(treatment.categories, "category")
-    left_out = _left_out(sheet, treatment.drop, wanted)
-    named, subject = _target(
-        [name for name in sheet.columns if name == target or name not in left_out], target, left_out
-    )
+    left_out = _left_out(sheet, treatment.drop, {target, *wanted})
+    left = [name for name in sheet.columns if name not in left_out]
+    named, subject = _target(left, target)
     wanted |= {named: "number"} if task == "regression" else {}
-
-    columns, read, y = [], {}, None
-    for name, column in sheet.columns.items():
-        if name != named and name in left_out:
-            columns.append(Column(name, "dropped", left_out[name]))
-            continue
-        values = meaning(name, column, wanted.get(name, ""), sheet.form.decimal, sheet.form.na)
-        if name == named:
-            y = values
-        else:
-            read[name] = values
-            columns.append(_fate(name, values, wanted.get(name, ""), treatment.missing))
-    assert y is not None
+    form = sheet.form
+    read = {name: meaning(name, sheet.columns[name], wanted.get(name, ""), form.decimal, form.na) for name in left}
+    y = read.pop(named)
+    columns = [
+        _fate(name, read[name], wanted.get(name, ""), treatment.missing)
+        if name in read
+        else Column(name, "dropped", left_out[name])
+        for name in sheet.columns
+        if name != named
+    ]
     if all(column.kind == "dropped" for column in columns):
         said = "; ".join(f"{shown(column.name)}: {column.why}" for column in columns)
         raise ValueError(f"has no column to learn {shown(named)} from: all are left out ({said})")
     x, labels = _stacked(columns, len(y.values), lambda column: read[column.name])
     remark = "".join(f"; {what}" for what in sheet.remarks)
-    return Table(tuple(columns), (), x, labels, named, y, subject, sheet.form, remark)
+    return Table(tuple(columns), (), x, labels, named, y, subject, form, remark)
 
 
-def _left_out(sheet: Sheet, drop: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """The columns that are left out whatever they hold, and why."""
+def _left_out(sheet: Sheet, drop: Sequence[str], asked: Collection[str | None]) -> dict[str, str]:
+    """The columns that are left out whatever they hold, unless they are asked for, and why."""
     found = {name: "it has no name" for name in sheet.columns if not name}
     found |= dict.fromkeys(sheet.row_numbers, "row numbers that pandas wrote")
-    return {name: why for name, why in found.items() if name not in wanted} | dict.fromkeys(drop, "as asked")
+    return {name: why for name, why in found.items() if name not in asked} | dict.fromkeys(drop, "as asked")
 
 
-def _target(left: Sequence[str], target: str | None, left_out: Mapping[str, str]) -> tuple[str, str]:
+def _target(left: Sequence[str], target: str | None) -> tuple[str, str]:
     """The column to learn, of those that are left, and how the note speaks of it."""
-    if target is not None and left_out.get(target) == "as asked":
-        raise ValueError(f"{shown(target)} is the target and is to be dropped: leave out one of the two")
     if len(left) < 2:
         raise ValueError(f"has the columns {listed(left)}, expected features and a target, with commas between")
     if target is not None:
