@@ -64,16 +64,11 @@ def table(encoding, yhat) -> list[tuple[str, ...]]:
 def run_at(folder: Path) -> tuple[dict[str, Any], Any, Any, Any]:
     """A run's config, and what it trained: the encoding, the network and its parameters, which fit together."""
     config, net, params = jbp.training.runs.read_run(folder)
-    try:
+    with jbp.training.runs.unaltered(f"{folder} cannot be read as a run"):
         encoding = jbp.data.from_dict(config["encoding"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder} has no usable encoding in {jbp.training.runs.CONFIG} ({error}): was a file altered?"
-        ) from None
-    counts = len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs
-    if len(set(counts)) > 1:
-        found = "{} features, {} means, {} scales, {} inputs".format(*counts)
-        raise ValueError(f"{folder} does not fit together, {found}: was a file altered?")
+        counts = len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs
+        if len(set(counts)) > 1:
+            raise ValueError("{} features, {} means, {} scales, {} inputs".format(*counts))
     return config, encoding, net, params
 
 

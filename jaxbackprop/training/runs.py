@@ -80,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: the folder is not a run, or its config was altered.
     """
     _require_run(folder)
-    with _unaltered(f"{folder / CONFIG} cannot be read"):
+    with unaltered(f"{folder / CONFIG} cannot be read"):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config["arguments"], dict):
             raise TypeError("no arguments")
@@ -93,8 +93,8 @@ def _require_run(folder: Path) -> None:
 
 
 @contextmanager
-def _unaltered(what: str) -> Iterator[None]:
-    """What goes wrong inside is said in one line."""
+def unaltered(what: str) -> Iterator[None]:
+    """Say in one line what goes wrong where files are read that a run has left."""
     try:
         yield
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -135,7 +135,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
     if not (folder / PARAMS).is_file():
         hint = f"; `jaxbackprop train --resume {folder}` goes on with it" if (folder / CHECKPOINTS).is_dir() else ""
         raise ValueError(f"{folder} holds no {PARAMS}: that run did not finish{hint}")
-    with _unaltered(f"{folder} cannot be read as a run"):
+    with unaltered(f"{folder} cannot be read as a run"):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         network = network_from_dict(config["network"])
         if not zipfile.is_zipfile(folder / PARAMS):  # NumPy would take it for a pickle
