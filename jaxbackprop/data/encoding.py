@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, shown
+from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, rows_where, shown
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.values import NUMERIC
 from jaxbackprop.spelling import unknown
@@ -175,8 +175,8 @@ def encoded(encoding: Encoding, x: np.ndarray, labels: np.ndarray) -> np.ndarray
     finite(x, [column.name for column in numbers], gaps=True)
     for column, gaps in zip(numbers, np.isnan(x).T, strict=True):
         if gaps.any() and not column.indicator:
-            where = f"in {rows_in(gaps.sum())} (first: row {np.argmax(gaps) + 1}), never in training"
-            _warn(f"column {shown(column.name)} is missing {where}: {column.fill:.6g} stands for it")
+            where = f"{rows_where(gaps)}, never in training"
+            _warn(f"column {shown(column.name)} is missing in {where}: {column.fill:.6g} stands for it")
     for column, found in zip(of_labels(encoding.used), labels.T, strict=True):
         strange = np.flatnonzero(_places(found, column.categories) < 0)
         if strange.size:

@@ -61,6 +61,15 @@ def rows_in(number: int) -> str:
     return f"{number:,} row{'' if number == 1 else 's'}"
 
 
+def rows_where(found: np.ndarray, more: str = "") -> str:
+    """In how many rows something was found, and the first of them, of which there may be more to say.
+
+    >>> rows_where(np.array([False, True, True]))
+    '2 rows (first: row 2)'
+    """
+    return f"{rows_in(int(found.sum()))} (first: row {int(np.argmax(found)) + 1}{more})"
+
+
 def shown(value: object, most: int = 200) -> str:
     r"""A value as its repr, cut: line breaks are escaped, so that a message stays one line whatever the file holds.
 

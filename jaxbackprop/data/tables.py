@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.data.encoding import Column, Encoding, of_labels, of_numbers
-from jaxbackprop.data.saying import alike, finite, listed, nearest, rows_in, shown
+from jaxbackprop.data.saying import alike, finite, listed, nearest, rows_where, shown
 from jaxbackprop.data.sheets import Form, Sheet, Treatment, read_sheet
 from jaxbackprop.data.values import NUMERIC, Values, differ, meaning
 from jaxbackprop.spelling import unknown
@@ -159,11 +159,9 @@ def whole_rows(table: Table, missing: str) -> Table:
     lacking, gaps = table.y.missing, table.y.gaps
     if missing != "drop":
         if lacking.any():
-            words = f", {listed(gaps)}" if gaps else ""
-            raise ValueError(
-                f"target {shown(table.target)} is missing in {rows_in(lacking.sum())} (first: row {np.argmax(lacking) + 1}"
-                f"{words}): fill it in, or leave such rows out by --missing drop"
-            )
+            where = rows_where(lacking, f", {listed(gaps)}" if gaps else "")
+            cure = "fill it in, or leave such rows out by --missing drop"
+            raise ValueError(f"target {shown(table.target)} is missing in {where}: {cure}")
         return table
     used = ~(lacking | np.isnan(table.x).any(1) | (table.labels == "").any(1))
     if used.sum() < LEAST_ROWS:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.data.encoding import Encoding, standardise
-from jaxbackprop.data.saying import alike, finite, is_number, listed, nearest, rows_in, shown
+from jaxbackprop.data.saying import alike, finite, is_number, listed, nearest, rows_in, rows_where, shown
 from jaxbackprop.data.values import Values
 
 MOST_CLASSES, ROWS_PER_CLASS = 20, 5  # whole numbers beyond either are quantities rather than labels
@@ -133,8 +133,7 @@ def encoded_target(encoding: Encoding, y: Values) -> np.ndarray:
     """New targets as those of training: indices into the classes, or standardised numbers."""
     name, values = encoding.target, y.values
     if y.missing.any():
-        where = f"{rows_in(y.missing.sum())} (first: row {np.argmax(y.missing) + 1})"
-        raise ValueError(f"target {shown(name)} is missing in {where}; fill it in")
+        raise ValueError(f"target {shown(name)} is missing in {rows_where(y.missing)}; fill it in")
     if not encoding.classes:
         values = finite(values[:, None], (name,))
         return standardise(values, encoding.target_mean, encoding.target_scale, (name,))
