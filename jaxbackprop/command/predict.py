@@ -8,7 +8,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,11 @@ def asked(arguments: Namespace) -> Iterator[tuple[Any, ...]]:
 
     For - the file is a copy of what comes in, which is CSV.
     """
-    with jbp.devices.preferred(arguments.device), tempfile.TemporaryDirectory() as folder:
+    with jbp.devices.preferred(arguments.device), ExitStack() as opened:
         jbp.devices.require(arguments.device)
         run, file = run_at(arguments.run), arguments.file
         if str(file) == "-":
-            file = Path(folder, "standard_input.csv")
+            file = Path(opened.enter_context(tempfile.TemporaryDirectory()), "standard_input.csv")
             with file.open("wb") as to:
                 shutil.copyfileobj(sys.stdin.buffer, to)
         with jbp.command.screen.warnings_in_lines():

@@ -45,7 +45,7 @@ def joined(arguments: Namespace):
     if not address:
         yield
         return
-    which = "a process" if process_id is None else f"process {process_id} of {count}"
+    which = "a process" if None in (count, process_id) else f"process {process_id} of {count}"
     cure = "start the run again, with --resume where it has a checkpoint, with the processes that there are"
     said = f"jaxbackprop: {which} ended before its run did: if another one was lost, or did not come, {cure}\n"
     # it reads until this process closes the pipe, which its end does too, whatever that is; nothing read is no farewell
