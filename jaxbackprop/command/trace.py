@@ -122,7 +122,7 @@ COMMAND = Command(
     (
         option(
             "file FILE",
-            "forward equations and a loss (- reads standard input), or a folder that train wrote",
+            "a derivation with forward equations and a loss (- reads standard input), or a folder that train wrote",
             nargs="?",
         ),
         option("--set NAME=NUMBERS", "numbers for the names in FILE", setting, (), nargs="+"),
