@@ -83,7 +83,7 @@ def test_what_cannot_be_resumed_is_refused_in_one_line_and_changes_nothing(kinds
     assert re.fullmatch(r"jaxbackprop: [^\n]+ is of epoch 3: expected epochs of at least 3, not 1\n", fewer.err)
     config = Path("run/config.json")
     config.write_text(config.read_text().replace('"arguments"', '"argument"'))
-    refused(jaxbackprop("train", "--resume", "run"), "config.json cannot be read.*was it altered")
+    refused(jaxbackprop("train", "--resume", "run"), "config.json cannot be read.*was a file altered")
     config.write_text(config.read_text().replace('"argument"', '"arguments"'))
     assert everything_below() == before
 

@@ -401,6 +401,19 @@ def test_labels_are_trimmed_and_those_that_may_be_one_are_refused():
     assert load(beside(["+", "-", "C", "C++"] * 10)).encoding.classes == ("+", "-", "C", "C++")
 
 
+def test_labels_of_a_feature_are_trimmed_and_those_that_may_be_one_are_said():
+    kinds = [" yes", "yes ", "no", "yes"] * 10
+    assert column(load(beside(PRICES, kind=kinds)), "kind").categories == ("no", "yes")
+    pq.write_table(pa.table({"kind": pa.array(kinds).dictionary_encode(), "y": np.arange(N) / 3}), "t.parquet")
+    assert column(load("t.parquet"), "kind").categories == ("no", "yes")
+    dataset = load(beside(PRICES, pay=["<=50K", "<=50K.", ">50K", ""] * 10))
+    said = "10 missing: a category of their own; '<=50K' and '<=50K.' may be one label: make them one"
+    assert (column(dataset, "pay").why, dataset.table[1].endswith(said)) == (said, True)
+    meant = load("t.csv", treatment=Treatment(categories=("pay",)))
+    assert column(meant, "pay").why == "10 missing: a category of their own"
+    assert column(load(beside(PRICES, kind=["+", "-", "C", "C++"] * 10)), "kind").why == ""
+
+
 def test_a_text_that_is_different_in_most_rows_is_no_target():
     names = [f"name {i // 2 if i < 10 else i}" for i in range(60)]
     refused(

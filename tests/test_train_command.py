@@ -416,7 +416,7 @@ UNUSABLE = {
         ("houses.csv --learning-rate nan", "--learning-rate/--lr: 'nan' is not a positive number"),
         ("houses.csv --learning-rate fast", "--learning-rate/--lr: 'fast' is not a positive number"),
         ("houses.csv --weight-decay -1", "--weight-decay: '-1' is not"),
-        ("houses.csv --seed -1", "seed is -1, expected an integer of at least 0"),
+        ("houses.csv --seed -1", "argument --seed: '-1' is not an integer of at least 0"),
         ("houses.csv --seed 99999999999999999999", "seed"),
         ("houses.csv --seed", "--seed: expected one argument"),
         ("houses.csv --hiden 4", "unknown option '--hiden': did you mean '--hidden'"),

@@ -27,6 +27,7 @@ a column, and kept in `config.json` as plain JSON, by which `predict` and `evalu
 | `$1,234.50`, `12,5`, `45%`, `1.234,50` | numbers; a column that is nearly all numbers is refused with the value that is none, and its row | `--decimal`, `--na` |
 | gaps: empty, `NA`, `?` among numbers | the training median, and an input that tells; among labels a category; a missing target is refused | `--missing drop`, `--na` |
 | codes such as 01067 | labels, which keep their zero | `--numbers` |
+| `yes` beside `Yes.`, `<=50K.` beside `<=50K` | spaces are cut; in the target refused, in a feature two categories, and named | `--categories`, `--classes` |
 | ids, row numbers, text that is different in most rows | left out, and named | `--numbers`, `--categories`; `--drop` leaves out more |
 | no header, comments above it, `;`, tabs, decimal commas | found, and said | `--header`, `--separator`, `--decimal` |
 

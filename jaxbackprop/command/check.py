@@ -137,9 +137,7 @@ COMMAND = Command(
         option("value MODULE:VALUE", "the scalar in plain JAX; MODULE is a file or an importable name"),
         option("gradient [MODULE:]GRADIENT", "the gradient under test; MODULE is VALUE's by default", nargs="?"),
         option(
-            "--arguments [MODULE:]NAME",
-            "a tuple (params, *data), or a function that returns one (arguments)",
-            default="arguments",
+            "--arguments [MODULE:]NAME", "a tuple (params, *data), or what returns one (arguments)", default="arguments"
         ),
         option("--reference [MODULE:]NAME", "without GRADIENT: the same function in plain JAX"),
         JSON,

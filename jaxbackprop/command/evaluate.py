@@ -8,19 +8,15 @@ from pathlib import Path
 
 import jaxbackprop as jbp
 from jaxbackprop.command.options import DEVICE, JSON, Command, option
-from jaxbackprop.command.predict import RUN, given, run_at
+from jaxbackprop.command.predict import RUN, asked
 
 
 def deed(arguments: Namespace) -> int:
     """Measure a run's network on rows with their target; returns the exit status."""
-    with jbp.devices.preferred(arguments.device):
-        jbp.devices.require(arguments.device)
-        config, encoding, net, params = run_at(arguments.run)
-        with given(arguments.file) as file:
-            with jbp.command.screen.warnings_in_lines():
-                rows = jbp.data.read_examples(file, encoding)
-            found = {"rows": jbp.data.examples_of(rows), **jbp.evaluate(net, config["loss"], params, rows)}
-            figures = jbp.data.figures_of(encoding, *jbp.training.evaluate.answers(net, params, rows))
+    with asked(arguments) as (config, encoding, net, params, file):
+        rows = jbp.data.read_examples(file, encoding)
+        found = {"rows": jbp.data.examples_of(rows), **jbp.evaluate(net, config["loss"], params, rows)}
+        figures = jbp.data.figures_of(encoding, *jbp.training.evaluate.answers(net, params, rows))
     if not encoding.classes:
         found["rmse"] *= encoding.target_scale[0]
     print(json.dumps(found | figures) if arguments.json else "\n".join(lines(encoding, found, figures)))
@@ -31,10 +27,7 @@ def lines(encoding, found: dict, figures: dict) -> list[str]:
     """What was found, as text."""
     error = f"root mean squared error {found.get('rmse', 0):.4g} in units of {encoding.target}"
     figure = f"accuracy {found['accuracy']:.1%}" if encoding.classes else error
-    return [
-        f"{found['rows']:,} rows: {figure}, loss {found['loss']:.3g}",
-        *jbp.data.lines_of(encoding, figures),
-    ]
+    return [f"{found['rows']:,} rows: {figure}, loss {found['loss']:.3g}", *jbp.data.lines_of(encoding, figures)]
 
 
 COMMAND = Command(

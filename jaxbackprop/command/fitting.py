@@ -48,7 +48,7 @@ def fit(plan: Plan, wishes: list[int]):
 
     def goes_on_from(history) -> None:
         if given.resume and writes:
-            runs.write_whole(plan.folder / runs.CONFIG, runs.config_bytes(asked))
+            runs.rewrite_config(plan.folder, asked)
             runs.write_metrics(plan.folder, history)
         if history:
             bar.start_at(history[-1])

@@ -110,6 +110,7 @@ def _pair(given: str) -> tuple[str, str]:
 
 
 LARGEST = 3.4e38  # float32's
+natural = that_is("an integer of at least 0, and below 2**63", int, lambda n: 0 <= n < 2**63)
 positive = that_is("an integer of at least 1", int, lambda n: n >= 1)
 positive_number = that_is("a positive number", float, lambda x: 0 < x < LARGEST)
 not_negative = that_is("a number of at least 0", float, lambda x: 0 <= x < LARGEST)

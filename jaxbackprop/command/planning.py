@@ -16,11 +16,12 @@ from jaxbackprop import data, devices, network
 from jaxbackprop.command.options import SAID_ANEW, WHERE
 from jaxbackprop.command.screen import reading_bar
 from jaxbackprop.data import reading
-from jaxbackprop.data.blocks import Blocks, spilled
+from jaxbackprop.data.blocks import Blocks, examples_of, spilled
 from jaxbackprop.data.stored import is_stored
 from jaxbackprop.scaling import mesh as meshes
 from jaxbackprop.scaling import processes
 from jaxbackprop.training import accounting, identity, privacy, runs
+from jaxbackprop.training.inputs import batch_size_of
 from jaxbackprop.training.steps import GradientMethod
 
 NOT_KEPT = ("resume", "out", "json", *WHERE)  # arguments that a resumed run does not take over
@@ -102,18 +103,16 @@ def plan(arguments: Namespace, mesh: Mesh | None, dataset: data.Dataset) -> Plan
     Raises:
         ValueError: arguments that do not fit the data, or each other.
     """
-    classes, size, given = dataset.encoding.classes, arguments.batch_size, vars(arguments)
+    classes, rows = dataset.encoding.classes, dataset.train
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
     widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
     net = build(widths, arguments.activation, bias=not arguments.no_bias)
-    if isinstance(dataset.train, Blocks):
+    size = batch_size_of(arguments.batch_size, rows, mesh)
+    steps = -(-examples_of(rows) // size)
+    if isinstance(rows, Blocks):
         over = 1 if mesh is None else mesh.shape[meshes.DATA]
-        size = reading.filled_batch(dataset.train, size, over)
-        steps = reading.steps_of(reading.shared(dataset.train, size, jax.process_count(), over), size)
-    else:
-        size = min(size, len(dataset.x_train))
-        steps = -(-len(dataset.x_train) // size)
-    arguments = Namespace(**given | {"batch_size": size})
+        steps = reading.steps_of(reading.shared(rows, size, jax.process_count(), over), size)
+    arguments = Namespace(**vars(arguments) | {"batch_size": size})
     gradient = _private(arguments, dataset) if arguments.private else (arguments.gradient, None, None, [])
     folder = arguments.resume or arguments.out or Path("runs", Path(dataset.name).stem)
     first = jax.process_index() == 0
@@ -130,8 +129,6 @@ def _private(arguments: Namespace, dataset: data.Dataset) -> tuple[GradientMetho
     """The gradient that is clipped, its noise, what that spends, and what is not protected."""
     if isinstance(dataset.train, Blocks):
         raise ValueError("--private draws each batch from all examples: it needs them in memory, in a file")
-    if arguments.gradient != "hand":
-        raise ValueError("--private clips by the hand-derived gradient: leave out --gradient jax.grad")
     accounted = accounting.Plan(len(dataset.x_train), arguments.batch_size, arguments.epochs)
     noise = arguments.noise_multiplier or accounting.calibrate(accounted, arguments.epsilon, arguments.delta)
     spent = accounting.spent(accounted, noise, arguments.delta)
@@ -149,8 +146,6 @@ def taken(found: Plan) -> Plan:
 def _mesh(arguments: Namespace) -> Mesh | None:
     if arguments.coordinator:
         devices.require(arguments.device)
-        if arguments.devices:
-            raise ValueError("with --coordinator all devices of each process are used: leave out --devices")
         return meshes.data_mesh()
     wanted, there = arguments.devices or 1, jax.devices()
     if wanted > len(there):
@@ -160,8 +155,6 @@ def _mesh(arguments: Namespace) -> Mesh | None:
 
 def _dataset(arguments: Namespace) -> data.Dataset:
     """The data that the arguments name, read and made ready."""
-    if not 0 <= arguments.seed < 2**63:
-        raise ValueError(f"seed is {arguments.seed}, expected an integer of at least 0 and below 2**63")
     if (every := arguments.checkpoint_every or 0) > arguments.epochs:
         raise ValueError(f"--checkpoint-every {every} would never come: there are {arguments.epochs} epochs")
     if arguments.scratch and not is_stored(arguments.data):

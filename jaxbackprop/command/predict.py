@@ -8,7 +8,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,10 @@ def deed(arguments: Namespace) -> int:
     """Predict each row of a file; returns the exit status."""
     from jax.numpy import asarray  # imported where it is used: --help answers at once
 
-    with jbp.devices.preferred(arguments.device):
-        jbp.devices.require(arguments.device)
-        _, encoding, net, params = run_at(arguments.run)
-        if arguments.out and arguments.out.exists():
-            raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
-        with given(arguments.file) as file, jbp.command.screen.warnings_in_lines():
-            x = jbp.data.read_features(file, encoding)
-        rows = table(encoding, jbp.predict(net, params, asarray(x)))
+    if arguments.out and arguments.out.exists():
+        raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
+    with asked(arguments) as (_, encoding, net, params, file):
+        rows = table(encoding, jbp.predict(net, params, asarray(jbp.data.read_features(file, encoding))))
     with arguments.out.open("x", newline="", encoding="utf-8") if arguments.out else nullcontext(sys.stdout) as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     if arguments.out:
@@ -38,16 +34,20 @@ def deed(arguments: Namespace) -> int:
 
 
 @contextmanager
-def given(file: Path) -> Iterator[Path]:
-    """The file; for - a copy of what comes in, which is CSV."""
-    if str(file) != "-":
-        yield file
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "standard_input.csv")
-        with copy.open("wb") as to:
-            shutil.copyfileobj(sys.stdin.buffer, to)
-        yield copy
+def asked(arguments: Namespace) -> Iterator[tuple[Any, ...]]:
+    """A run's config, encoding, network and parameters, and the file of rows, on the device that is said.
+
+    For - the file is a copy of what comes in, which is CSV.
+    """
+    with jbp.devices.preferred(arguments.device), ExitStack() as opened:
+        jbp.devices.require(arguments.device)
+        run, file = run_at(arguments.run), arguments.file
+        if str(file) == "-":
+            file = Path(opened.enter_context(tempfile.TemporaryDirectory()), "standard_input.csv")
+            with file.open("wb") as to:
+                shutil.copyfileobj(sys.stdin.buffer, to)
+        with jbp.command.screen.warnings_in_lines():
+            yield *run, file
 
 
 def table(encoding, yhat) -> list[tuple[str, ...]]:
@@ -64,16 +64,11 @@ def table(encoding, yhat) -> list[tuple[str, ...]]:
 def run_at(folder: Path) -> tuple[dict[str, Any], Any, Any, Any]:
     """A run's config, and what it trained: the encoding, the network and its parameters, which fit together."""
     config, net, params = jbp.training.runs.read_run(folder)
-    try:
+    with jbp.training.runs.unaltered(f"{folder} cannot be read as a run"):
         encoding = jbp.data.from_dict(config["encoding"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder} has no usable encoding in {jbp.training.runs.CONFIG} ({error}): was a file altered?"
-        ) from None
-    counts = len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs
-    if len(set(counts)) > 1:
-        found = "{} features, {} means, {} scales, {} inputs".format(*counts)
-        raise ValueError(f"{folder} does not fit together, {found}: was a file altered?")
+        counts = len(encoding.features), len(encoding.mean), len(encoding.scale), net.inputs
+        if len(set(counts)) > 1:
+            raise ValueError("{} features, {} means, {} scales, {} inputs".format(*counts))
     return config, encoding, net, params
 
 
@@ -91,9 +86,7 @@ COMMAND = Command(
     (
         RUN,
         option(
-            "file FILE",
-            "a .csv, .tsv, .npz or .parquet file with the run's features; - reads CSV from standard input",
-            Path,
+            "file FILE", "rows with the run's features: .csv, .tsv, .npz, .parquet; - is CSV from standard input", Path
         ),
         DEVICE,
         option("--out FILE", "write the CSV there instead of printing it", Path),

@@ -17,7 +17,7 @@ from jaxbackprop.data.blocks import examples_of
 from jaxbackprop.data.figures import lines_of
 from jaxbackprop.training import runs
 from jaxbackprop.training.secret import SECRET_FILE
-from jaxbackprop.training.steps import is_finite
+from jaxbackprop.training.steps import diverged
 from jaxbackprop.words import extra
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ def advice(plan: Plan) -> str | None:
 
 def ended_early(plan: Plan, history, step: int, wishes: Sequence[int]) -> tuple[int, str]:
     """The exit status and why, where training diverged or was stopped; 0 and nothing where it came to its end."""
-    last, epochs = history[-1] if history else None, plan.arguments.epochs
-    if last and not is_finite(last):
+    last, epochs = history[-1] if history else {"epoch": 0}, plan.arguments.epochs
+    if diverged(history):
         found = f"the loss is {last['loss']:.3g}, held out {last['validation_loss']:.3g}, after epoch {last['epoch']}"
         again = f"jaxbackprop train --resume {plan.folder} --learning-rate RATE goes on from it"
         kept = "the metrics" + (f" and a checkpoint: {again}" if step and not plan.spent else "")
         lower = f"try a learning rate below {plan.arguments.learning_rate:g}"
         return 1, f"{found}: {lower}; {plan.folder} keeps {kept}"
-    if last and last["epoch"] >= epochs:  # else, of several processes, any may have been asked to stop
+    if last["epoch"] >= epochs:  # else, of several processes, any may have been asked to stop
         return 0, ""
     within = step - len(history) * plan.steps
     where = f"after epoch {len(history)}{f' and {within} steps' if within else ''} of {epochs}, saved"

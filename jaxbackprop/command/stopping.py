@@ -42,17 +42,12 @@ def wishes_to_stop():
 def joined(arguments: Namespace):
     """Join the other processes, where there are any. A small watcher, of this one, says a last word should JAX abort it."""
     address, count, process_id = arguments.coordinator, arguments.processes, arguments.process_id
-    numbered = count is not None and process_id is not None
-    if not address and (count is not None or process_id is not None):
-        raise ValueError("--processes and --process-id need --coordinator HOST:PORT, where process 0 is")
-    if address and address != "auto" and not numbered:
-        raise ValueError("--coordinator HOST:PORT needs --processes and --process-id too")
     if not address:
         yield
         return
-    said = f"jaxbackprop: process {process_id} of {count} ended" if numbered else "jaxbackprop: a process ended"
-    said += " before its run did: if another one was lost, or did not come, start the run again, with --resume where it has a "
-    said += "checkpoint, with the processes that there are\n"
+    which = "a process" if None in (count, process_id) else f"process {process_id} of {count}"
+    cure = "start the run again, with --resume where it has a checkpoint, with the processes that there are"
+    said = f"jaxbackprop: {which} ended before its run did: if another one was lost, or did not come, {cure}\n"
     # it reads until this process closes the pipe, which its end does too, whatever that is; nothing read is no farewell
     script = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
     command = [sys.executable, "-c", script, said]

@@ -17,6 +17,7 @@ from jaxbackprop.command.predict import run_at
 from jaxbackprop.spelling import unknown
 
 FORMATS = ("text", "markdown", "latex", "json")
+WEIGHTS = ("W0", "W1", "W2", "W3")
 
 
 def deed(arguments: Namespace) -> int:
@@ -127,13 +128,7 @@ COMMAND = Command(
         option("--set NAME=NUMBERS", "numbers for the names in FILE", setting, (), nargs="+"),
         option("--x X", "the input: a number, 1,2 or rows 1,2;3,4 (1.5); of a run as the network sees it"),
         option("--y Y", "the target (2); of a run also a class"),
-        option(
-            "--weights W",
-            "w3 is the skip connection (0.8 1.3 -0.7 0.45)",
-            finite,
-            nargs=4,
-            metavar=("W0", "W1", "W2", "W3"),
-        ),
+        option("--weights W", "w3 is the skip connection (0.8 1.3 -0.7 0.45)", finite, nargs=4, metavar=WEIGHTS),
         choice("--format", FORMATS, "text"),
         option("--figure FILE", "draw the network with its numbers: .svg, .png or .pdf", Path),
     ),

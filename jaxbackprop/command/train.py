@@ -18,8 +18,8 @@ from jaxbackprop.command.options import (
     SAID_ANEW,
     Command,
     choice,
-    either,
     flag,
+    natural,
     not_negative,
     one_of,
     option,
@@ -69,29 +69,32 @@ def _with_widths(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_effect(said: dict[str, Any]) -> None:
-    foreign = sorted(said.keys() - set(SAID_ANEW)) if "resume" in said else ()
-    if foreign:
-        given = "DATA" if foreign[0] == "data" else _flag(foreign[0])
-        raise ValueError(f"--resume goes on with what the run was started with: leave out {given}")
-    if "resume" in said:
-        return
-    for name in (*PRIVACY, "noise_multiplier"):
-        if name in said and "private" not in said:
-            why = "is for private training: say --private too, or leave it out; nothing was trained"
-            raise ValueError(f"{_flag(name)} {why}")
-    if {"epsilon", "noise_multiplier"} <= said.keys():
-        raise ValueError("--noise-multiplier says what --epsilon works out: give one of the two")
-    if {"scale", "bounds"} <= said.keys():
-        raise ValueError("--bounds is a way to scale of its own: leave out --scale")
-    if "weight_decay" in said and said.get("optimizer", "adamw") not in DECAYING:
-        raise ValueError(f"--weight-decay is for {either(DECAYING)}: {said['optimizer']} has none")
-    for name in ("activation", "wiring"):
-        if name in said and said.get("hidden") == []:
-            raise ValueError(f"--{name} is of hidden layers, and --hidden says that there are none")
+    """Refuse what contradicts something else that is said, or would do nothing beside it."""
+    foreign = [_flag(name) for name in sorted(said.keys() - set(SAID_ANEW)) if "resume" in said]
+    of_private = [_flag(name) for name in (*PRIVACY, "noise_multiplier") if name in said and "private" not in said]
+    of_layers = [_flag(name) for name in ("activation", "wiring") if name in said and said.get("hidden") == []]
+    address, numbers = said.get("coordinator", ""), {"processes", "process_id"} & said.keys()
+    alone, given = address not in ("", "auto") and len(numbers) < 2, said.keys()
+    by_grad, name = said.get("gradient") == "jax.grad", said.get("optimizer", "adamw")
+    noise_twice, has_none = {"epsilon", "noise_multiplier"} <= given, "weight_decay" in said and name not in DECAYING
+    wrong = {
+        f"--resume goes on with what the run was started with: leave out {', '.join(foreign)}": foreign,
+        f"{''.join(of_private[:1])} is for private training: say --private too, or leave it out; nothing was trained": of_private,
+        "--noise-multiplier says what --epsilon works out: give one of the two": noise_twice,
+        "--private clips by the hand-derived gradient: leave out --gradient jax.grad": "private" in said and by_grad,
+        "--bounds is a way to scale of its own: leave out --scale": {"scale", "bounds"} <= given,
+        f"--weight-decay is for {' or '.join(DECAYING)}: {name} has none": has_none,
+        f"{''.join(of_layers[:1])} is of hidden layers, and --hidden says that there are none": of_layers,
+        "--processes and --process-id need --coordinator HOST:PORT, where process 0 is": numbers and not address,
+        "--coordinator HOST:PORT needs --processes and --process-id too": alone,
+        "with --coordinator all devices of each process are used: leave out --devices": address and "devices" in said,
+    }
+    if why := next((why for why, so in wrong.items() if so), None):
+        raise ValueError(why)
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "DATA" if name == "data" else f"--{name.replace('_', '-')}"
 
 
 def deed(arguments: Namespace) -> int:
@@ -180,7 +183,7 @@ COMMAND = Command(
         option("--learning-rate --lr RATE", _usual("learning_rate"), positive_number),
         option("--epochs N", _usual("epochs"), positive),
         option("--batch-size N", _usual("batch_size"), positive),
-        option("--seed N", "of the split, first parameters and shuffles; not of what is private (0)", int, 0),
+        option("--seed N", "of the split, first parameters and shuffles; not of what is private (0)", natural, 0),
         choice("--gradient", GRADIENTS, "hand"),
         option("--out DIR", "the run's folder (runs/DATA-1, or the next number)", Path),
         option("--scratch DIR", "keep a folder's rows there, decoded, until the run ends: worth it for .parquet", Path),
@@ -199,11 +202,7 @@ COMMAND = Command(
             option("--header YES", "whether the first row has names (found)", answer),
         ),
         "checkpoints: Ctrl-C and SIGTERM stop, saved, after the epoch or in a long one; a kill loses what came after the last": (
-            option(
-                "--resume DIR",
-                "go on with that run, to more --epochs, or once diverged at a lower --learning-rate",
-                Path,
-            ),
+            option("--resume DIR", "go on with that run, to more --epochs, or once diverged at a lower --lr", Path),
             option("--checkpoint-every N", "epochs from one checkpoint to the next (never)", positive),
             option("--checkpoint-minutes M", "and minutes (1)", positive_number),
         ),

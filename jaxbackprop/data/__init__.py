@@ -54,9 +54,8 @@ from jaxbackprop.data.blocks import examples_of
 from jaxbackprop.data.encoding import SCALES, Bounds, Column, Encoding, decode, from_dict, to_dict
 from jaxbackprop.data.figures import figures_of, lines_of
 from jaxbackprop.data.loading import Dataset, load, read_examples, read_features
-from jaxbackprop.data.sheets import Form
+from jaxbackprop.data.sheets import Form, Treatment
 from jaxbackprop.data.sources import BUNDLED, read_bounds
-from jaxbackprop.data.tables import Treatment
 
 __all__ = [
     "BUNDLED",

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, shown
+from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, rows_where, shown
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.values import NUMERIC
 from jaxbackprop.spelling import unknown
-from jaxbackprop.words import extra
 
 PLAIN = Form()
 SCALES = ("rows", "none")
@@ -55,16 +54,16 @@ class Column:
         >>> Column("age", "number", fill=38.0, indicator=True).deed
         'number; gaps get 38 and are told'
         """
+        if self.kind == "dropped":
+            return f"dropped: {self.why}"
+        done = self.kind + {"date": ", in days", "boolean": ", 0 or 1"}.get(self.kind, "")
         if self.kind == "category":
-            some = ", ".join(category or "(missing)" for category in self.categories[:4])
-            return (
-                f"{len(self.categories)} categories, an input each: {some}{', …' if len(self.categories) > 4 else ''}"
-            )
-        told = f"; gaps get {self.fill:.6g} and are told" if self.indicator else ""
-        as_days = {"date": ", in days", "boolean": ", 0 or 1"}.get(
-            self.kind, f", in {self.written}" if self.written else ""
-        )
-        return f"{self.kind}{as_days}{told}"
+            some = [category or "(missing)" for category in self.categories[:4]] + ["…"] * (len(self.categories) > 4)
+            done = f"{len(self.categories)} categories, an input each: {', '.join(some)}"
+        elif self.kind == "number" and self.written:
+            done += f", in {self.written}"
+        told = f"gaps get {self.fill:.6g} and are told" if self.indicator else ""
+        return "; ".join(filter(None, (done, told, self.why)))
 
 
 @dataclass(frozen=True)
@@ -98,27 +97,27 @@ class Encoding:
 
 
 def learned(columns: Sequence[Column], x: np.ndarray, labels: np.ndarray, most: int) -> tuple[Column, ...]:
-    """The columns with the medians and categories of these training rows: numbers x (n, p), labels (n, q), by scikit-learn.
+    """The columns with the medians and categories of these training rows: numbers x (n, p), labels (n, q).
 
-    Of more than `most` categories those that are most frequent have an input.
+    Of more than `most` categories those that are most frequent have an input. Numbers of which there are none are dropped.
     """
-    impute, preprocessing = (extra(f"sklearn.{part}", "scikit-learn", "tables") for part in ("impute", "preprocessing"))
-    medians, told = (), frozenset()
-    if x.shape[1]:
-        imputer: Any = impute.SimpleImputer(strategy="median", add_indicator=True).fit(x)
-        medians, told = imputer.statistics_.tolist(), frozenset(imputer.indicator_.features_.tolist())
-    encoder = preprocessing.OneHotEncoder(max_categories=most + 1).fit(labels) if labels.shape[1] else None
-    found, numbers, texts = [], 0, 0
+    numbers, texts = iter(x.T), iter(labels.T)
+    found = []
     for column in columns:
         if column.kind in NUMERIC:
-            column = replace(column, fill=medians[numbers], indicator=numbers in told)
-            numbers += 1
-        elif column.kind == "category" and encoder:
-            rare = set(() if (others := encoder.infrequent_categories_[texts]) is None else others)
-            kept = tuple(category for category in encoder.categories_[texts].tolist() if category not in rare)
-            why = f"the {len(kept)} most frequent of {len(kept) + len(rare)}" if rare else column.why
-            column = replace(column, categories=kept, why=why)
-            texts += 1
+            values = next(numbers)
+            gaps = np.isnan(values)
+            if gaps.all():
+                column = replace(column, kind="dropped", why="no value in the training rows")
+            else:
+                column = replace(column, fill=float(np.median(values[~gaps])), indicator=bool(gaps.any()))
+        elif column.kind == "category":
+            categories, counts = np.unique(next(texts), return_counts=True)
+            if len(categories) > most + 1:
+                frequent = f"the {most} most frequent of {len(categories)}"
+                column = replace(column, why="; ".join(filter(None, (column.why, frequent))))
+                categories = categories[np.sort(np.argsort(counts, kind="stable")[-most:])]
+            column = replace(column, categories=tuple(categories.tolist()))
         found.append(column)
     return tuple(found)
 
@@ -130,14 +129,24 @@ def inputs(columns: Sequence[Column], x: np.ndarray, labels: np.ndarray) -> np.n
     >>> inputs((age, sex), np.array([[20.0], [np.nan]]), np.array([["m"], ["x"]], object)).tolist()
     [[20.0, 0.0, 0.0, 1.0], [38.0, 1.0, 0.0, 0.0]]
     """
-    numbers = [column for column in columns if column.kind in NUMERIC]
-    texts = [column for column in columns if column.kind == "category"]
-    gaps, fills = np.isnan(x), np.array([np.nan if c.fill is None else c.fill for c in numbers], np.float64)
+    numbers, texts = of_numbers(columns), of_labels(columns)
+    gaps, fills = np.isnan(x), np.array([c.fill for c in numbers], np.float64)  # None is NaN
     told = np.array([column.indicator for column in numbers], bool)
     one_hot = [
-        _places(labels[:, j], c.categories)[:, None] == np.arange(len(c.categories)) for j, c in enumerate(texts)
+        _places(of, c.categories)[:, None] == np.arange(len(c.categories))
+        for of, c in zip(labels.T, texts, strict=True)
     ]
     return np.hstack([np.where(gaps, fills, x), gaps[:, told], *one_hot]).astype(np.float64)
+
+
+def of_numbers(columns: Sequence[Column]) -> list[Column]:
+    """The columns of numbers."""
+    return [column for column in columns if column.kind in NUMERIC]
+
+
+def of_labels(columns: Sequence[Column]) -> list[Column]:
+    """The columns of labels."""
+    return [column for column in columns if column.kind == "category"]
 
 
 def _places(labels: np.ndarray, categories: Sequence[str]) -> np.ndarray:
@@ -146,12 +155,12 @@ def _places(labels: np.ndarray, categories: Sequence[str]) -> np.ndarray:
     return np.fromiter((place.get(label, -1) for label in labels), int, len(labels))
 
 
-def names_of(columns: Sequence[Column]) -> tuple[tuple[str, ...], int]:
-    """The names of the network's inputs, and how many of them, the first, are numbers to standardise."""
-    numbers = [column for column in columns if column.kind in NUMERIC]
+def names_of(columns: Sequence[Column]) -> tuple[str, ...]:
+    """The names of the network's inputs."""
+    numbers = of_numbers(columns)
     told = [f"{column.name} is missing" for column in numbers if column.indicator]
-    texts = [f"{c.name}={category}" for c in columns if c.kind == "category" for category in c.categories]
-    return (*(column.name for column in numbers), *told, *texts), len(numbers)
+    texts = [f"{c.name}={category}" for c in of_labels(columns) for category in c.categories]
+    return (*(column.name for column in numbers), *told, *texts)
 
 
 def encoded(encoding: Encoding, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -160,21 +169,21 @@ def encoded(encoding: Encoding, x: np.ndarray, labels: np.ndarray) -> np.ndarray
     Raises:
         ValueError: a number that cannot be used, or a gap where training knows nothing to fill in.
     """
-    used = encoding.used
-    numbers = [column for column in used if column.kind in NUMERIC]
-    finite(x[:, [c.fill is None for c in numbers]], [c.name for c in numbers if c.fill is None])
-    finite(x, [c.name for c in numbers], gaps=True)
-    for j, column in enumerate(numbers):
-        if not column.indicator and (gaps := np.flatnonzero(np.isnan(x[:, j]))).size:
-            _warn(f"column {shown(column.name)} is missing in {rows_in(len(gaps))} (first: row {gaps[0] + 1}), never in "
-                  f"training: {column.fill:.6g} stands for it")  # fmt: skip
-    for j, column in enumerate([column for column in used if column.kind == "category"]):
-        strange = np.flatnonzero(_places(labels[:, j], column.categories) < 0)
+    numbers = of_numbers(encoding.used)
+    unfilled = np.array([column.fill is None for column in numbers], bool)
+    finite(x[:, unfilled], [column.name for column in numbers if column.fill is None])
+    finite(x, [column.name for column in numbers], gaps=True)
+    for column, gaps in zip(numbers, np.isnan(x).T, strict=True):
+        if gaps.any() and not column.indicator:
+            where = f"{rows_where(gaps)}, never in training"
+            _warn(f"column {shown(column.name)} is missing in {where}: {column.fill:.6g} stands for it")
+    for column, found in zip(of_labels(encoding.used), labels.T, strict=True):
+        strange = np.flatnonzero(_places(found, column.categories) < 0)
         if strange.size:
-            what = shown(labels[strange[0], j]) if labels[strange[0], j] else "nothing"
+            what = shown(found[strange[0]]) if found[strange[0]] else "nothing"
             _warn(f"column {shown(column.name)} holds {what} in row {strange[0] + 1}, not among its categories in training: "
                   f"counted for none of them, in {rows_in(len(strange))}")  # fmt: skip
-    return standardise(inputs(used, x, labels), encoding.mean, encoding.scale, encoding.features)
+    return standardise(inputs(encoding.used, x, labels), encoding.mean, encoding.scale, encoding.features)
 
 
 def _warn(text: str) -> None:
@@ -210,10 +219,8 @@ def decode(encoding: Encoding, yhat: Any) -> list[str] | np.ndarray:
 
 
 def to_dict(encoding: Encoding) -> dict[str, Any]:
-    """The encoding as text and lists, so that `json.dumps` takes it and `from_dict` undoes it exactly."""
-    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(encoding).items()}
-    return plain | {"columns": [c | {"categories": list(c["categories"])} for c in plain["columns"]],
-                    "form": encoding.form._asdict() | {"na": list(encoding.form.na)}}  # fmt: skip
+    """The encoding as plain text, numbers and sequences, so that `json.dumps` takes it and `from_dict` undoes it exactly."""
+    return asdict(encoding) | {"form": encoding.form._asdict()}
 
 
 def from_dict(d: Mapping[str, Any]) -> Encoding:
@@ -227,7 +234,7 @@ def from_dict(d: Mapping[str, Any]) -> Encoding:
         values["columns"] = tuple(Column(**c | {"categories": tuple(c["categories"])}) for c in d.get("columns", ()))
         form = Form(**d.get("form", {}))
         used = [column for column in values["columns"] if column.kind != "dropped"]
-        if values["columns"] and names_of(used)[0] != values["features"]:
+        if values["columns"] and names_of(used) != values["features"]:
             raise TypeError("its columns do not make its features")
         numbers = [number for name in names if name.endswith(("mean", "scale")) for number in values[name]]
         if not all(isinstance(number, int | float) for number in numbers):
@@ -245,17 +252,20 @@ def from_dict(d: Mapping[str, Any]) -> Encoding:
 
 def moments_of(x: np.ndarray) -> Moments:
     """Mean and standard deviation of every column; scale 1 where the column is constant."""
-    constant = x.max(0) == x.min(0)  # asked exactly: the std of a repeated 0.1 is not 0 but rounding
-    return moments_from(np.where(constant, x[0], x.mean(0)), np.where(constant, 0.0, x.std(0)))
+    if not x.shape[1]:
+        return (), ()
+    return moments_from(x.mean(0), x.std(0), x.min(0), x.max(0))
 
 
-def moments_from(mean: np.ndarray, scale: np.ndarray) -> Moments:
-    """The same as plain numbers, scale 1 for a scale of 0.
+def moments_from(mean: np.ndarray, deviation: np.ndarray, least: np.ndarray, most: np.ndarray) -> Moments:
+    """The same as plain numbers; of what is constant exactly that value, and 1: the std of a repeated 0.1 is not 0.
 
-    >>> moments_from(np.array([2.5, 1.0]), np.array([0.0, 3.0]))
-    ((2.5, 1.0), (1.0, 3.0))
+    >>> moments_from(np.array([2.5, 0.1]), np.array([2.0, 1e-17]), np.array([0.0, 0.1]), np.array([5.0, 0.1]))
+    ((2.5, 0.1), (2.0, 1.0))
     """
-    return tuple(mean.tolist()), tuple(np.where(scale == 0, 1.0, scale).tolist())
+    constant = least == most
+    scale = np.where(constant | (deviation == 0), 1.0, deviation)
+    return tuple(np.where(constant, least, mean).tolist()), tuple(scale.tolist())
 
 
 def scaling(scale: str | Bounds, names: Sequence[str], moments: Callable[[], Moments]) -> Moments:
@@ -274,7 +284,7 @@ def scaling(scale: str | Bounds, names: Sequence[str], moments: Callable[[], Mom
     lacking = [name for name in names if name not in scale]
     if lacking and "*" not in scale:
         raise ValueError(f"no bounds for {listed(lacking)}{nearest(lacking[0], scale)}; '*' bounds all that are left")
-    bounds = [scale.get(name, scale.get("*", (0.0, 0.0))) for name in names]
+    bounds = [scale[name if name in scale else "*"] for name in names]
     for name, (least, most) in zip(names, bounds, strict=True):
         if not -FLOAT32_MAX < least < most < FLOAT32_MAX:
             raise ValueError(f"bounds of {shown(name)} are {least:g} to {most:g}: expected a least and a greater most")

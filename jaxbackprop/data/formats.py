@@ -84,29 +84,25 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None, drop
     if not paths or not paths[0].is_file():
         raise ValueError(f"{folder} holds no .parquet files")
     groups: list[tuple[Path, Any, int, int]] = []  # file, its footer, the group's number and rows
-    columns: list[str] = []
-    types: dict[str, set[Any]] = {}
-    content = hashlib.sha256()
+    columns, named, types, content = [], "", set(), hashlib.sha256()
     for path in paths:
-        with _naming(path):
-            found = parquet.ParquetFile(path)
-            leave_out = {*pandas_index(found.schema_arrow)} - {target} | {*drop}
-            if lacking := {*drop} - {*found.schema_arrow.names}:
+        with _naming(path), parquet.ParquetFile(path) as found:
+            schema, footer = found.schema_arrow, found.metadata
+            if lacking := {*drop} - {*schema.names}:
                 raise ValueError(f"no column {lacking.pop()!r} to drop")
-            names = [name for name in found.schema_arrow.names if name not in leave_out]
-            for name in names:
-                types.setdefault(name, set()).add(found.schema_arrow.field(name).type)
+            left_out = {*pandas_index(schema)} - {target} | {*drop}
+            names = [name for name in schema.names if name not in left_out]
             content.update(path.name.encode() + _footer(path))
         columns = columns or names
+        named = columns[-1] if target is None else target
         if names != columns:
             raise ValueError(f"{path} has the columns {names}, {paths[0]} {columns}")
-        counts = (found.metadata.row_group(g).num_rows for g in range(found.metadata.num_row_groups))
-        groups += [(path, found.metadata, g, rows) for g, rows in enumerate(counts) if rows]
-    target = columns[-1] if target is None else target
-    if target not in columns or len(columns) < 2:
-        raise ValueError(f"{folder} has the columns {columns}: expected features and the target {target!r}")
-    features = [name for name in columns if name != target]
-    dtype = _float_for({kind for name in features for kind in types[name]})
+        if named not in columns or len(columns) < 2:
+            raise ValueError(f"{folder} has the columns {columns}: expected features and the target {named!r}")
+        types |= {schema.field(name).type for name in names if name != named}
+        rows_of = (footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+        groups += [(path, footer, group, rows) for group, rows in enumerate(rows_of) if rows]
+    features, dtype = [name for name in columns if name != named], _float_for(types)
 
     def read(i: int) -> Rows:
         path, footer, group, rows = groups[i]
@@ -115,12 +111,12 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None, drop
         by_column = np.empty((len(features), rows), dtype)
         for j, name in enumerate(features):
             by_column[j] = _column(table, name, path, group)
-        return np.ascontiguousarray(by_column.T), _as_target(_column(table, target, path, group))
+        return np.ascontiguousarray(by_column.T), _as_target(_column(table, named, path, group))
 
     lengths = tuple(rows for *_, rows in groups)
     size = dtype.itemsize * max(lengths) * len(columns)
-    fingerprint = f"{len(groups)} row groups {content.hexdigest()[:16]}, target {target}"
-    return _laned(Blocks(lengths, read, fingerprint, size, features=tuple(features), target=target))
+    fingerprint = f"{len(groups)} row groups {content.hexdigest()[:16]}, target {named}"
+    return _laned(Blocks(lengths, read, fingerprint, size, features=tuple(features), target=named))
 
 
 @contextmanager
@@ -182,9 +178,8 @@ def _as_target(y: np.ndarray) -> np.ndarray:
 def _column(table: Any, name: str, path: Path, group: int) -> np.ndarray:
     column = table.column(name)
     if column.null_count:
-        raise ValueError(
-            f"{path}, row group {group}: column {name!r} has {column.null_count} missing values: fill them in"
-        )
+        missing = f"{column.null_count} missing values"
+        raise ValueError(f"{path}, row group {group}: column {name!r} has {missing}: fill them in")
     values = column.to_numpy()
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{path}: column {name!r} holds {column.type}: expected numbers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -61,6 +61,15 @@ def rows_in(number: int) -> str:
     return f"{number:,} row{'' if number == 1 else 's'}"
 
 
+def rows_where(found: np.ndarray, more: str = "") -> str:
+    """In how many rows something was found, and the first of them, of which there may be more to say.
+
+    >>> rows_where(np.array([False, True, True]))
+    '2 rows (first: row 2)'
+    """
+    return f"{rows_in(int(found.sum()))} (first: row {int(np.argmax(found)) + 1}{more})"
+
+
 def shown(value: object, most: int = 200) -> str:
     r"""A value as its repr, cut: line breaks are escaped, so that a message stays one line whatever the file holds.
 
@@ -97,3 +106,18 @@ def nearest(word: str, names: Collection[str]) -> str:
     """
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {shown(near[0])}?" if near else ""
+
+
+def alike(labels: Iterable[str]) -> tuple[str, str] | None:
+    """The first two labels that seem to be one, written twice.
+
+    >>> alike(["yes", "no", "Yes."])
+    ('yes', 'Yes.')
+    """
+    seen: dict[str, str] = {}
+    for label in labels:
+        key = " ".join(label.casefold().split()).rstrip(".,;:! ") or label
+        if key in seen:
+            return seen[key], label
+        seen[key] = label
+    return None

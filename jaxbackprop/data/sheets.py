@@ -13,13 +13,12 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.data.saying import listed, naming, rows_in, shown
+from jaxbackprop.data.saying import listed, rows_in, shown
 from jaxbackprop.data.values import arrow, decimal_of
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # where two fit alike, the first
@@ -30,6 +29,27 @@ OTHERS = {
     b"PK\x03\x04": "is a ZIP archive, perhaps an Excel workbook: save the sheet as CSV",
     b"PAR1": "is a Parquet file: give it a name in .parquet",
 }
+
+
+class Treatment(NamedTuple):
+    """What is to be done with a table, where that is not to be found.
+
+    Attributes:
+        drop: columns to leave out.
+        missing: "impute" fills gaps among numbers by the training median, and tells the network; "drop" leaves out such rows.
+        categories: columns whose values are labels, though they look like numbers.
+        numbers: columns whose values are numbers, though they look like codes or row numbers.
+        separator, decimal, header, na: how a text file is written, as in `Form`.
+    """
+
+    drop: tuple[str, ...] = ()
+    missing: str = "impute"
+    categories: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    separator: str | None = None
+    decimal: str | None = None
+    header: bool | None = None
+    na: tuple[str, ...] = ()
 
 
 class Form(NamedTuple):
@@ -45,35 +65,38 @@ class Sheet(NamedTuple):
     """The columns by name, as Arrow arrays; how they were written; the columns of row numbers; what there is to say."""
 
     columns: dict[str, Any]
-    form: Form = Form()
+    form: Form
     row_numbers: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
 
-def read_text(path: Path, asked: Mapping[str, Any], before: Form | None) -> Sheet:
-    """Read a text file, which may be gzip's.
+def read_sheet(path: Path, asked: Treatment, before: Form | None = None) -> Sheet:
+    """The columns of a .csv, .tsv, .txt or .parquet file, or of a folder of the latter, by name.
 
     Args:
-        path: the file.
-        asked: the fields of `Form` that are given, not to be found.
+        path: the file; a text file may be gzip's.
+        asked: how it is written, as far as that is given.
         before: how the training rows were written, where these are new ones.
 
     Raises:
-        ValueError: no rows, ragged ones, or what is no such text.
+        ValueError: no rows, ragged ones, or what is no such file.
     """
+    arrow(f"{path.suffix or '.parquet'} files")
+    na = asked.na or (before.na if before else ())
+    if path.is_dir() or suffix_of(path) == ".parquet":
+        return _parquet_sheet(path, Form(na=na))
     content, comments = _without_comments(_content(path))
     head = _head(content)
-    separator = asked.get("separator") or _separator(head, before)
+    separator = asked.separator or _separator(head, before)
     rows = _rows(head, separator)
     if not rows:
         raise ValueError("no rows: it is empty, or opens a quote and never closes it")
-    names, named = _names(rows, comments, separator, asked.get("header"), before)
-    columns = _read(content, separator, names, named)
+    header = asked.header if asked.header is not None else before.header if before else None
+    names, named = _names(rows, comments if asked.header is None else [], separator, header)
+    columns, empty = _without_empty_end(_columns(content, separator, names, named))
     usual = before.decimal if before else "," if separator == ";" else "."
-    columns, empty = _without_empty_end(columns)
     invented = not named and names[0] == "column1"
-    na = asked.get("na") or (before.na if before else ())
-    form = Form(separator, asked.get("decimal") or decimal_of(columns, usual), not invented, tuple(na))
+    form = Form(separator, asked.decimal or decimal_of(columns, usual), not invented, na)
     said = {
         f"separated by {SEPARATORS.get(separator, shown(separator))}": separator != ",",
         "decimal commas": form.decimal == ",",
@@ -81,55 +104,32 @@ def read_text(path: Path, asked: Mapping[str, Any], before: Form | None) -> Shee
         f"no header: its columns are {names[0]} to {names[-1]} (--header yes, if it has one)": invented,
         f"{rows_in(empty)} without anything left out at the end": empty > 0,
     }
-    remarks = tuple(what for what, so in said.items() if so)
-    return Sheet(by_name([name.strip() for name in names], columns), form, remarks=remarks)
+    by_name = _by_name([name.strip() for name in names], columns)
+    return Sheet(by_name, form, remarks=tuple(what for what, so in said.items() if so))
 
 
-def _head(content: bytes) -> str:
-    """The first lines, whole ones."""
-    header = re.split(rb"[\r\n]", content[: 1 << 24], maxsplit=1)[0]
-    if b"\0" in header or "\ufffd" in header.decode("utf-8", "replace"):  # UTF-16 has one in every letter
-        raise ValueError("the header is not UTF-8 text; save the file as UTF-8")
-    narrow(max(map(header.count, (b",", b";", b"\t"))) + 1)
-    first = content[: len(header) + HEAD_BYTES]
-    lines = first.split(b"\n")[: HEAD_LINES if len(first) == len(content) else -1]  # the last one may be cut
-    return b"\n".join(lines[:HEAD_LINES] or [header]).decode("utf-8", "replace")
-
-
-def _names(
-    rows: list[list[str]], comments: list[str], separator: str, asked: bool | None, before: Form | None
-) -> tuple[list[str], bool]:
-    """The columns' names, and whether the first row holds them; above it a comment may, as numpy.savetxt writes it."""
-    has = _has_header(rows)
-    if comments and asked is None:
-        above = _rows(re.sub(rf"^#+\s*(?=[^\s{re.escape(separator)}])", "", comments[-1]), separator)[0]
-        numbers = all(re.fullmatch(r"[\s\d.,eE+-]+", cell) for cell in rows[0])
-        if len(above) == len(rows[0]) > 1 and (numbers or not has):
-            return above, False
-    named = asked if asked is not None else before.header if before else has
-    return (rows[0], True) if named else ([f"column{i}" for i in range(1, len(rows[0]) + 1)], False)
-
-
-def by_name(names: list[str], columns: list[Any]) -> dict[str, Any]:
+def _by_name(names: list[str], columns: list[Any]) -> dict[str, Any]:
     """The columns by name; those that have neither a name nor a value are left out."""
-    nothing = {i for i, column in enumerate(columns) if not names[i] and column.null_count == len(column)}
-    names, columns = ([a for i, a in enumerate(every) if i not in nothing] for every in (names, columns))
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    named = [(name, c) for name, c in zip(names, columns, strict=True) if name or c.null_count < len(c)]
+    twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
     if twice:
         raise ValueError(f"more than one column is named {listed(twice)}; rename them, or add a missing header")
-    return dict(zip(names, columns, strict=True))
+    return dict(named)
 
 
-def narrow(columns: int) -> None:
+def require_narrow(columns: int) -> None:
     """Refuse a table so wide that pyarrow would seem to hang."""
     if columns > MOST_COLUMNS:
         raise ValueError(f"has {columns} columns, expected at most {MOST_COLUMNS}; use .npz, which has no limit")
 
 
+# ---- what stands above the rows
+
+
 def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
-        with gzip.open(io.BytesIO(content)) as file:
+        with gzip.open(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f"holds more than {MOST_BYTES >> 30} GB, compressed; write it as .parquet")
@@ -141,13 +141,21 @@ def _content(path: Path) -> bytes:
 
 def _without_comments(content: bytes) -> tuple[bytes, list[str]]:
     """What begins with the first line that is neither blank nor a comment, and the comments above it."""
-    start, comments = 0, []
-    while True:
-        line = content[start : content.find(b"\n", start) + 1 or len(content)]
-        if not line or (line.strip() and not line.startswith(b"#")):
-            return (content, []) if not line else (content[start:], comments)
-        comments += [line.decode("utf-8", "replace").strip()] if line.strip() else []
-        start += len(line)
+    above = re.match(rb"(?>[^\S\n]*\n|#[^\n]*(?:\n|\Z))*+", content)
+    start = above.end() if above else 0
+    lines = map(str.strip, content[:start].decode("utf-8", "replace").splitlines())
+    return (content[start:], list(filter(None, lines))) if start < len(content) else (content, [])
+
+
+def _head(content: bytes) -> str:
+    """The first lines, whole ones."""
+    header = re.split(rb"[\r\n]", content[: 1 << 24], maxsplit=1)[0]
+    if b"\0" in header or "\ufffd" in header.decode("utf-8", "replace"):  # UTF-16 has one in every letter
+        raise ValueError("the header is not UTF-8 text; save the file as UTF-8")
+    require_narrow(max(map(header.count, (b",", b";", b"\t"))) + 1)
+    first = content[: len(header) + HEAD_BYTES]
+    lines = first.split(b"\n")[: HEAD_LINES if len(first) == len(content) else -1]  # the last one may be cut
+    return b"\n".join(lines[:HEAD_LINES] or [header]).decode("utf-8", "replace")
 
 
 def _rows(head: str, separator: str) -> list[list[str]]:
@@ -170,6 +178,18 @@ def _separator(head: str, before: Form | None) -> str:
     return best
 
 
+def _names(rows: list[list[str]], comments: list[str], separator: str, header: bool | None) -> tuple[list[str], bool]:
+    """The columns' names, and whether the first row holds them; above it a comment may, as numpy.savetxt writes it."""
+    found = _has_header(rows)
+    if comments:
+        above = _rows(re.sub(rf"^#+\s*(?=[^\s{re.escape(separator)}])", "", comments[-1]), separator)[0]
+        numbers = all(re.fullmatch(r"[\s\d.,eE+-]+", cell) for cell in rows[0])
+        if len(above) == len(rows[0]) > 1 and (numbers or not found):
+            return above, False
+    named = found if header is None else header
+    return (rows[0], True) if named else ([f"column{i}" for i in range(1, len(rows[0]) + 1)], False)
+
+
 def _has_header(rows: list[list[str]]) -> bool:
     """Whether the first row names the columns: nobody calls one 5.1, and names do not occur again in all columns."""
     first = rows[0]
@@ -182,101 +202,90 @@ def _has_header(rows: list[list[str]]) -> bool:
     if len(numbers) < len([cell for cell in first if cell.strip()]):  # some are words
         words = [(cell, column) for cell, column in zip(first, below, strict=False) if re.search(r"[^\W\d]", cell)]
         return not numbers or not words or not all(cell in column for cell, column in words)
-    return (
-        numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
-    )  # 0, 1, 2 as pandas has it
+    return not numbers or numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # 0, 1, 2 as pandas has it
 
 
-def _read(content: bytes, separator: str, names: list[str], named: bool) -> list[Any]:
+# ---- the rows
+
+
+def _columns(content: bytes, separator: str, names: list[str], named: bool) -> list[Any]:
     """The columns as Arrow text; what stands in no quotes and means nothing, NA say, is none."""
     pa, pc = arrow()
     module = importlib.import_module("pyarrow.csv")
     places = [str(i) for i in range(len(names))]
+    # One thread, so that a ragged row knows its number; one block, so that the longest row fits in it.
+    block = min(max(len(content), 1 << 20), 1 << 30)
+    text = {"column_types": dict.fromkeys(places, pa.string()), "strings_can_be_null": True}
     try:
         table = module.read_csv(
             pa.BufferReader(content),
-            # One thread, so that a ragged row knows its number; one block, so that the longest row fits in it.
             module.ReadOptions(
-                use_threads=False,
-                block_size=min(max(len(content), 1 << 20), 1 << 30),
-                column_names=places,
-                skip_rows_after_names=int(named),
+                use_threads=False, block_size=block, column_names=places, skip_rows_after_names=int(named)
             ),
             module.ParseOptions(delimiter=separator, newlines_in_values=True),
-            module.ConvertOptions(
-                column_types=dict.fromkeys(places, pa.string()),
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
+            module.ConvertOptions(**text, quoted_strings_can_be_null=False),
         )
     except ValueError as error:
         raise ValueError(_refusal(str(error), int(named), separator, names) or str(error)) from error
     if not table.num_rows:
         raise ValueError("no rows, expected some below the header")
-    _require_closed(content, table)
     columns = [column.combine_chunks() for column in table.columns]
+    last = columns[-1][-1].as_py()  # pyarrow lets an open quote swallow all rows below it
+    if last and "\n" in last and content.endswith(last.encode()[-16:]):
+        raise ValueError(f"row {table.num_rows} opens a quote and never closes it: {shown(last)}")
     quoted = r'^ +"(.*)"$'  # after a space, which pyarrow takes for a part of the text
-    return [pc.replace_substring_regex(c, quoted, r"\1") if _begins(c, ' "') else c for c in columns]
-
-
-def _begins(column: Any, text: str) -> bool:
-    _, pc = arrow()
-    return bool(pc.any(pc.starts_with(column, text)).as_py())
+    return [
+        pc.replace_substring_regex(c, quoted, r"\1") if pc.any(pc.starts_with(c, ' "')).as_py() else c for c in columns
+    ]
 
 
 def _refusal(error: str, above: int, separator: str, names: list[str]) -> str:
     """pyarrow's refusal in our words, or nothing."""
-    ragged = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", error, re.DOTALL)
-    if ragged:
-        row, expected, found, text = ragged.groups()
-        end = text.endswith(separator) and int(found) > int(expected)
-        hint = f"; it ends with {shown(separator)}, one too many" if end else ""
-        if int(expected) == 1:
+    if ragged := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", error, re.DOTALL):
+        row, expected, found = map(int, ragged.groups()[:3])
+        text, hint = ragged[4], ""
+        if expected == 1:
             hint = f"; is the first line, {shown(names[0])}, no header? delete what stands above the header"
-        elif not hint and int(found) == int(expected) + 1:
+        elif text.endswith(separator) and found > expected:
+            hint = f"; it ends with {shown(separator)}, one too many"
+        elif found == expected + 1:
             hint = "; do the rows have names, without a name in the header?"
-        return f"row {int(row) - above} has {found} values, expected {expected}: {shown(text)}{hint}"
+        return f"row {row - above} has {found} values, expected {expected}: {shown(text)}{hint}"
     if "Empty CSV" in error or "straddl" in error:
         return "no rows: it is empty, a header alone, or opens a quote and never closes it"
-    encoded = re.search(r"column #(\d+): (Row #(\d+): )?.*invalid UTF8", error)
-    if encoded:
+    if encoded := re.search(r"column #(\d+): (Row #(\d+): )?.*invalid UTF8", error):
         where = f" (row {int(encoded[3]) - above})" if encoded[3] else ""
-        return (
-            f"column {shown(names[int(encoded[1])])} holds bytes that are not UTF-8 text; save the file as UTF-8{where}"
-        )
+        column = shown(names[int(encoded[1])])
+        return f"column {column} holds bytes that are not UTF-8 text; save the file as UTF-8{where}"
     return ""
-
-
-def _require_closed(content: bytes, table: Any) -> None:
-    """pyarrow lets an open quote swallow all rows below it."""
-    last = table.column(table.num_columns - 1)[-1].as_py()
-    if last and "\n" in last and content.endswith(last.encode()[-16:]):
-        raise ValueError(f"row {table.num_rows} opens a quote and never closes it: {shown(last)}")
 
 
 def _without_empty_end(columns: list[Any]) -> tuple[list[Any], int]:
     """The columns without the last rows that hold nothing, as spreadsheets leave them, and how many these were."""
     nothing = np.logical_and.reduce([column.is_null().to_numpy(zero_copy_only=False) for column in columns])
-    kept = len(nothing) - int(np.argmin(nothing[::-1])) if not nothing.all() else 0
-    if not kept:
+    if nothing.all():
         raise ValueError("no rows that hold anything")
-    return [column.slice(0, kept) for column in columns], len(nothing) - kept
+    empty = int(np.argmin(nothing[::-1]))
+    return [column.slice(0, len(nothing) - empty) for column in columns], empty
 
 
-def read_parquet(path: Path, na: Collection[str] = ()) -> Sheet:
-    """Read a .parquet file, or all of a folder as one table; what pandas kept of its row numbers, named or not, is told apart."""
-    pa, _ = arrow(".parquet files")
-    parts = [_part(part) for part in parquet_files(path)]
-    for part, name in zip(parts, parquet_files(path), strict=True):
+# ---- Parquet
+
+
+def _parquet_sheet(path: Path, form: Form) -> Sheet:
+    """A .parquet file, or all of a folder as one table; what pandas kept of its row numbers, named or not, is told apart."""
+    pa, _ = arrow()
+    files = parquet_files(path)
+    parts = [_part(file) for file in files]
+    for part, file in zip(parts, files, strict=True):
         if part.column_names != parts[0].column_names:
-            raise ValueError(
-                f"{name.name} has the columns {listed(part.column_names)}, the first {listed(parts[0].column_names)}"
-            )
+            found, first = listed(part.column_names), listed(parts[0].column_names)
+            raise ValueError(f"{file.name} has the columns {found}, the first {first}")
     table = pa.concat_tables(parts, promote_options="permissive")
     if not table.num_rows:
         raise ValueError("no rows, expected some below the header")
-    columns = by_name(table.column_names, [column.combine_chunks() for column in table.columns])
-    return Sheet(columns, Form(na=tuple(na)), pandas_index(table.schema))
+    columns = _by_name(table.column_names, [column.combine_chunks() for column in table.columns])
+    return Sheet(columns, form, pandas_index(table.schema))
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -291,32 +300,15 @@ def _part(path: Path) -> Any:
     with path.open("rb") as file:  # opened here: pyarrow would take 'a=b/c.parquet' for a partition
         parquet = importlib.import_module("pyarrow.parquet").ParquetFile(file)
         footer = parquet.metadata
-        narrow(footer.num_columns)
+        require_narrow(footer.num_columns)
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         rows = sum(group.num_rows for group in groups)
         if rows != footer.num_rows:  # pyarrow would make room for them all before it notices
             raise ValueError(f"damaged: its parts have {rows} rows, {footer.num_rows} in all")
         if sum(group.total_byte_size for group in groups) > MOST_BYTES:
-            raise ValueError(
-                f"holds more than {MOST_BYTES >> 30} GB: as a folder of numbers without gaps it is read by parts"
-            )
+            most = f"{MOST_BYTES >> 30} GB"
+            raise ValueError(f"holds more than {most}: as a folder of numbers without gaps it is read by parts")
         return parquet.read()
-
-
-def holds_more_than_numbers(folder: Path) -> bool:
-    """Whether the .parquet files of a folder have columns of text or dates, or gaps, as far as their footers tell."""
-    pa, _ = arrow(".parquet files")
-    parquet = importlib.import_module("pyarrow.parquet")
-    for path in folder.glob("*.parquet"):
-        with naming(path), parquet.ParquetFile(path) as found:
-            schema, footer = found.schema_arrow, found.metadata
-            types = [schema.field(name).type for name in {*schema.names} - {*pandas_index(schema)}]
-            groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-            told = [group.column(j).statistics for group in groups for j in range(footer.num_columns)]
-        numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) for t in types)
-        if not numbers or any(known and known.null_count for known in told):
-            return True
-    return False
 
 
 def pandas_index(schema: Any) -> tuple[str, ...]:
@@ -330,11 +322,10 @@ def pandas_index(schema: Any) -> tuple[str, ...]:
     return tuple(name for name in schema.names if name in told or re.fullmatch(r"__index_level_\d+__", name))
 
 
-def suffixes(path: str | os.PathLike[str]) -> str:
+def suffix_of(path: str | os.PathLike[str]) -> str:
     """The ending that says what a file is, that of gzip left out.
 
-    >>> suffixes("rows.CSV.gz")
+    >>> suffix_of("rows.CSV.gz")
     '.csv'
     """
-    name = os.path.basename(os.fspath(path)).lower().removesuffix(".gz")
-    return Path(name).suffix
+    return Path(os.path.basename(os.fspath(path)).lower().removesuffix(".gz")).suffix

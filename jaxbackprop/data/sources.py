@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxbackprop.data.encoding import Bounds
 from jaxbackprop.data.saying import is_number, listed, naming, nearest, shown
-from jaxbackprop.data.sheets import suffixes
+from jaxbackprop.data.sheets import suffix_of
+from jaxbackprop.data.values import Values, arrow, meaning
 from jaxbackprop.words import extra
 
 BUNDLED = {"digits": "digit", "breast_cancer": "diagnosis", "diabetes": "progression", "wine": "cultivar"}
@@ -48,19 +49,18 @@ def file_at(source: Any) -> Path:
     except (OSError, ValueError) as error:  # ValueError: NUL, or a surrogate, in the path
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{where} can't be opened ({why}); check the path and its permissions") from error
-    if suffixes(path) not in KINDS.replace(",", "").split():
+    if suffix_of(path) not in KINDS.replace(",", "").split():
         raise ValueError(f"{where} ends in {path.suffix!r}, expected {KINDS}")
     return path
 
 
 def npz_pair(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """x (n, d) float64 and y (n,) of a .npz file."""
+    """x (n, d) float64 and y (n,) of a .npz file, text as objects."""
     x, y = _npz_arrays(path, ("x", "X"), ("y", "Y") if name == "y" else (name,))
     x = _matrix(x)
     if y.shape not in ((len(x),), (len(x), 1)) or y.dtype.kind not in "biufU":
-        hint = (
-            "; several targets are for fit, in Python, not for the command" if y.ndim == 2 and len(y) == len(x) else ""
-        )
+        several = y.ndim == 2 and len(y) == len(x)
+        hint = "; several targets are for fit, in Python, not for the command" if several else ""
         raise ValueError(
             f"array {shown(name)} has shape {y.shape} and dtype {y.dtype}, expected ({len(x)},), one value a row, "
             f"of numbers, true/false or text{hint}"
@@ -74,6 +74,14 @@ def npz_rows(path: Path, names: tuple[str, ...]) -> np.ndarray:
     if x.ndim == 2 and x.shape[1] != len(names):
         raise ValueError(f"x has {x.shape[1]} columns, expected the {len(names)} features {listed(names)}")
     return _matrix(x)
+
+
+def values_of(name: str, y: np.ndarray, task: str | None) -> Values:
+    """What the values of an array mean, as those of a table's column; text is numbers where these are asked for."""
+    if y.dtype.kind == "O" and task == "regression":
+        return meaning(name, arrow("text as numbers")[0].array(y), "number")
+    kind = {"b": "boolean", "O": "category"}.get(y.dtype.kind, "number")
+    return Values(kind, y if kind == "category" else y.astype(np.float64))
 
 
 def _npz_arrays(path: Path, *wanted: tuple[str, ...]) -> list[np.ndarray]:
@@ -104,14 +112,10 @@ def _unicode(values: np.ndarray, name: str) -> np.ndarray:
 
 def _matrix(x: np.ndarray) -> np.ndarray:
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "biuf":
-        flat = (
-            f" such as ({x.shape[0]}, {x[0].size}): x.reshape(len(x), -1) flattens images"
-            if x.ndim > 2 and len(x)
-            else ""
-        )
-        raise ValueError(
-            f"array 'x' has shape {x.shape} and dtype {x.dtype}, expected (rows, features) of numbers{flat}"
-        )
+        images = x.ndim > 2 and len(x)
+        hint = f" such as ({len(x)}, {x[0].size}): x.reshape(len(x), -1) flattens images" if images else ""
+        found = f"array 'x' has shape {x.shape} and dtype {x.dtype}"
+        raise ValueError(f"{found}, expected (rows, features) of numbers{hint}")
     with np.errstate(over="ignore"):  # a longdouble may become inf, which is refused by its column
         return x.astype(np.float64)
 

@@ -8,18 +8,19 @@ otherwise: `categories` and `numbers` name columns that stay, whatever they look
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxbackprop.data.encoding import Column, Encoding
-from jaxbackprop.data.saying import listed, nearest, shown
-from jaxbackprop.data.sheets import Form, Sheet, read_parquet, read_text, suffixes
-from jaxbackprop.data.values import NUMERIC, Values, arrow, differ, meaning
+from jaxbackprop.data.encoding import Column, Encoding, of_labels, of_numbers
+from jaxbackprop.data.saying import alike, finite, listed, nearest, rows_where, shown
+from jaxbackprop.data.sheets import Form, Sheet, Treatment, read_sheet
+from jaxbackprop.data.values import NUMERIC, Values, differ, meaning
 from jaxbackprop.spelling import unknown
 
+LEAST_ROWS = 5
 MOST_CATEGORIES = 100  # with an input each; the rarer ones share none
 IDENTITY = re.compile(
     r"(?i:unnamed: *[\d.]+|index|idx|ids?|u?uid|guid|key|row|row[ _.-]?(id|nr|no|num|number)|nr\.?|no\.?|#)"
@@ -28,62 +29,23 @@ IDENTITY = re.compile(
 MISSING = ("impute", "drop")
 
 
-class Treatment(NamedTuple):
-    """What is to be done with a table, where that is not to be found.
-
-    Attributes:
-        drop: columns to leave out.
-        missing: "impute" fills gaps among numbers by the training median, and tells the network; "drop" leaves out such rows.
-        categories: columns whose values are labels, though they look like numbers.
-        numbers: columns whose values are numbers, though they look like codes or row numbers.
-        separator, decimal, header, na: how a text file is written, as in `Form`.
-    """
-
-    drop: tuple[str, ...] = ()
-    missing: str = "impute"
-    categories: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
-    separator: str | None = None
-    decimal: str | None = None
-    header: bool | None = None
-    na: tuple[str, ...] = ()
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """The fields of `Form` that are given."""
-        given = {"separator": self.separator, "decimal": self.decimal, "header": self.header, "na": self.na or None}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def wanted(self, name: str) -> str:
-        """The kind that a column has to have, if any."""
-        return "category" if name in self.categories else "number" if name in self.numbers else ""
-
-
 class Table(NamedTuple):
     """Features and target, row by row.
 
     `x` is (n, p) float64, the columns of numbers, NaN for none; `labels` (n, q) text, those of labels, "" for none. `columns`
-    says what they are, in the file's order; it is empty where all are numbers without gaps. `subject` is what the note calls the
-    target.
+    says what they are, in the file's order; it is empty where all are numbers without gaps, and `features` their names.
+    `subject` is what the note calls the target, `remark` what it says of the file.
     """
 
     columns: tuple[Column, ...]
+    features: tuple[str, ...]
     x: np.ndarray
     labels: np.ndarray
     target: str
     y: Values
     subject: str
-    features: tuple[str, ...] = ()
     form: Form = Form()
     remark: str = ""
-
-
-def read_sheet(path: Path, asked: Mapping[str, Any], before: Form | None = None) -> Sheet:
-    """The columns of a .csv, .tsv, .txt or .parquet file by name."""
-    arrow(f"{path.suffix} files")
-    if path.is_dir() or suffixes(path) == ".parquet":
-        return read_parquet(path, asked.get("na") or (before.na if before else ()))
-    return read_text(path, asked, before)
 
 
 def read_table(path: Path, target: str | None, treatment: Treatment, task: str | None = None) -> Table:
@@ -94,41 +56,45 @@ def read_table(path: Path, target: str | None, treatment: Treatment, task: str |
     """
     if treatment.missing not in MISSING:
         raise ValueError(unknown("way with missing values", treatment.missing, MISSING))
-    sheet = read_sheet(path, treatment.asked)
-    for name in (*treatment.drop, *treatment.categories, *treatment.numbers, *([target] if target is not None else [])):
+    sheet = read_sheet(path, treatment)
+    for name in (*treatment.drop, *treatment.categories, *treatment.numbers, *([] if target is None else [target])):
         if name not in sheet.columns:
-            raise ValueError(
-                f"no column {shown(name)}{nearest(name, sheet.columns)} (columns: {listed(sheet.columns)})"
-            )
-    named, subject = _target(sheet, target, treatment)
-    if task == "regression":
-        treatment = treatment._replace(numbers=(*treatment.numbers, named))
-
-    def understood(name: str) -> Values:
-        return meaning(name, sheet.columns[name], treatment.wanted(name), sheet.form.decimal, sheet.form.na)
-
-    read = {name: understood(name) for name in sheet.columns if name == named or not _left_out(name, sheet, treatment)}
+            hint = nearest(name, sheet.columns)
+            raise ValueError(f"no column {shown(name)}{hint} (columns: {listed(sheet.columns)})")
+    if target in treatment.drop:
+        raise ValueError(f"{shown(target)} is the target and is to be dropped: leave out one of the two")
+    wanted = dict.fromkeys(treatment.numbers, "number") | dict.fromkeys(treatment.categories, "category")
+    left_out = _left_out(sheet, treatment.drop, {target, *wanted})
+    left = [name for name in sheet.columns if name not in left_out]
+    named, subject = _target(left, target)
+    wanted |= {named: "number"} if task == "regression" else {}
+    form = sheet.form
+    read = {name: meaning(name, sheet.columns[name], wanted.get(name, ""), form.decimal, form.na) for name in left}
     y = read.pop(named)
     columns = [
-        _fate(name, read[name], treatment)
+        _fate(name, read[name], wanted.get(name, ""), treatment.missing)
         if name in read
-        else Column(name, "dropped", _left_out(name, sheet, treatment))
+        else Column(name, "dropped", left_out[name])
         for name in sheet.columns
         if name != named
     ]
     if all(column.kind == "dropped" for column in columns):
         said = "; ".join(f"{shown(column.name)}: {column.why}" for column in columns)
         raise ValueError(f"has no column to learn {shown(named)} from: all are left out ({said})")
-    x, labels = _stacked(columns, read)
+    x, labels = _stacked(columns, len(y.values), lambda column: read[column.name])
     remark = "".join(f"; {what}" for what in sheet.remarks)
-    return Table(tuple(columns), x, labels, named, y, subject, (), sheet.form, remark)
+    return Table(tuple(columns), (), x, labels, named, y, subject, form, remark)
 
 
-def _target(sheet: Sheet, target: str | None, treatment: Treatment) -> tuple[str, str]:
-    """The column to learn, and how the note speaks of it."""
-    if target in treatment.drop:
-        raise ValueError(f"{shown(target)} is the target and is to be dropped: leave out one of the two")
-    left = [name for name in sheet.columns if name == target or not _left_out(name, sheet, treatment)]
+def _left_out(sheet: Sheet, drop: Sequence[str], asked: Collection[str | None]) -> dict[str, str]:
+    """The columns that are left out whatever they hold, unless they are asked for, and why."""
+    found = {name: "it has no name" for name in sheet.columns if not name}
+    found |= dict.fromkeys(sheet.row_numbers, "row numbers that pandas wrote")
+    return {name: why for name, why in found.items() if name not in asked} | dict.fromkeys(drop, "as asked")
+
+
+def _target(left: Sequence[str], target: str | None) -> tuple[str, str]:
+    """The column to learn, of those that are left, and how the note speaks of it."""
     if len(left) < 2:
         raise ValueError(f"has the columns {listed(left)}, expected features and a target, with commas between")
     if target is not None:
@@ -138,66 +104,71 @@ def _target(sheet: Sheet, target: str | None, treatment: Treatment) -> tuple[str
     return last, f"target {shown(last)}, {where},"
 
 
-def _left_out(name: str, sheet: Sheet, treatment: Treatment) -> str:
-    """Why a column is left out whatever it holds; nothing where it is not."""
-    if name in treatment.drop:
-        return "as asked"
-    if treatment.wanted(name):
-        return ""
-    return "row numbers that pandas wrote" if name in sheet.row_numbers else "" if name else "it has no name"
-
-
-def _fate(name: str, values: Values, treatment: Treatment) -> Column:
-    """What becomes of a feature."""
-    wanted, numeric = treatment.wanted(name), values.kind in NUMERIC
-    missing = np.isnan(values.values) if numeric else values.values == ""
-    why = _no_feature(name, values, values.values[~missing]) if not wanted or missing.all() else ""
+def _fate(name: str, values: Values, wanted: str, missing: str) -> Column:
+    """What becomes of a feature, and what there is to say of it."""
+    there = values.values[~values.missing]
+    why = _no_feature(name, values.kind, there, bool(wanted))
     if why:
         return Column(name, "dropped", why)
-    said = []
-    if missing.any():
+    said, numeric = [], values.kind in NUMERIC
+    if lacking := len(values.values) - len(there):
         words = f" ({listed(values.gaps)})" if values.gaps else ""
-        own = (
-            ": such rows are left out"
-            if treatment.missing == "drop"
-            else ""
-            if numeric
-            else ": a category of their own"
-        )
-        said.append(f"{missing.sum():,} missing{words}{own}")
+        own = ": such rows are left out" if missing == "drop" else "" if numeric else ": a category of their own"
+        said.append(f"{lacking:,} missing{words}{own}")
+    if values.kind == "category" and not wanted and (pair := alike(sorted(set(there)))):
+        said.append(f"{shown(pair[0], 40)} and {shown(pair[1], 40)} may be one label: make them one")
     if values.kind == "number" and not wanted:
-        x, start = values.values, values.values[0]
+        start, n = values.values[0], len(values.values)
         if IDENTITY.fullmatch(name):
             said.append("its name says id: --drop it if it is one")
-        elif len(x) > 2 and start in (0, 1) and np.array_equal(x, start + np.arange(len(x))):
+        elif n > 2 and start in (0, 1) and np.array_equal(values.values, start + np.arange(n)):
             said.append("it counts the rows: --drop it if it is their number")
     return Column(name, values.kind, "; ".join(said), values.written if numeric else "")
 
 
-def _no_feature(name: str, values: Values, there: np.ndarray) -> str:
-    """Why nothing can be learned from a column, if that is so."""
+def _no_feature(name: str, kind: str, there: np.ndarray, wanted: bool) -> str:
+    """Why nothing can be learned from a column of such values, if that is so."""
     different = len(set(there.tolist()))
     if not different:
         return "it holds no value"
-    if values.kind == "category":
+    if wanted:
+        return ""
+    if kind == "category":
         if different == len(there):
             return f"text that is different in every row (--categories {shown(name)} keeps it)"
         many = different > MOST_CATEGORIES and different > len(there) / 2
         return f"text: {different:,} different ones (--categories {shown(name)} keeps the frequent)" if many else ""
-    whole = values.kind == "number" and different == len(there) and bool((there == np.floor(there)).all())
+    whole = kind == "number" and different == len(there) and bool((there == np.floor(there)).all())
     is_id = whole and IDENTITY.fullmatch(name)
     return f"an id: different in every row (--numbers {shown(name)} keeps it)" if is_id else ""
 
 
-def _stacked(columns: Sequence[Column], read: Mapping[str, Values]) -> tuple[np.ndarray, np.ndarray]:
-    rows = len(next(iter(read.values())).values)
-    numbers = [read[c.name].values for c in columns if c.kind in NUMERIC]
-    texts = [read[c.name].values for c in columns if c.kind == "category"]
-    x, labels = np.empty((rows, len(numbers))), np.empty((rows, len(texts)), object)
-    for into, parts in ((x, numbers), (labels, texts)):
-        for j, part in enumerate(parts):
-            into[:, j] = part
-    return x, labels
+def _stacked(columns: Sequence[Column], rows: int, read: Callable[[Column], Values]) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of numbers (rows, p), and those of labels (rows, q)."""
+    x = [read(column).values for column in of_numbers(columns)]
+    labels = [read(column).values for column in of_labels(columns)]
+    beside = np.array(labels, object).reshape(len(labels), rows)
+    return np.array(x, np.float64).reshape(len(x), rows).T.copy(), beside.T.copy()
+
+
+def whole_rows(table: Table, missing: str) -> Table:
+    """The rows that are used: all, of which none may lack its target; or with "drop" those that lack nothing."""
+    finite(table.x, [column.name for column in of_numbers(table.columns)] or table.features, gaps=True)
+    if len(table.x) < LEAST_ROWS:
+        raise ValueError(f"has {len(table.x)} rows, expected at least {LEAST_ROWS} to train and test on")
+    lacking, gaps = table.y.missing, table.y.gaps
+    if missing != "drop":
+        if lacking.any():
+            where = rows_where(lacking, f", {listed(gaps)}" if gaps else "")
+            cure = "fill it in, or leave such rows out by --missing drop"
+            raise ValueError(f"target {shown(table.target)} is missing in {where}: {cure}")
+        return table
+    used = ~(lacking | np.isnan(table.x).any(1) | (table.labels == "").any(1))
+    if used.sum() < LEAST_ROWS:
+        few = f"has {used.sum()} rows that lack no value, expected at least {LEAST_ROWS}"
+        raise ValueError(f"{few}; impute, or drop columns")
+    y = table.y._replace(values=table.y.values[used])
+    return table._replace(x=table.x[used], labels=table.labels[used], y=y)
 
 
 def read_rows(path: Path, encoding: Encoding, target: bool = False) -> tuple[np.ndarray, np.ndarray, Values | None]:
@@ -208,7 +179,7 @@ def read_rows(path: Path, encoding: Encoding, target: bool = False) -> tuple[np.
     Raises:
         ValueError: a column is missing, or holds what it did not hold in training.
     """
-    sheet = read_sheet(path, {}, encoding.form)
+    sheet = read_sheet(path, Treatment(), encoding.form)
     names = [column.name for column in encoding.used]
     lacking = [name for name in (*names, *([encoding.target] if target else [])) if name not in sheet.columns]
     if lacking:
@@ -218,15 +189,15 @@ def read_rows(path: Path, encoding: Encoding, target: bool = False) -> tuple[np.
             f"(columns: {listed(sheet.columns)})"
         )
 
-    def understood(name: str, kind: str, written: str) -> Values:
-        found = meaning(name, sheet.columns[name], kind, sheet.form.decimal, sheet.form.na, written)
-        if kind == "number" and differ([written, found.written]):
-            raise ValueError(
-                f"column {shown(name)} is written with {found.written or 'no unit'}, in training with {written or 'none'}"
-            )
+    def read(column: Column) -> Values:
+        name, written = column.name, column.written
+        found = meaning(name, sheet.columns[name], column.kind, sheet.form.decimal, sheet.form.na, written)
+        if column.kind == "number" and differ([written, found.written]):
+            unit, before = found.written or "no unit", written or "none"
+            raise ValueError(f"column {shown(name)} is written with {unit}, in training with {before}")
         return found
 
-    x, labels = _stacked(encoding.used, {c.name: understood(c.name, c.kind, c.written) for c in encoding.used})
     kind = "number" if encoding.task == "regression" else ""
-    y = understood(encoding.target, kind, encoding.target_written) if target else None
-    return x, labels, y
+    y = read(Column(encoding.target, kind, written=encoding.target_written)) if target else None
+    rows = len(next(iter(sheet.columns.values())))
+    return *_stacked(encoding.used, rows, read), y

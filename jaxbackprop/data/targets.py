@@ -11,13 +11,65 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxbackprop.data.saying import is_number, listed, nearest, shown
+from jaxbackprop.data.encoding import Encoding, standardise
+from jaxbackprop.data.saying import alike, finite, is_number, listed, nearest, rows_in, rows_where, shown
+from jaxbackprop.data.values import Values
 
 MOST_CLASSES, ROWS_PER_CLASS = 20, 5  # whole numbers beyond either are quantities rather than labels
 EXACT = 2**53  # beyond it two whole numbers may be one float
+
+
+class Goal(NamedTuple):
+    """What is to be learned: the task; y (n,), which are indices into the classes, or numbers; and what was seen in it."""
+
+    task: str
+    classes: tuple[str, ...]
+    y: np.ndarray
+    found: str
+
+
+def goal_of(name: str, y: Values, task: str | None, classes: Sequence[str] | None, as_they_are: bool) -> Goal:
+    """What a target asks for; labels that seem to be one are refused, unless they are taken as they are, or given."""
+    values, kind = y.values, y.kind
+    task = "classification" if classes is not None else task
+    if kind == "date":
+        raise ValueError(f"target {shown(name)} holds dates: expected numbers or labels, name another")
+    if kind == "number":
+        finite(values[:, None], (name,))
+    distinct, whole = len(np.unique(values)), kind == "number" and bool((values == np.floor(values)).all())
+    if whole and np.abs(values).max() > EXACT and (distinct <= MOST_CLASSES or task == "classification"):
+        raise ValueError(
+            f"target {shown(name)} holds whole numbers beyond 2^53, which are not told apart: if they are labels, say "
+            f"--categories {shown(name)}"
+        )
+    if distinct == 1:
+        only = {"category": str, "boolean": bool}.get(kind, int if whole else float)(values[0])
+        raise ValueError(f"target {shown(name)} is {shown(only)} in every row; name a target that varies")
+    if kind == "number":
+        task, found = recognised(name, len(values), distinct, whole, task)
+    else:
+        if distinct > max(MOST_CLASSES, len(values) / 2) and not (task or as_they_are):
+            raise ValueError(
+                f"target {shown(name)} is text, with {distinct:,} different ones in {rows_in(len(values))}: name another "
+                "target, or say --task classification"
+            )
+        found = "is text" if kind == "category" else "is true/false"
+        found += ", taken so as asked" if task == "regression" else ""
+    if task == "regression":
+        return Goal(task, (), values, found + (f", in {y.written}" if y.written else ""))
+    labels, codes = classes_of(y)
+    if classes is not None:
+        return Goal("classification", *as_given(classes, labels, codes, name), found)
+    if kind == "category" and not as_they_are and (pair := alike(labels)):
+        raise ValueError(
+            f"target {shown(name)} holds {shown(pair[0])} and {shown(pair[1])}, which may be one label: make them one, "
+            f"or say that they are two by --classes, --categories {shown(name)}"
+        )
+    return Goal("classification", labels, codes, found)
 
 
 def recognised(name: str, rows: int, different: int | None, whole: bool, task: str | None) -> tuple[str, str]:
@@ -37,38 +89,19 @@ def recognised(name: str, rows: int, different: int | None, whole: bool, task: s
     return task or natural, found + (", taken so as asked" if task and task != natural else "")
 
 
-def classes_of(y: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+def classes_of(y: Values) -> tuple[tuple[str, ...], np.ndarray]:
     """Class labels as text, numbers in numerical order, and (n,) int32 indices into them.
 
-    >>> classes_of(np.array([10.0, 9.0, 10.0]))
+    >>> classes_of(Values("number", np.array([10.0, 9.0, 10.0])))
     (('9', '10'), array([1, 0, 1], dtype=int32))
     """
-    values, codes = np.unique(y, return_inverse=True)
-    if y.dtype.kind != "O":
-        return tuple(str(bool(v) if y.dtype.kind == "b" else int(v)) for v in values), codes.astype(np.int32)
+    values, codes = np.unique(y.values, return_inverse=True)
+    if y.kind != "category":
+        as_text = bool if y.kind == "boolean" else int
+        return tuple(str(as_text(value)) for value in values), codes.astype(np.int32)
     numeric = all(map(is_number, values)) and len(set(map(float, values))) == len(values)
     order = np.argsort(values.astype(np.float64), kind="stable") if numeric else np.arange(len(values))
     return tuple(values[order]), np.argsort(order)[codes].astype(np.int32)
-
-
-def require_unlike(name: str, labels: Sequence[str]) -> None:
-    """Refuse labels that seem to be one, written twice.
-
-    >>> require_unlike("paid", ["yes", "no", "Yes."])
-    Traceback (most recent call last):
-        ...
-    ValueError: target 'paid' holds 'yes' and 'Yes.', which may be one label: make them one, or say that they are two by \
---classes, --categories 'paid'
-    """
-    seen: dict[str, str] = {}
-    for label in labels:
-        key = " ".join(label.casefold().split()).rstrip(".,;:! ") or label
-        if key in seen:
-            raise ValueError(
-                f"target {shown(name)} holds {shown(seen[key])} and {shown(label)}, which may be one label: make them one, "
-                f"or say that they are two by --classes, --categories {shown(name)}"
-            )
-        seen[key] = label
 
 
 def as_given(
@@ -94,3 +127,17 @@ def split(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
     in_test = np.empty(len(groups), bool)
     in_test[order[np.argsort(groups[order], kind="stable")]] = rank < np.repeat(share, counts)
     return order[~in_test[order]], order[in_test[order]]
+
+
+def encoded_target(encoding: Encoding, y: Values) -> np.ndarray:
+    """New targets as those of training: indices into the classes, or standardised numbers."""
+    name, values = encoding.target, y.values
+    if y.missing.any():
+        raise ValueError(f"target {shown(name)} is missing in {rows_where(y.missing)}; fill it in")
+    if not encoding.classes:
+        values = finite(values[:, None], (name,))
+        return standardise(values, encoding.target_mean, encoding.target_scale, (name,))
+    if y.kind != "category" and (values != np.floor(values)).any():
+        classes = listed(encoding.classes)
+        raise ValueError(f"target {shown(name)} holds numbers that are not whole, so none of the classes {classes}")
+    return as_given(encoding.classes, *classes_of(y), name)[1]

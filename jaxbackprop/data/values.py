@@ -49,6 +49,11 @@ class Values(NamedTuple):
     written: str = ""
     gaps: tuple[str, ...] = ()
 
+    @property
+    def missing(self) -> np.ndarray:
+        """Where there is none."""
+        return self.values == "" if self.kind == "category" else np.isnan(self.values)
+
 
 def meaning(
     name: str, column: Any, wanted: str = "", decimal: str = ".", gaps: Collection[str] = (), written: str = ""
@@ -73,29 +78,23 @@ def meaning(
     pa, _ = arrow()
     if pa.types.is_dictionary(column.type):  # pandas' categories
         column = column.cast(column.type.value_type)
-    found = column.type
+    found, is_ = column.type, pa.types
     if str(found) in ("string", "large_string", "string_view"):
-        return _of_text(name, column.cast(pa.string()), wanted, (decimal, written), gaps)
-    if wanted == "category" and not pa.types.is_nested(found):
+        return _of_text(name, column.cast(pa.string()), wanted, decimal, gaps, written)
+    if wanted == "category" and not is_.is_nested(found):
         return Values("category", np.array([_label(value) for value in column.to_pylist()], object))
-    if pa.types.is_boolean(found):
+    if is_.is_boolean(found):
         return Values("boolean", _floats(column.cast(pa.uint8())))
-    if (
-        pa.types.is_null(found)
-        or pa.types.is_integer(found)
-        or pa.types.is_floating(found)
-        or pa.types.is_decimal(found)
-    ):
+    if any(is_number(found) for is_number in (is_.is_null, is_.is_integer, is_.is_floating, is_.is_decimal)):
         return Values("number", _floats(column))
-    if pa.types.is_date(found) or pa.types.is_timestamp(found):
+    if is_.is_date(found) or is_.is_timestamp(found):
         return Values("date", _days(column.cast(pa.timestamp("us", getattr(found, "tz", None)), safe=False)), "ISO")
-    if pa.types.is_time(found):
+    if is_.is_time(found):
         return Values("number", _floats(column.cast(pa.time64("us"), safe=False).cast(pa.int64())) / 3.6e9)
     if found == pa.binary():
         raise ValueError(f"column {shown(name)} holds bytes that are not UTF-8 text; save the file as UTF-8")
-    raise ValueError(
-        f"column {shown(name)} holds {found}, expected numbers, text, dates or true/false; drop or convert it"
-    )
+    expected = "numbers, text, dates or true/false"
+    raise ValueError(f"column {shown(name)} holds {found}, expected {expected}; drop or convert it")
 
 
 def _label(value: Any) -> str:
@@ -111,29 +110,35 @@ def _days(column: Any) -> np.ndarray:
     return _floats(column.cast("int64")) / 86_400e6
 
 
-def _of_text(name: str, text: Any, wanted: str, how: tuple[str, str], gaps: Collection[str]) -> Values:
+def _of_text(name: str, text: Any, wanted: str, decimal: str, gaps: Collection[str], written: str) -> Values:
     pa, pc = arrow()
     text = pc.utf8_trim_whitespace(text)
     text = pc.if_else(pc.is_in(text, pa.array(["", *gaps])), None, text)
-    lower = pc.utf8_lower(text)
-    is_gap = pc.or_(pc.is_null(text), pc.is_in(lower, pa.array(GAPS))).to_numpy(zero_copy_only=False)
-    present = int((~is_gap).sum())
-    used = pc.unique(pc.filter(text, pa.array(is_gap))).drop_null().to_pylist()
-    codes = not wanted and _any(lower, r"^0\d+$") and not _any(pc.filter(lower, pa.array(~is_gap)), r"[^\d]")
-    if wanted == "category" or codes:
-        return Values("category", pc.fill_null(text, "").to_numpy(zero_copy_only=False))
-    nearly: dict[str, np.ndarray] = {}
-    for kind, reading in {"number": _numbers, "boolean": _truths, "date": _dates}.items():
-        if wanted and kind != wanted and {kind, wanted} != {"number", "boolean"}:
-            continue
-        values, good, written = reading(name, text, is_gap, how)
-        if good.sum() == present:
-            return Values(wanted or kind, np.where(is_gap, np.nan, values), written, tuple(used))
-        if kind == wanted or (not wanted and good.sum() >= NEARLY * present):
-            nearly[kind] = ~good & ~is_gap
-    for kind, bad in nearly.items():
+    there = pc.if_else(pc.is_in(pc.utf8_lower(text), pa.array(GAPS)), None, text)
+    labels = Values("category", pc.fill_null(text, "").to_numpy(zero_copy_only=False))
+    are_codes = _any(there, r"^0\d+$") and not _any(there, r"\D")
+    if wanted == "category" or (not wanted and are_codes):
+        return labels
+    none = there.is_null().to_numpy(zero_copy_only=False)
+    words = tuple(pc.unique(pc.filter(text, pa.array(none))).drop_null().to_pylist())
+    readings = {
+        "number": lambda: _numbers(name, there, decimal),
+        "boolean": lambda: (_truths(there), ""),
+        "date": lambda: _dates(name, there, written),
+    }
+    faults: dict[str, np.ndarray] = {}
+    for kind, reading in readings.items():
+        if wanted in ("", kind) or {kind, wanted} == {"number", "boolean"}:
+            values, how = reading()
+            bad = np.isnan(values) & ~none
+            if not bad.any():
+                return Values(wanted or kind, values, how, words)
+            present = (~none).sum()
+            if kind == wanted or (not wanted and present - bad.sum() >= NEARLY * present):
+                faults[kind] = bad
+    for kind, bad in faults.items():
         _refuse(name, text, bad, kind)
-    return Values("category", pc.fill_null(text, "").to_numpy(zero_copy_only=False))
+    return labels
 
 
 def _refuse(name: str, text: Any, bad: np.ndarray, kind: str) -> None:
@@ -146,80 +151,38 @@ def _refuse(name: str, text: Any, bad: np.ndarray, kind: str) -> None:
     )
 
 
-def _truths(_name, text, _is_gap, _how) -> tuple[np.ndarray, np.ndarray, str]:
-    _, pc = arrow()
-    lower = pc.fill_null(pc.utf8_lower(text), "").to_numpy(zero_copy_only=False)
-    return (lower == "true").astype(np.float64), (lower == "true") | (lower == "false"), ""
+# ---- each value of a text as a float64, NaN where it cannot be read so; and how they are written
 
 
-# ---- numbers
-
-
-def decimal_of(columns: Collection[Any], usual: str) -> str:
-    """The decimal mark of a file, for columns that do not show their own: what the others show, if they are at one.
-
-    >>> import pyarrow as pa
-    >>> decimal_of([pa.array(["1,234"]), pa.array(["12,5"])], "."), decimal_of([pa.array(["1,234"])], ".")
-    (',', '.')
-    """
-    if usual == "." and not any(_any(column.slice(0, PROVEN_BY), ",") for column in columns):
-        return usual
-    found = [{mark for mark in MARKS if _proves(column, mark)} for column in columns]
-    shown_by = set().union(*(marks for marks in found if len(marks) == 1))
-    if len(shown_by) == 1:
-        return shown_by.pop()
-    return usual
-
-
-def _proves(text: Any, mark: str) -> bool:
-    """Whether some value can only be a number with this decimal mark: 12,5 or 1.234,00 or 1.234.567, not 1,234."""
-    other = rf"\{MARKS[mark]}"
-    part = text.slice(0, PROVEN_BY)
-    either = rf"{BEFORE}[1-9]\d{{0,2}}(\{mark}\d{{3}})+{AFTER}"
-    fraction = rf"{BEFORE}(\d+|\d{{1,3}}({other}\d{{3}})+)?\{mark}\d+([eE][+-]?\d+)?{AFTER}"
-    groups = rf"{BEFORE}\d{{1,3}}({other}\d{{3}}){{2,}}{AFTER}"
-    _, pc = arrow()
-    plain = pc.and_(pc.match_substring_regex(part, fraction), pc.invert(pc.match_substring_regex(part, either)))
-    return bool(pc.any(plain).as_py()) or _any(part, groups)
-
-
-def _any(text: Any, pattern: str) -> bool:
-    _, pc = arrow()
-    return bool(pc.any(pc.match_substring_regex(text, pattern)).as_py())
-
-
-def _numbers(name, text, is_gap, how) -> tuple[np.ndarray, np.ndarray, str]:
-    """Each value as a number, where it is one, and the unit that they bear."""
+def _truths(text: Any) -> np.ndarray:
     pa, pc = arrow()
-    text = pc.if_else(pa.array(is_gap), None, text)
-    if how[0] == "." or not _any(text, r"[.,]"):
+    return _floats(pc.index_in(pc.utf8_lower(text), pa.array(["false", "true"])))
+
+
+def _numbers(name: str, text: Any, decimal: str) -> tuple[np.ndarray, str]:
+    _, pc = arrow()
+    if decimal == "." or not _any(text, r"[.,]"):
         with suppress(ValueError):  # what is not as Arrow reads it
-            return _floats(text), ~is_gap, ""
-    own = {mark for mark in MARKS if _proves(text, mark)}
-    mark = own.pop() if len(own) == 1 else how[0]
+            return _floats(text), ""
+    mark = _decimal_shown(text) or decimal
+    thousands = rf"[{MARKS[mark]}{SPACE}]"
     bare = pc.replace_substring(text, "−", "-")
     bare = pc.replace_substring_regex(pc.replace_substring_regex(bare, BEFORE, r"\1"), AFTER, "")
-    digits = rf"(\{mark}\d+)?"
-    grouped = pc.match_substring_regex(bare, rf"^[+-]?\d{{1,3}}([{MARKS[mark]}{SPACE}]\d{{3}})+{digits}$")
-    bare = pc.if_else(grouped, pc.replace_substring_regex(bare, rf"[{MARKS[mark]}{SPACE}]", ""), bare)
+    grouped = pc.match_substring_regex(bare, rf"^[+-]?\d{{1,3}}({thousands}\d{{3}})+(\{mark}\d+)?$")
+    bare = pc.if_else(grouped, pc.replace_substring_regex(bare, thousands, ""), bare)
     pattern = rf"(?i)^[+-]?((\d+(\{mark}\d*)?|\{mark}\d+)(e[+-]?\d+)?|inf(inity)?)$"
-    good = pc.fill_null(pc.match_substring_regex(bare, pattern), False)
-    values = _floats(pc.replace_substring(pc.if_else(good, bare, None), mark, "."))
-    good = good.to_numpy(zero_copy_only=False)
-    units = pc.replace_substring_regex(text, r"[^$€£¥%]", "").to_numpy(zero_copy_only=False)
-    return (
-        values,
-        good,
-        _unit(name, text, np.array([unit if ok else None for unit, ok in zip(units, good, strict=True)], object)),
-    )
+    good = pc.match_substring_regex(bare, pattern)
+    units = pc.if_else(good, pc.replace_substring_regex(text, r"[^$€£¥%]", ""), None)
+    return _floats(pc.replace_substring(pc.if_else(good, bare, None), mark, ".")), _unit(name, text, units)
 
 
-def _unit(name: str, text: Any, units: np.ndarray) -> str:
+def _unit(name: str, text: Any, units: Any) -> str:
     """The one unit; none beside a currency's sign is that sign, beside % it may be a hundredfold."""
-    kinds = sorted({unit for unit in units if unit is not None})
+    _, pc = arrow()
+    kinds = sorted(pc.unique(units).drop_null().to_pylist())
     if differ(kinds):
-        rows = [int(np.flatnonzero(units == kind)[0]) for kind in kinds if kind is not None][-2:]
-        one, other = (f"{shown(text[row].as_py())} in row {row + 1}" for row in sorted(rows))
+        rows = sorted(pc.index(units, kind).as_py() for kind in kinds[-2:])
+        one, other = (f"{shown(text[row].as_py())} in row {row + 1}" for row in rows)
         raise ValueError(f"column {shown(name)} holds {one} and {other}: write all numbers with one unit, or drop it")
     return kinds[-1] if kinds else ""
 
@@ -234,35 +197,60 @@ def differ(units: Collection[str]) -> bool:
     return len(signs) > 1 or ("%" in signs and "" in units)
 
 
-# ---- dates
-
-
-def _dates(name, text, is_gap, how) -> tuple[np.ndarray, np.ndarray, str]:
-    """Each value as days since 1970, where it is a date, and how it is written."""
+def _dates(name: str, text: Any, written: str) -> tuple[np.ndarray, str]:
+    """Days since 1970."""
     pa, pc = arrow()
-    text = pc.if_else(pa.array(is_gap), None, text)
-    none = np.zeros(len(is_gap)), np.zeros(len(is_gap), bool), ""
     alike = pc.sum(pc.match_substring_regex(text, r"^\d{1,4}[-/.:]\d\d?")).as_py() or 0
-    if not alike or alike < NEARLY * (~is_gap).sum():
-        return none
+    if not alike or alike < NEARLY * (len(text) - text.null_count):
+        return np.full(len(text), np.nan), ""
     for zone in (None, "UTC"):
-        try:
-            return _days(text.cast(pa.timestamp("us", zone))), ~is_gap, "ISO"
-        except ValueError:
-            continue
-    found = []
-    for form in (how[1],) if how[1] in DATES else DATES:
-        days = _days(pc.strptime(text, form, "us", error_is_null=True))
-        found.append((int(np.isfinite(days).sum()), form, days))
-    most = max(count for count, _, _ in found)
-    best = [(form, days) for count, form, days in found if count == most]
-    if not most:
-        return none
-    for form, days in best[1:]:
-        row = int(np.argmax(np.nan_to_num(days) != np.nan_to_num(best[0][1])))
-        if not np.array_equal(days, best[0][1], equal_nan=True):
+        with suppress(ValueError):
+            return _days(text.cast(pa.timestamp("us", zone))), "ISO"
+    forms = (written,) if written in DATES else DATES
+    read = {form: _days(pc.strptime(text, form, "us", error_is_null=True)) for form in forms}
+    counts = {form: int(np.isfinite(days).sum()) for form, days in read.items()}
+    first, *others = (form for form in forms if counts[form] == max(counts.values()))
+    for form in others:
+        apart = np.flatnonzero(np.nan_to_num(read[form]) != np.nan_to_num(read[first]))
+        if apart.size:
             raise ValueError(
-                f"column {shown(name)} holds {shown(text[row].as_py())} in row {row + 1}, which may be {best[0][0]} or {form}: "
-                "no row tells; write year-month-day, or drop the column"
+                f"column {shown(name)} holds {shown(text[apart[0]].as_py())} in row {apart[0] + 1}, which may be {first} or "
+                f"{form}: no row tells; write year-month-day, or drop the column"
             )
-    return best[0][1], np.isfinite(best[0][1]), best[0][0]
+    return read[first], first
+
+
+# ---- the decimal mark
+
+
+def decimal_of(columns: Collection[Any], usual: str) -> str:
+    """The decimal mark of a file, for columns that do not show their own: what the others show, if they are at one.
+
+    >>> import pyarrow as pa
+    >>> decimal_of([pa.array(["1,234"]), pa.array(["12,5"])], "."), decimal_of([pa.array(["1,234"])], ".")
+    (',', '.')
+    """
+    if usual == "." and not any(_any(column.slice(0, PROVEN_BY), ",") for column in columns):
+        return usual
+    marks = {_decimal_shown(column) for column in columns} - {""}
+    return marks.pop() if len(marks) == 1 else usual
+
+
+def _decimal_shown(text: Any) -> str:
+    """The mark that some values can only be numbers with: 12,5 or 1.234,00 or 1.234.567, not 1,234; "" if none, or both."""
+    proven = [mark for mark in MARKS if _proves(text.slice(0, PROVEN_BY), mark)]
+    return proven[0] if len(proven) == 1 else ""
+
+
+def _proves(text: Any, mark: str) -> bool:
+    _, pc = arrow()
+    other = rf"\{MARKS[mark]}"
+    either = rf"{BEFORE}[1-9]\d{{0,2}}(\{mark}\d{{3}})+{AFTER}"
+    fraction = rf"{BEFORE}(\d+|\d{{1,3}}({other}\d{{3}})+)?\{mark}\d+([eE][+-]?\d+)?{AFTER}"
+    groups = rf"{BEFORE}\d{{1,3}}({other}\d{{3}}){{2,}}{AFTER}"
+    return _any(pc.filter(text, pc.invert(pc.match_substring_regex(text, either))), fraction) or _any(text, groups)
+
+
+def _any(text: Any, pattern: str) -> bool:
+    _, pc = arrow()
+    return bool(pc.any(pc.match_substring_regex(text, pattern)).as_py())

@@ -9,13 +9,15 @@ too is taken from δ.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array
+
+from jaxbackprop.words import extra, require_positive
 
 TAIL = 1e-15  # the probability that a Poisson draw exceeds its fixed capacity
 
@@ -65,12 +67,11 @@ class Plan:
     epochs: int
 
     def __post_init__(self):
-        for name in ("examples", "batch_size", "epochs"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Integral):
-                raise TypeError(f"{name} is {getattr(self, name)!r}: expected an integer of at least 1")
-            object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's would overflow
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: expected an integer of at least 1")
+        for name, number in asdict(self).items():
+            if isinstance(number, bool) or not isinstance(number, Integral):
+                raise TypeError(f"{name} is {number!r}: expected an integer of at least 1")
+            require_positive(name, int(number))
+            object.__setattr__(self, name, int(number))  # NumPy's would overflow
         if self.batch_size > self.examples:
             raise ValueError(f"batch_size is {self.batch_size}: expected at most the {self.examples} examples")
 
@@ -127,12 +128,8 @@ def calibrate(plan: Plan, epsilon: float, delta: float) -> float:
         raise ValueError(f"epsilon is {epsilon}: expected a positive number, such as 3")
     _require_tail_within(plan, epsilon, delta)
     accounting = _dp_accounting()
-    bracket = accounting.LowerEndpointAndGuess(0, 1)
-    return float(
-        accounting.calibrate_dp_mechanism(
-            _accountant, partial(_event, plan), epsilon, _usable(delta), bracket, tol=1e-3
-        )
-    )
+    event, bracket = partial(_event, plan), accounting.LowerEndpointAndGuess(0, 1)
+    return float(accounting.calibrate_dp_mechanism(_accountant, event, epsilon, _usable(delta), bracket, tol=1e-3))
 
 
 def _event(plan, noise_multiplier):
@@ -146,17 +143,11 @@ def _event(plan, noise_multiplier):
 
 
 def _accountant():
-    from dp_accounting.pld import PLDAccountant
-
-    return PLDAccountant(_dp_accounting().NeighboringRelation.ADD_OR_REMOVE_ONE)
+    return _dp_accounting(".pld").PLDAccountant(_dp_accounting().NeighboringRelation.ADD_OR_REMOVE_ONE)
 
 
-def _dp_accounting():
-    try:
-        import dp_accounting
-    except ImportError:
-        raise ImportError("private training needs dp-accounting: pip install 'jaxbackprop[privacy]'") from None
-    return dp_accounting
+def _dp_accounting(part=""):
+    return extra(f"dp_accounting{part}", "dp-accounting", "private training", "privacy")
 
 
 def _usable(delta):

@@ -62,6 +62,10 @@ class Checkpoints:
             raise ValueError(f"every_minutes is {self.every_minutes!r}: expected a positive number, or None")
 
 
+class DamagedError(ValueError):
+    """A checkpoint that is not, or no longer, what was written."""
+
+
 class Kept(NamedTuple):
     """What a checkpoint holds.
 
@@ -69,13 +73,16 @@ class Kept(NamedTuple):
         state: a pytree of arrays and `jax.random` keys.
         history: a row for each epoch so far.
         made_for: what must be the same for training to go on, by name.
-        position: steps taken since the last of these epochs.
     """
 
     state: Any
     history: Sequence[dict[str, Any]]
     made_for: dict[str, str]
-    position: int = 0
+
+    @property
+    def position(self) -> int:
+        """Steps taken since the last of these epochs, where the state says so."""
+        return int(getattr(self.state, "position", 0))
 
     @property
     def epochs(self) -> int:

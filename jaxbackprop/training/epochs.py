@@ -20,7 +20,6 @@ from jaxtyping import Array, PyTree
 
 from jaxbackprop.data import reading
 from jaxbackprop.data.blocks import Blocks
-from jaxbackprop.network import count_parameters
 from jaxbackprop.scaling.mesh import DATA, copied, params_shardings, place_params, placed
 from jaxbackprop.scaling.processes import agree
 from jaxbackprop.training.methods import shuffled_batches
@@ -30,8 +29,8 @@ from jaxbackprop.training.steps import (
     Progress,
     Row,
     TrainState,
+    diverged,
     drawn_batches,
-    is_finite,
     next_key,
     train_steps,
     whole_epoch,
@@ -81,19 +80,18 @@ def _draw(problem, key, examples):
     return tuple(drawn_batches(problem, key, examples))
 
 
-@partial(jax.jit, static_argnums=0)
-def _drawn_part(problem, state, sums, x, y, rows, weight, start, stop):
-    state, sums = train_steps(problem, state, sums, lambda i: (x[rows[i]], y[rows[i]], weight[i]), start, stop)
+@partial(jax.jit, static_argnums=(0, 1))
+def _part(problem, batch, state, sums, arrays, start, stop):
+    state, sums = train_steps(problem, state, sums, lambda i: batch(i, start, *arrays), start, stop)
     return state, sums, _finite(state, sums)
 
 
-@partial(jax.jit, static_argnums=0)
-def _read_part(problem, state, sums, x, y, weight, start, stop):
-    def batch(i):
-        return x[i - start], y[i - start], weight[i - start]
+def _of_drawn(i, _start, x, y, rows, weight):
+    return x[rows[i]], y[rows[i]], weight[i]
 
-    state, sums = train_steps(problem, state, sums, batch, start, stop)
-    return state, sums, _finite(state, sums)
+
+def _of_read(i, start, x, y, weight):
+    return x[i - start], y[i - start], weight[i - start]
 
 
 _key_after = jax.jit(next_key)
@@ -102,6 +100,13 @@ _key_after = jax.jit(next_key)
 def _finite(state, sums):
     leaves = [leaf for leaf in jax.tree.leaves(state.params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in [*leaves, sums]]))
+
+
+def _after(problem: Problem, batch: Callable, progress: Progress, arrays: tuple, stop: int) -> tuple[Progress, bool]:
+    """Where training is after the steps up to number `stop`, and whether all is finite; an epoch that ends draws the next key."""
+    state, sums, good = _part(problem, batch, progress.state, progress.sums, arrays, progress.position, stop)
+    key = _key_after(state.key) if stop == len(sums) else state.key
+    return Progress(state._replace(key=key), sums, stop), bool(good)
 
 
 def _in_memory(problem: Problem, x: Array, y: Array) -> Epoch:
@@ -113,25 +118,24 @@ def _in_memory(problem: Problem, x: Array, y: Array) -> Epoch:
         yield Progress(state, sums, steps), bool(good)
 
     def in_parts(progress):
-        state, sums, position = progress
-        drawn = _draw(problem, state.key, len(x))
+        arrays = (x, y, *_draw(problem, progress.state.key, len(x)))
         ahead = 1  # step; from then on as many as take PART_SECONDS
-        while position < steps:
-            stop, began = min(position + ahead, steps), time.perf_counter()
-            state, sums, good = _drawn_part(problem, state, sums, x, y, *drawn, position, stop)
-            good = bool(good)
-            taken = time.perf_counter() - began
-            ahead = agreed(problem.mesh, max(1, min(int((stop - position) * PART_SECONDS / taken), steps)))
-            position = stop
-            state = state._replace(key=_key_after(state.key)) if position == steps else state
-            yield Progress(state, sums, position), good
+        while (start := progress.position) < steps:
+            began = time.perf_counter()
+            progress, good = _after(problem, _of_drawn, progress, arrays, min(start + ahead, steps))
+            taken = (time.perf_counter() - began) / (progress.position - start)  # a step
+            ahead = agreed(problem.mesh, max(1, min(int(PART_SECONDS / taken), steps)))
+            yield progress, good
 
-    return Epoch(steps, in_one_call if steps <= _steps_a_call(problem, batch) else in_parts)
+    def parts(progress):
+        return (in_one_call if steps <= _steps_a_call(progress.state, batch) else in_parts)(progress)
+
+    return Epoch(steps, parts)
 
 
-def _steps_a_call(problem: Problem, batch: int) -> int:
+def _steps_a_call(state: TrainState, batch: int) -> int:
     """Steps that take about a second on a CPU core, so that a wish to stop is soon granted."""
-    numbers = problem.numbers if problem.network is None else count_parameters(problem.network)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return max(1, min(int(ONE_CALL_FLOPS / (6 * numbers * batch)), ONE_CALL_STEPS))
 
 
@@ -143,21 +147,18 @@ def agreed(mesh: Mesh | None, number: int) -> int:
 def _from_blocks(problem: Problem, blocks: Blocks) -> Epoch:
     steps = reading.steps_of(blocks, problem.batch_size)
     part = reading.Part() if problem.mesh is None else reading.Part(jax.process_index(), jax.process_count())
-    most, x64 = _steps_a_call(problem, problem.batch_size), jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
     def put(span):  # on the reading thread, for which 64-bit types would be off
         with jax.enable_x64(x64):
-            return _put(problem.mesh, span)
+            return _put(problem.mesh, span), span.first + span.steps
 
     def as_read(progress):
-        state, sums, position = progress
-        seed = _seed(state.key)
-        spans = reading.spans(blocks, problem.batch_size, seed, position, part, most)
-        for x, y, weight, first, count in reading.read_ahead(map(put, spans)):
-            state, sums, good = _read_part(problem, state, sums, x, y, weight, first, first + count)
-            position = first + count
-            state = state._replace(key=_key_after(state.key)) if position == steps else state
-            yield Progress(state, sums, position), bool(good)
+        most, seed = _steps_a_call(progress.state, problem.batch_size), _seed(progress.state.key)
+        spans = reading.spans(blocks, problem.batch_size, seed, progress.position, part, most)
+        for arrays, stop in reading.read_ahead(map(put, spans)):
+            progress, good = _after(problem, _of_read, progress, arrays, stop)
+            yield progress, good
 
     return Epoch(steps, as_read)
 
@@ -165,10 +166,10 @@ def _from_blocks(problem: Problem, blocks: Blocks) -> Epoch:
 def _put(mesh: Mesh | None, span: reading.Span):
     """A span on its device; over a mesh each process puts the rows that it has read."""
     if mesh is None:
-        return *jax.device_put((span.x, span.y, span.weight)), span.first, span.steps
+        return jax.device_put((span.x, span.y, span.weight))
     rows = NamedSharding(mesh, PartitionSpec(None, DATA))
     x, y = (jax.make_array_from_process_local_data(rows, a) for a in (span.x, span.y))
-    return x, y, copied(mesh, span.weight), span.first, span.steps
+    return x, y, copied(mesh, span.weight)
 
 
 @jax.jit
@@ -185,24 +186,18 @@ def over_mesh(problem: Problem, progress: Progress) -> Progress:
     """Lay the state over the mesh, if any: copied, and wide layers, with what the optimizer keeps of them, shared out."""
     import optax
 
-    mesh, state = problem.mesh, progress.state
+    mesh, network, (state, sums, position) = problem.mesh, problem.network, progress
     if mesh is None:
         return progress
-    if problem.network is None:
-        return Progress(copied(mesh, state), copied(mesh, progress.sums), progress.position)
-    params = place_params(mesh, problem.network, state.params)
+    copy = partial(copied, mesh)
+    if network is None:
+        return Progress(copy(state), copy(sums), position)
+    shardings = params_shardings(mesh, network)
     opt_state = optax.tree_utils.tree_map_params(
-        problem.optimizer,
-        placed,
-        state.opt_state,
-        params_shardings(mesh, problem.network),
-        transform_non_params=lambda leaf: copied(mesh, leaf),
+        problem.optimizer, placed, state.opt_state, shardings, transform_non_params=copy
     )
-    return Progress(
-        TrainState(params, opt_state, copied(mesh, state.key), copied(mesh, state.step)),
-        copied(mesh, progress.sums),
-        progress.position,
-    )
+    laid = TrainState(place_params(mesh, network, state.params), opt_state, copy(state.key), copy(state.step))
+    return Progress(laid, copy(sums), position)
 
 
 class Reached(NamedTuple):
@@ -221,11 +216,7 @@ def shown(problem: Problem, reached: Reached) -> Reached:
 
 
 def reached_in_turn(
-    problem: Problem,
-    epoch: Epoch,
-    reached: Reached,
-    held_out: Callable[[PyTree[Array]], Row],
-    epochs: int,
+    problem: Problem, epoch: Epoch, reached: Reached, held_out: Callable[[PyTree[Array]], Row], epochs: int
 ) -> Iterator[tuple[Reached, Row | None]]:
     """Train, and after each part say what is reached, with the epoch's row where it has ended or is no longer finite."""
     began = time.perf_counter() - (reached.history[-1]["seconds"] if reached.history else 0)
@@ -239,7 +230,7 @@ def reached_in_turn(
         figures = {"loss": _mean(progress.sums, good)} | held_out(progress.state.params)
         row = {"epoch": len(reached.history) + 1, **figures, "seconds": time.perf_counter() - began}
         ended = Progress(progress.state, jnp.zeros_like(progress.sums), 0)
-        reached = Reached(ended if is_finite(row) else reached.progress, [*reached.history, row])
+        reached = Reached(reached.progress if diverged([row]) else ended, [*reached.history, row])
         yield shown(problem, reached), row
 
 

@@ -24,20 +24,11 @@ from jaxbackprop.model import Model, Sweep
 from jaxbackprop.network import Network
 from jaxbackprop.refusals import is_key
 from jaxbackprop.scaling.processes import noticing_loss
+from jaxbackprop.training import inputs
 from jaxbackprop.training.checkpoints import Checkpoints
 from jaxbackprop.training.epochs import Epoch, Reached, agreed, epoch_of, over_mesh, reached_in_turn, shown
 from jaxbackprop.training.evaluate import mean_figures
 from jaxbackprop.training.identity import made_for
-from jaxbackprop.training.inputs import (
-    Data,
-    batch_size_of,
-    method_of,
-    model_of,
-    require_data,
-    require_finite_params,
-    require_settings,
-    require_update,
-)
 from jaxbackprop.training.keeper import Keeper
 from jaxbackprop.training.secret import Secret, forget, keep, obtained
 from jaxbackprop.training.steps import (
@@ -47,11 +38,10 @@ from jaxbackprop.training.steps import (
     Row,
     TrainState,
     begun,
+    diverged,
     drawn,
-    is_finite,
     key_after_epochs,
 )
-from jaxbackprop.words import require_positive
 
 if TYPE_CHECKING:
     import optax  # imported where it is used: it costs as much again as this package
@@ -61,14 +51,14 @@ def fit(
     network: Network | Sweep,
     loss: LossLike | None,
     optimizer: optax.GradientTransformation,
-    data: Data | Blocks,
+    data: inputs.Data | Blocks,
     *,
     epochs: int,
     batch_size: int,
     key: Key[Array, ""] | None = None,
     gradient: str | GradientMethod = "hand",
     params: PyTree[ArrayLike] | None = None,
-    validation: Data | Blocks | None = None,
+    validation: inputs.Data | Blocks | None = None,
     callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
     checkpoints: Checkpoints | None = None,
     monitor: Callable[[int, int, int], Any] | None = None,
@@ -120,39 +110,32 @@ def fit(
     >>> history[-1]["loss"] < 0.1 * history[0]["loss"]
     True
     """
-    require_positive("epochs", epochs)
-    method = method_of(gradient)
-    require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh)
-    model = model_of(network, loss, params)
-    require_finite_params(network, params)
-    data = require_data("data", network, loss, data)
-    validation = None if validation is None else require_data("validation", network, loss, validation)
-    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(params)) if isinstance(model, Sweep) else 0
-    problem = Problem(model, optimizer, batch_size_of(batch_size, data, mesh), method, mesh, numbers)
+    inputs.require_settings(epochs, optimizer, callbacks, checkpoints, monitor, mesh)
+    method, model = inputs.method_of(gradient), inputs.model_of(network, loss, params)
+    data = inputs.require_data("data", network, loss, data)
+    validation = None if validation is None else inputs.require_data("validation", network, loss, validation)
+    problem = Problem(model, optimizer, inputs.batch_size_of(batch_size, data, mesh), method, mesh)
     epoch = epoch_of(problem, data)
     secret = obtained(key, checkpoints and Path(checkpoints.folder)) if method.secret else None
     own_key = secret.key if secret else is_key(key)
     fresh = _fresh(problem, epoch, own_key, params, data)
-    keeper = checkpoints and Keeper(checkpoints, made_for(problem, data, own_key, fresh.state))
+    keeper = checkpoints and Keeper(checkpoints, made_for(problem, data, own_key, fresh.state), mesh)
     started = _going_on(problem, fresh, keeper, secret, epochs)
 
     reached, held_out = shown(problem, started), partial(_held_out, model, validation)
     try:
         with noticing_loss():
             for reached, row in reached_in_turn(problem, epoch, started, held_out, epochs):
-                good = row is None or is_finite(row)
-                _keep_what_is_due(keeper, mesh, reached, row, good)
-                if row is None:
-                    wishes = [monitor and monitor(len(reached.history) + 1, reached.progress.position, epoch.steps)]
-                else:  # every one is called, whatever the first says
-                    wishes = [callback(reached.progress.state, row) for callback in callbacks]
-                # `is`: 1, or an array, that a callback happens to return is no wish
-                if agreed(mesh, not good or any(wish is True for wish in wishes)):
+                if keeper:
+                    keeper.keep_due(*reached, row)
+                stop = _is_to_stop(reached, row, epoch.steps, callbacks, monitor) or diverged(reached.history)
+                if agreed(mesh, stop):
                     break
     finally:
         if keeper:
             keeper.save_last(*reached)
-    if _diverged(reached.history):
+
+    if diverged(reached.history):
         _say_divergence(reached.history[-1], None if secret else keeper)
     if secret and keeper and _has_ended(reached.history, epochs):
         forget(keeper.folder)
@@ -167,7 +150,7 @@ def _fresh(problem: Problem, epoch: Epoch, key, params, data) -> Progress:
     if params is None and problem.network:
         own = drawn(problem.network, key, dtype)
     state = begun(problem._replace(mesh=None), key, own)
-    require_update(problem, state)
+    inputs.require_update(problem, state)
     return Progress(state, np.zeros((epoch.steps, 2), wide(dtype)), 0)
 
 
@@ -185,17 +168,19 @@ def _going_on(problem: Problem, fresh: Progress, keeper: Keeper | None, secret: 
         started = Reached(over_mesh(problem, saved), restored.history)
     if secret and not _has_ended(started.history, epochs):
         keep(keeper.folder, secret, new=restored is None)
-    keeper.begin(started.history)
+    if keeper.checkpoints.on_start:  # nothing can be refused any more
+        keeper.checkpoints.on_start(started.history)
     return started
 
 
-def _keep_what_is_due(keeper: Keeper | None, mesh: Mesh | None, reached: Reached, row: Row | None, good: bool) -> None:
-    if keeper is None:
-        return
-    if row and good:
-        keeper.note(*reached)
-    if agreed(mesh, good and keeper.due(None if row is None else len(reached.history))):
-        keeper.save(*reached)
+def _is_to_stop(reached: Reached, row: Row | None, steps: int, callbacks, monitor) -> bool:
+    """Tell the callbacks of an epoch, or the monitor of a part of one, and hear whether one of them wishes to stop."""
+    progress, history = reached
+    if row is None:
+        wishes = [monitor and monitor(len(history) + 1, progress.position, steps)]
+    else:  # every one is called, whatever the first says
+        wishes = [callback(progress.state, row) for callback in callbacks]
+    return any(wish is True for wish in wishes)  # `is`: 1, or an array, that a callback happens to return is no wish
 
 
 def _held_out(model: Model | Sweep, data, params: PyTree[Array]) -> Row:
@@ -203,12 +188,8 @@ def _held_out(model: Model | Sweep, data, params: PyTree[Array]) -> Row:
     return {f"validation_{name}": figure for name, figure in figures.items()}
 
 
-def _diverged(history: Sequence[Row]) -> bool:
-    return any(not is_finite(row) for row in history[-1:])
-
-
 def _has_ended(history: Sequence[Row], epochs: int) -> bool:
-    return len(history) >= epochs or _diverged(history)
+    return len(history) >= epochs or diverged(history)
 
 
 def _say_divergence(row: Row, keeper: Keeper | None) -> None:

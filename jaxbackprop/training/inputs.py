@@ -15,7 +15,7 @@ from jaxbackprop.data import reading
 from jaxbackprop.data.blocks import Blocks, Rows, examples_of
 from jaxbackprop.losses import LOSSES, as_loss, names_a_class
 from jaxbackprop.model import Model, Sweep
-from jaxbackprop.refusals import are_floating, are_like, is_key, is_network
+from jaxbackprop.refusals import are_floating, are_like, is_network
 from jaxbackprop.scaling.mesh import DATA, MODEL
 from jaxbackprop.spelling import unknown
 from jaxbackprop.training.checkpoints import Checkpoints
@@ -29,12 +29,9 @@ Data = tuple[ArrayLike, ArrayLike]
 CROSS_ENTROPIES = LOSSES["softmax_cross_entropy"], LOSSES["sigmoid_binary_cross_entropy"]
 
 
-def require_settings(network, optimizer, key, method, callbacks, checkpoints, monitor, mesh) -> None:
+def require_settings(epochs, optimizer, callbacks, checkpoints, monitor, mesh) -> None:
     """Refuse what is not of the kind that `fit` asks for."""
-    if not isinstance(network, Sweep):
-        is_network(network)
-    if key is not None or not method.secret:
-        is_key(key)
+    require_positive("epochs", epochs)
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}: expected one of optax's, such as optax.adam(1e-3)")
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
@@ -42,9 +39,8 @@ def require_settings(network, optimizer, key, method, callbacks, checkpoints, mo
     if monitor is not None and not callable(monitor):
         raise TypeError(f"monitor is {monitor!r}: expected a function of (epoch, steps done, steps of the epoch)")
     if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
-        raise TypeError(
-            f"checkpoints is {checkpoints!r}: expected Checkpoints, such as jaxbackprop.Checkpoints('folder')"
-        )
+        expected = "expected Checkpoints, such as jaxbackprop.Checkpoints('folder')"
+        raise TypeError(f"checkpoints is {checkpoints!r}: {expected}")
     if mesh is not None and (not isinstance(mesh, Mesh) or mesh.axis_names != (DATA, MODEL)):
         raise TypeError(f"mesh is {mesh!r}: expected what jaxbackprop.data_mesh makes")
 
@@ -119,16 +115,26 @@ def _as_dtype(name: str, given: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def model_of(network, loss, params) -> Model | Sweep:
-    """What is trained: a network and its loss, or a sweep that has its own."""
-    if not isinstance(network, Sweep):
-        return Model(network, as_loss(loss))
-    if loss is not None:
-        raise ValueError(f"loss is {loss!r}, beside a Sweep, which has its own: give None")
-    if getattr(network.model, "argnums", 0) != 0:
-        raise ValueError("fit calls the sweep with (params, x, y): make it with argnums=0")
-    if params is None:
-        raise ValueError("params is None, and a Sweep does not say how to draw them: give params to start from")
-    return network
+    """What is trained: a network and its loss, or a sweep that has its own; parameters have to fit it, and be finite."""
+    if isinstance(network, Sweep):
+        if loss is not None:
+            raise ValueError(f"loss is {loss!r}, beside a Sweep, which has its own: give None")
+        if getattr(network.model, "argnums", 0) != 0:
+            raise ValueError("fit calls the sweep with (params, x, y): make it with argnums=0")
+        if params is None:
+            raise ValueError("params is None, and a Sweep does not say how to draw them: give params to start from")
+        are_floating("params", params)
+        model = network
+    else:
+        is_network(network)
+        model = Model(network, as_loss(loss))
+        if params is not None:
+            are_like("params", params, network.shapes)
+    for path, w in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(np.asarray(w, np.float64)).all():
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"params{where} holds NaN or infinity: there is nothing to go on from")
+    return model
 
 
 def _require_rows(name, network, loss, x, y) -> None:
@@ -140,41 +146,27 @@ def _require_rows(name, network, loss, x, y) -> None:
         )
     x, y = np.asarray(x), np.asarray(y)  # NumPy has nothing to compile
     for what, values in (("x", x), ("y", y)):
-        if jnp.issubdtype(values.dtype, jnp.floating) and not np.isfinite(values).all():
-            rows = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-            raise ValueError(
-                f"{name}: {what} holds NaN or infinity in {len(rows):,} rows, first in row {rows[0]}: correct or drop them"
-            )
+        if jnp.issubdtype(values.dtype, jnp.floating) and not (finite := np.isfinite(values)).all():
+            found = f"{what} holds NaN or infinity in {len(_rows(~finite)):,} rows, first in row {_rows(~finite)[0]}"
+            raise ValueError(f"{name}: {found}: correct or drop them")
     if isinstance(network, Sweep):
         return
-    is_class = names_a_class(as_loss(loss), y)
-    if as_loss(loss) in CROSS_ENTROPIES and not is_class and not ((y >= 0) & (y <= 1)).all():
-        row = int(np.flatnonzero(~((y >= 0) & (y <= 1)).reshape(len(y), -1).all(axis=1))[0])
-        raise ValueError(
-            f"{name}: y holds {y.min():g} to {y.max():g}, first outside 0 to 1 in row {row}: {as_loss(loss).name} needs "
-            "probabilities; half_squared_error takes any numbers"
-        )
-    if is_class:
+    loss = as_loss(loss)
+    if names_a_class(loss, y):
         low, high, classes = int(y.min()), int(y.max()), network.layers[-1].width
         if low < 0 or high >= classes:
-            raise ValueError(
-                f"{name}: y holds classes {low} to {high}, the network has {classes} outputs: 0 to {classes - 1}"
-            )
+            expected = f"the network has {classes} outputs: 0 to {classes - 1}"
+            raise ValueError(f"{name}: y holds classes {low} to {high}, {expected}")
+    elif loss in CROSS_ENTROPIES and (outside := (y < 0) | (y > 1)).any():
+        raise ValueError(
+            f"{name}: y holds {y.min():g} to {y.max():g}, first outside 0 to 1 in row {_rows(outside)[0]}: {loss.name} needs "
+            "probabilities; half_squared_error takes any numbers"
+        )
 
 
-def require_finite_params(network, params) -> None:
-    """Refuse parameters of another structure, and such as are not finite; none are given where they are to be drawn."""
-    if params is None:
-        return
-    if isinstance(network, Sweep):
-        are_floating("params", params)
-    else:
-        are_like("params", params, network.shapes)
-    for path, w in jax.tree_util.tree_leaves_with_path(params):
-        if not np.isfinite(np.asarray(w, np.float64)).all():
-            raise ValueError(
-                f"params{jax.tree_util.keystr(path)} holds NaN or infinity: there is nothing to go on from"
-            )
+def _rows(bad: np.ndarray) -> np.ndarray:
+    """The numbers of the rows in which anything is set."""
+    return np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
 
 
 def method_of(gradient) -> GradientMethod:

@@ -15,13 +15,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxbackprop.scaling.processes import from_first
 from jaxbackprop.training import npz_store, orbax_store
 from jaxbackprop.training.checkpoints import Checkpoints, Kept, Restored
 from jaxbackprop.training.disk import sync_folder, write_whole
+from jaxbackprop.training.epochs import agreed
 from jaxbackprop.training.identity import of_any_optimizer, with_settings_of
-from jaxbackprop.training.steps import Progress, Row, is_finite
+from jaxbackprop.training.steps import Progress, Row, diverged
 
 DIVERGED = "diverged.json"  # the row of the epoch that was not finite
 _STORES = {"npz": npz_store, "orbax": orbax_store}
@@ -30,9 +32,9 @@ _STORES = {"npz": npz_store, "orbax": orbax_store}
 class Keeper:
     """Saves and loads for one `fit`; it counts minutes from the last save, or from its making."""
 
-    def __init__(self, checkpoints: Checkpoints, made_for: dict[str, str]):
+    def __init__(self, checkpoints: Checkpoints, made_for: dict[str, str], mesh: Mesh | None = None):
         words = dict(checkpoints.made_for)  # the caller's, which say more than a digest: compared first
-        self.checkpoints, self.made_for = checkpoints, words | made_for | words
+        self.checkpoints, self.made_for, self.mesh = checkpoints, words | made_for | words, mesh
         self.folder, self.saved_at, self.saved = Path(checkpoints.folder), time.monotonic(), (0, 0)
         self.store: Any = _STORES[checkpoints.store]
         self.best: Kept | None = None  # not on disk yet
@@ -57,16 +59,22 @@ class Keeper:
             state = state._replace(opt_state=with_settings_of(fresh.state.opt_state, state.opt_state))
         return restored._replace(state=restored.state._replace(state=state, position=position))
 
-    def begin(self, history: list[Row]) -> None:
-        """Say what training goes on from, now that nothing can be refused any more."""
-        if self.checkpoints.on_start:
-            self.checkpoints.on_start(history)
+    def keep_due(self, progress: Progress, history: Sequence[Row], row: Row | None) -> None:
+        """Save what is to be saved after an epoch, or after a part of one, which has no row."""
+        if diverged(history):
+            due = False
+        elif row is None:
+            due = self._waited_long()
+        else:
+            self.note(progress, history)
+            every = self.checkpoints.every_epochs
+            due = bool(every and len(history) % every == 0) or self._waited_long()
+        if agreed(self.mesh, due):
+            self.save(progress, history)
 
-    def due(self, epoch: int | None) -> bool:
-        """Whether to save after this epoch; None: within one."""
-        every, minutes = self.checkpoints.every_epochs, self.checkpoints.every_minutes
-        waited = time.monotonic() - self.saved_at
-        return bool(every and epoch and epoch % every == 0) or (minutes is not None and waited >= 60 * minutes)
+    def _waited_long(self) -> bool:
+        minutes = self.checkpoints.every_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     def note(self, progress: Progress, history: Sequence[Row]) -> None:
         """Hold what the best epoch so far has left until the next save: every one is seen, whether it is saved or not."""
@@ -74,9 +82,7 @@ class Keeper:
         self.best = kept if kept.is_best else self.best
 
     def _kept(self, progress: Progress, history: Sequence[Row]) -> Kept:
-        position = int(progress.position)
-        state = progress._replace(position=np.asarray(position, np.int32))
-        return Kept(state, list(history), self.made_for, position)
+        return Kept(progress._replace(position=np.asarray(progress.position, np.int32)), list(history), self.made_for)
 
     def save(self, progress: Progress, history: Sequence[Row]) -> None:
         """Write a checkpoint now."""
@@ -92,7 +98,7 @@ class Keeper:
 
     def save_last(self, progress: Progress, history: Sequence[Row]) -> None:
         """Write a checkpoint of where training is, unless there is one; a last row that is not finite is left out."""
-        good = [row for row in history if is_finite(row)]
+        good = history[:-1] if diverged(history) else history
         if (len(good), int(progress.position)) > self.saved:
             self.save(progress, good)
 

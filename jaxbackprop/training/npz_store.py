@@ -18,14 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.scaling.processes import from_first
-from jaxbackprop.training.checkpoints import Kept, Restored, about_of, as_plain, from_plain, require_same
+from jaxbackprop.training.checkpoints import DamagedError, Kept, Restored, about_of, as_plain, from_plain, require_same
 from jaxbackprop.training.disk import write_whole
 
 LATEST, BEST = "checkpoint-{epochs:06d}-{position:09d}.npz", "best.npz"  # epochs done, steps of the next one
-
-
-class DamagedError(ValueError):
-    """A file that is not, or no longer, the checkpoint that was written."""
 
 
 def save(folder: Path, kept: Kept, keep: int = 3, best: Kept | None = None) -> Path:

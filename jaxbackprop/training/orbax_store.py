@@ -12,6 +12,8 @@ so that any one byte that changes changes the sum.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
 from operator import mul
 from pathlib import Path
@@ -21,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.training.checkpoints import Kept, Restored, about_of, as_plain, from_plain, require_same
+from jaxbackprop.training.checkpoints import DamagedError, Kept, Restored, about_of, as_plain, from_plain, require_same
 from jaxbackprop.words import extra
 
 EPOCH = 10**9  # Orbax numbers checkpoints: epochs done · EPOCH + steps of the next one
@@ -46,36 +48,43 @@ def load(folder: Path, like: Any, made_for: dict[str, str]) -> Restored | None:
     Raises:
         ValueError: as `npz_store.load`.
     """
-    ocp = _orbax()
+    refused: list[str] = []
     if not folder.is_dir():
         return None
-    refused: list[str] = []
     with _manager(folder, None) as manager:
         for step in sorted(manager.all_steps(), reverse=True):
             path = folder.absolute() / str(step)
             try:
-                found = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-                about = json.loads(found["text"])
-            except Exception as error:  # whatever Orbax says of a file that is not what it wrote
-                refused.append(_damaged(path, error))
-                continue
-            plain = as_plain(like)
-            require_same(path, about, made_for, plain)
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, plain)
-            try:
-                state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
-                    "state"
-                ]
-            except Exception as error:
-                refused.append(_damaged(path, error))
-                continue
-            if np.asarray(_fingerprints(jax.tree.leaves(state))).tolist() != about["fingerprints"]:
-                refused.append(f"{path} is damaged: its fingerprints are not those of its arrays")
-                continue
-            return Restored(from_plain(state, like), about["history"], path, refused)
+                about, plain = _read(manager, step, path, like, made_for)
+            except DamagedError as error:
+                refused.append(str(error))
+            else:
+                return Restored(from_plain(plain, like), about["history"], path, refused)
     if refused:
         raise ValueError("no checkpoint can be used: " + "; ".join(refused))
     return None
+
+
+def _read(manager, step: int, path: Path, like: Any, made_for: dict[str, str]) -> tuple[dict[str, Any], Any]:
+    args, wanted = _orbax().args, as_plain(like)
+    with _as_written(path):
+        about = json.loads(manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]["text"])
+    require_same(path, about, made_for, wanted)
+    abstract = jax.tree.map(_orbax().utils.to_shape_dtype_struct, wanted)
+    with _as_written(path):
+        plain = manager.restore(step, args=args.Composite(state=args.StandardRestore(abstract)))["state"]
+    if np.asarray(_fingerprints(jax.tree.leaves(plain))).tolist() != about["fingerprints"]:
+        raise DamagedError(f"{path} is damaged: its fingerprints are not those of its arrays")
+    return about, plain
+
+
+@contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever Orbax says of a file that is not what it wrote
+        first = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise DamagedError(f"{path} is damaged: {first[:200]}") from error
 
 
 def _orbax() -> Any:
@@ -91,11 +100,6 @@ def _manager(folder: Path, keep: int | None):
 def _args(plain, about):
     ocp, text = _orbax(), {"text": json.dumps(about)}  # one string: Orbax's own JSON knows neither NaN nor names' order
     return ocp.args.Composite(state=ocp.args.StandardSave(plain), about=ocp.args.JsonSave(text))
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    said = str(error).splitlines()
-    return f"{path} is damaged: {' '.join([type(error).__name__, *said[:1]])[:200]}"
 
 
 @jax.jit

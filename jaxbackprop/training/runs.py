@@ -10,8 +10,8 @@ import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,12 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Make the folder and write what the run was asked to do."""
     require_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CONFIG, config_bytes(config))
+    rewrite_config(folder, config)
 
 
-def config_bytes(config: dict[str, Any]) -> bytes:
-    """The config as it stands in its file."""
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+def rewrite_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write what a run that goes on is asked to do now."""
+    write_whole(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -80,20 +80,25 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: the folder is not a run, or its config was altered.
     """
     _require_run(folder)
-    try:
+    with unaltered(f"{folder / CONFIG} cannot be read"):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config["arguments"], dict):
             raise TypeError("no arguments")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder / CONFIG} cannot be read ({type(error).__name__}: {error}): was it altered?"
-        ) from None
     return config
 
 
 def _require_run(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a run: it has no {CONFIG}; give the folder that `jaxbackprop train` wrote")
+
+
+@contextmanager
+def unaltered(what: str) -> Iterator[None]:
+    """Say in one line what goes wrong where files are read that a run has left."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{what} ({type(error).__name__}: {error}): was a file altered?") from None
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
@@ -130,11 +135,11 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
     if not (folder / PARAMS).is_file():
         hint = f"; `jaxbackprop train --resume {folder}` goes on with it" if (folder / CHECKPOINTS).is_dir() else ""
         raise ValueError(f"{folder} holds no {PARAMS}: that run did not finish{hint}")
-    if not zipfile.is_zipfile(folder / PARAMS):
-        raise ValueError(f"{folder} cannot be read as a run ({PARAMS} is no NPZ file): was a file altered?")
-    try:
+    with unaltered(f"{folder} cannot be read as a run"):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         network = network_from_dict(config["network"])
+        if not zipfile.is_zipfile(folder / PARAMS):  # NumPy would take it for a pickle
+            raise ValueError(f"{PARAMS} is no NPZ file")
         # opened here, because np.load leaves a damaged file open
         with (folder / PARAMS).open("rb") as file, np.load(file, allow_pickle=False) as flat:
             params: Params = {t.name: {} for t in network.layers}
@@ -142,10 +147,6 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Network, Params]:
                 layer, source = name.split("/", 1)
                 params[layer][source] = jnp.asarray(flat[name])
         are_like("params", params, network.shapes)
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{folder} cannot be read as a run ({type(error).__name__}: {error}): was a file altered?"
-        ) from None
     return config, network, params
 
 

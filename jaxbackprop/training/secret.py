@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from jaxbackprop.refusals import is_key
 from jaxbackprop.scaling.processes import from_first
 from jaxbackprop.training.disk import sync_folder, write_whole
 
@@ -60,6 +61,7 @@ def obtained(given: Key[Array, ""] | None, folder: Path | None) -> Secret:
     path = folder and folder / SECRET_FILE
     kept = from_first(path.read_bytes() if path and jax.process_index() == 0 and path.is_file() else b"")
     if given is not None:
+        is_key(given)
         if kept:
             raise ValueError(f"{path} holds the key of a training that has drawn its own: leave the key out")
         warn_if_guessable(given)

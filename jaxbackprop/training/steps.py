@@ -6,7 +6,7 @@ The loop knows nothing about how a gradient is made, nor how batches are drawn: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,13 +26,13 @@ from jaxbackprop.scaling.mesh import DATA
 Row = dict[str, int | float]  # what is known of an epoch
 
 
-def is_finite(row: Row) -> bool:
-    """Whether training has not diverged in this epoch.
+def diverged(history: Sequence[Row]) -> bool:
+    """Whether the last epoch's loss is not finite.
 
-    >>> is_finite({"epoch": 1, "loss": math.nan})
-    False
+    >>> diverged([{"epoch": 1, "loss": math.nan}]), diverged([])
+    (True, False)
     """
-    return math.isfinite(row["loss"]) and math.isfinite(row.get("validation_loss", 0))
+    return any(not math.isfinite(row["loss"] + row.get("validation_loss", 0)) for row in history[-1:])
 
 
 class TrainState(NamedTuple):
@@ -52,7 +52,6 @@ class Problem(NamedTuple):
     batch_size: int
     gradient: GradientMethod
     mesh: Mesh | None = None  # over which each batch is laid
-    numbers: int = 0  # how many the parameters are; of a network it is known
 
     @property
     def sweep(self) -> Sweep:
