@@ -141,7 +141,7 @@ _SQUARE = re.compile(
     rf"(?m)(?:^|[$&,;(|]|\\\\)\s*({NAME})\s*\^\s*\(?2\)?\s*:?=(?!=)|[^²]/\s*\(?\s*[d∂]\s*({NAME})\s*\^\s*\(?2\)?(?!\d)"
 )
 _OPAQUE = re.compile(
-    r"(?<![A-Za-zͰ-Ͽ_])([A-Z])\(\s*[A-Za-zͰ-Ͽ]\d*(?:⟨[a-z]+⟩)?\s*\)"
+    r"(?<![A-Za-zͰ-Ͽ_])([A-GI-Z])\(\s*[A-Za-zͰ-Ͽ]\d*(?:⟨[a-z]+⟩)?\s*\)"
 )  # F(x): a function that is not given
 _STATEMENT = re.compile(r"[\w.,:+\-*/@%()\[\]<>=!'\" ]+")
 _CODE_NAME = re.compile(r"(?<![\w.'\"])([A-Za-z_]\w*)(?!\w*\s*\(|\w*\s*=[^=].*\)|\.[a-z]+\()")
