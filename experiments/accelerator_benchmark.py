@@ -20,7 +20,6 @@ written as soon as it is there: a run that is killed loses what it was at, and n
 
 import argparse
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -219,10 +218,7 @@ def say_rows(rows: list[dict], left_out: list[str], minutes: float | None) -> No
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    parser = measure.Parser(__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="three small cases, no torch.compile; writes only to --out"
-    )
+    parser = measure.Parser(__doc__, "three small cases, no torch.compile")
     parser.add_argument(
         "--seconds", type=measure.positive, help="of timing for a network and dtype (4; 0.2 with --quick)"
     )
@@ -231,16 +227,15 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         "--only", default="", metavar="PATTERN", help="networks and dtypes with this regular expression"
     )
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run has finished")
-    parser.add_argument("--out", type=Path, help="folder for figures and plots, experiments/results by default")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the pictures of such a JSON file anew, no more")
-    given = parser.parse_args(argv)
+    given = parser.given(argv)
     try:
         re.compile(given.only)
     except re.error as error:
         parser.error(f"--only {given.only!r} is no regular expression: {error}")
     if given.plot and not given.plot.is_file():
         parser.error(f"--plot {given.plot}: there is no such file")
-    if given.resume and given.quick and not given.out:
+    if given.resume and not given.folder:
         parser.error("--resume: --quick writes nothing without --out")
     given.refuse = parser.error
     return given
@@ -294,11 +289,8 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, KeyError, TypeError) as error:
             given.refuse(f"--plot {given.plot} is not a file of this benchmark: {error!r}")
         return 0
-    # before JAX takes three quarters of a GPU's memory: PyTorch wants some
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = "quick" if given.quick else "cpu" if measure.on_cpu() else "accelerator"
-    about = measure.stamp() | {"mode": "quick" if given.quick else "whole"}
-    folder, rows = given.out or (None if given.quick else measure.RESULTS), []
+    about, folder, rows = given.stamp | {"mode": "quick" if given.quick else "whole"}, given.folder, []
 
     def groups(torch: Torch) -> list[Group]:
         return [group for group in work(device, torch) if re.search(given.only, str(group))]

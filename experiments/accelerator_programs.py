@@ -36,6 +36,9 @@ def by_hand(case: Case) -> Built:
     return on_device(jbp.value_and_grad(wiring(case), LOSS), case, second)
 
 
+HAND = Method(GRADIENT, "jbp.value_and_grad", by_hand)
+
+
 def wiring(case: Case) -> jbp.Network:
     assert case.subject.widths is not None
     return jbp.skip_mlp(case.subject.widths)
@@ -69,6 +72,11 @@ def fused(readout: Callable, case: Case) -> Built:
 # ---- theirs
 
 
+def elementwise(case: Case) -> Built:
+    """The exercise, with plain numbers in place of matrices."""
+    return on_device(jax.value_and_grad(scalar_loss), case, second, note="whole, elementwise")
+
+
 def tuned_jax_grad(case: Case) -> Built:
     """The best of a few tiles and, for the exercise, of both ways to write it."""
     losses = {"": plain_loss} | ({", elementwise": scalar_loss} if case.subject.widths == EXERCISE else {})
@@ -79,7 +87,7 @@ def tuned_jax_grad(case: Case) -> Built:
             built = on_device(in_tiles(loss, tile), case, second, note=f"tiles of {tile:,}{how}")
             tried[built.note] = measure.best_of(built.call, queue=3), built
     if scalar_loss in losses.values():
-        built = on_device(jax.value_and_grad(scalar_loss), case, second, note="whole, elementwise")
+        built = elementwise(case)
         tried[built.note] = measure.best_of(built.call, queue=3), built
     if not tried:
         raise NotHereError(f"a batch of {case.batch:,} is one tile")
@@ -129,7 +137,7 @@ def with_torch(torch: Torch, compile_it: bool, case: Case) -> Built:
 
 def for_network(torch: Torch) -> tuple[Method, ...]:
     return (
-        Method(GRADIENT, "jbp.value_and_grad", by_hand),
+        HAND,
         Method(GRADIENT, "jbp.fused", partial(fused, jbp.total)),
         Method(CLIPPED, "jbp.per_example, clip, total", whole_clipped),
         Method(CLIPPED, "jbp.stream, clipped", streamed_clipped),

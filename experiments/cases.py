@@ -155,11 +155,6 @@ def reference(case: Case) -> dict[str, Any]:
     return {GRADIENT: _mean(sums, case.period), CLIPPED: _mean(clipped, case.period), NORMS: np.concatenate(norms)}
 
 
-def mean_gradient(case: Case) -> Any:
-    """`jax.grad` in float64."""
-    return in_float64(jax.grad(case.subject.loss), case.params, *case.slice)[0]
-
-
 def _mean(parts, count: int) -> Any:
     return jax.tree.map(lambda *leaves: sum(leaves) / count, *parts)
 

@@ -3,7 +3,8 @@
 Weights are given as a dict of edges, as `jaxbackprop.init` draws them: params["yhat"]["h1"] has the shape (out, in).
 """
 
-import importlib
+import importlib.metadata
+import importlib.util
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+DISTRIBUTIONS = {"backpack": "backpack-for-pytorch", "jax_privacy": "jax-privacy"}  # where they have another name
+
+
+def missing(*modules: str) -> set[str]:
+    """Those that are not installed, each said in a line."""
+    absent = {name for name in modules if importlib.util.find_spec(name) is None}
+    for name in sorted(absent):
+        print(f"{name} is not installed: skipped (pip install {DISTRIBUTIONS.get(name, name)})")
+    return absent
+
+
+def versions(*modules: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = (name for name in modules if importlib.util.find_spec(name))
+    return {name: importlib.metadata.version(DISTRIBUTIONS.get(name, name)) for name in found}
 
 
 class NotHereError(RuntimeError):
