@@ -133,28 +133,10 @@ CIRCUMSTANCES = ("mode", "device", "processor", "commit", "jax", "jaxlib")  # in
 # ---- tables
 
 
-def own_table(rows: list[dict]) -> list[dict]:
-    """All that was timed, beside the ceilings."""
-    return [
-        {
-            "network": row["network"],
-            "examples": row["batch"],
-            "dtype": row["dtype"],
-            "method": row["method"],
-            "ms": row["ms"],
-            "awaited": row["awaited_ms"],
-            "times faster": row["times_faster"],
-            "Gflop/s": row["gflops"],
-            "of ceiling": row["share_of_ceiling"],
-            "binds": row["binds"],
-            "compile s": row["compile_s"],
-            "temp MB": row["temporary_MB"],
-            "error": row["difference"],
-            "by default": row["difference_default"],
-        }
-        for row in rows
-        if row.get("ms")
-    ]
+COLUMNS = (
+    *("network", "batch", "dtype", "method", "ms", "awaited_ms", "times_faster", "gflops", "share_of_ceiling", "binds"),
+    *("compile_s", "temporary_MB", "difference", "difference_default"),
+)
 
 
 def remarks(rows: list[dict], column: str) -> list[dict]:
@@ -173,7 +155,7 @@ def remarks(rows: list[dict], column: str) -> list[dict]:
 def summary(group: Group, rows: list[dict]) -> str:
     """A group in one line."""
     here = [row for row in rows if key_of(row)[:2] == (group.subject.name, group.dtype) and row.get("ms")]
-    ours = [f"{row['method']} {plots.number(row['times_faster'])}" for row in here if row["method"].startswith(OURS)]
+    ours = [f"{row['method']} {measure.number(row['times_faster'])}" for row in here if row["method"].startswith(OURS)]
     plain = next((row for row in here if row["method"] == BASELINE), None)
     if plain is None:
         return f"{group}: not timed"
@@ -199,17 +181,11 @@ def say_device(about: dict, ceilings: roof.Ceilings) -> None:
 
 
 def say_rows(rows: list[dict], left_out: list[str], minutes: float | None) -> None:
-    for title, table in (
-        (
-            "Time queued and awaited, share of the ceiling that binds, error in full and default precision",
-            own_table(rows),
-        ),
-        ("Notes", remarks(rows, "note")),
-        ("Why not more examples", remarks([r for r in rows if r["method"] == BASELINE], "batch_is")),
-        ("Not timed", remarks(rows, "reason")),
-    ):
-        if table:
-            measure.show(title, table)
+    title = "Time queued and awaited, share of the ceiling that binds, error in full and default precision"
+    measure.show(title, [row for row in rows if row.get("ms")], COLUMNS)
+    measure.show("Notes", remarks(rows, "note"))
+    measure.show("Why not more examples", remarks([r for r in rows if r["method"] == BASELINE], "batch_is"))
+    measure.show("Not timed", remarks(rows, "reason"))
     if left_out:
         print(f"{minutes:g} minutes were over. Left out: {'; '.join(left_out)}")
 

@@ -7,16 +7,20 @@ import importlib.metadata
 import importlib.util
 import os
 import time
+import warnings
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import measure
 import numpy as np
 
 DISTRIBUTIONS = {"backpack": "backpack-for-pytorch", "jax_privacy": "jax-privacy"}  # where they have another name
 
 
+@cache
 def missing(*modules: str) -> set[str]:
     """Those that are not installed, each said in a line."""
     absent = {name for name in modules if importlib.util.find_spec(name) is None}
@@ -102,6 +106,41 @@ def clipped_sum(grads: Any, max_norm: float) -> Any:
     """Each example's gradient scaled down to that norm, where it is longer, and all of them added."""
     c = jnp.minimum(1, max_norm / jnp.sqrt(jnp.maximum(squared_norms(grads), 1e-30)))
     return jax.tree.map(lambda g: jnp.tensordot(c.astype(g.dtype), g, 1), grads)
+
+
+# ---- jax_privacy
+
+MICROBATCHES = (1, 4, 16, 64, None)  # None: all examples at once
+
+
+def jax_privacy(loss: Callable, batched: tuple[int, ...], max_norm: float, microbatch: int | None) -> Callable:
+    """Its clipped sum; `batched` are the arguments that are examples."""
+    warnings.filterwarnings("ignore", "optax.global_norm is deprecated")
+    clipped = importlib.import_module("jax_privacy").clipped_grad(
+        loss, l2_clip_norm=max_norm, batch_argnums=batched, keep_batch_dim=False, microbatch_size=microbatch
+    )
+    return lambda *args: clipped(*args)
+
+
+def best_microbatch(build: Callable, args: tuple, batch: int) -> tuple[int | None, measure.Compiled, str]:
+    """Try several, until one is much slower than the best: the best, its program, and what was tried."""
+    tried: dict[int | None, tuple[float, measure.Compiled]] = {}
+    said, failed = [], None
+    for size in (size for size in MICROBATCHES if size is None or (size < batch and batch % size == 0)):
+        try:
+            built = build(size)
+        except Exception as error:  # too large, or too much to compile
+            said.append(f"{size or batch}: {measure.reason(error)}")
+            failed = error
+            continue
+        tried[size] = measure.best_of(partial(built.run, *args), times=2), built
+        said.append(f"{size or batch}: {1e3 * tried[size][0]:.3g} ms")
+        if tried[size][0] > 2 * min(seconds for seconds, _ in tried.values()):
+            break
+    if not tried:
+        raise failed or ValueError(f"no microbatches of {batch} examples")
+    best = min(tried, key=lambda size: tried[size][0])
+    return best, tried[best][1], ", ".join(said)
 
 
 # ---- NumPy
