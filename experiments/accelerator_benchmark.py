@@ -30,7 +30,7 @@ import ceilings as roof
 import measure
 from accelerator_programs import FOR_MODEL, for_network
 from cases import EXERCISE, gpt, network
-from contest import BASELINE, LEFT_OUT, OURS, PENDING, Group, Terms, measure_group
+from contest import BASELINE, LEFT_OUT, PENDING, Group, Terms, measure_group
 from rivals import Torch
 
 ENOUGH_CALLS = 20  # empty ones, that a call of jax.grad should take
@@ -152,16 +152,6 @@ def remarks(rows: list[dict], column: str) -> list[dict]:
     ]
 
 
-def summary(group: Group, rows: list[dict]) -> str:
-    """A group in one line."""
-    here = [row for row in rows if key_of(row)[:2] == (group.subject.name, group.dtype) and row.get("ms")]
-    ours = [f"{row['method']} {measure.number(row['times_faster'])}" for row in here if row["method"].startswith(OURS)]
-    plain = next((row for row in here if row["method"] == BASELINE), None)
-    if plain is None:
-        return f"{group}: not timed"
-    return f"{group}, {plain['batch']:,} examples: {BASELINE} {plain['ms']:.3g} ms; times as fast: {', '.join(ours)}"
-
-
 def say_device(about: dict, ceilings: roof.Ceilings) -> None:
     print(
         f"{about['device']} (1 of {about['devices']} used), {about['memory_GB']} GB for JAX, {about['processor']} x "
@@ -245,7 +235,6 @@ def run(given: argparse.Namespace, ledger: Ledger, groups: Callable[[Torch], lis
                 starts = [row["batch"] for row in ledger.rows.values() if row["network"] == group.subject.name]
                 measure_group(group._replace(start=max(starts, default=group.start)), terms)
                 torch.release()
-                print(summary(group, list(ledger.rows.values())), flush=True)
             say("", steps=1)
     if not (given.quick or over()):
         again = roof.measured(*how)

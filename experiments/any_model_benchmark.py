@@ -184,15 +184,7 @@ def cost(size: Size, readout: str, seconds: float, say: Callable) -> list[dict]:
     except FAILURES as error:
         for name in built:
             rows[name]["reason"] = f"while timing: {measure.reason(error)}"
-    print(summary(size, readout, rows))
     return list(rows.values())
-
-
-def summary(size: Size, readout: str, rows: dict[str, dict]) -> str:
-    """One line: times the plain gradient."""
-    times = {name: row.get("times_plain") or row["reason"] for name, row in rows.items() if name != PLAIN}
-    figures = ", ".join(f"{name} {measure.figure(value)}" for name, value in times.items())
-    return f"{size.name}, {size.batch} examples, {readout}, times a plain gradient: {figures}"
 
 
 def formed(model: models.Model, args: tuple) -> str:

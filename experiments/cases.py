@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+from any_models import cast
 from ceilings import CLIPPED, GRADIENT, NORMS, gpt_flops, least_bytes, network_flops
 from rivals import clipped_sum, loss_of_one, per_example_gradients, plain_loss, squared_norms
 
@@ -99,11 +100,6 @@ def make_case(subject: Subject, batch: int, dtype: str) -> Case:
         return jax.tree.map(lambda a: jnp.tile(a, (times, *[1] * (a.ndim - 1))), examples)
 
     return Case(subject, dtype, params, jax.block_until_ready(repeated(batch // period)), period)
-
-
-def cast(tree: Any, dtype: str) -> Any:
-    """What is a real number in this dtype; tokens stay."""
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype), tree)
 
 
 def most_compared(subject: Subject, params: Any) -> int:

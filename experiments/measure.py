@@ -52,49 +52,18 @@ def compiled(function: Callable, *args) -> Compiled:
 
 
 def in_turn(
-    programs: dict[str, Callable[[], Any]],
-    seconds: float = 1.0,
-    rounds: int = 7,
-    fewest: int | None = None,
-    rest: Collection[str] = (),
+    programs: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 7, fewest: int | None = None
 ) -> dict[str, list[float]]:
     """Time each program once a round, A B C A B C …, so that a drift of the machine's speed meets all alike.
 
     A figure is the mean over as many calls as fill its share of `seconds`; each program runs twice first, unmeasured.
-    Slow programs take longer than `seconds`: with `fewest`, rounds are then left out, down to that many. After the
-    programs named in `rest` there is a pause, for other frameworks' threads that spin while they wait for more work.
+    Slow programs take longer than `seconds`: with `fewest`, rounds are then left out, down to that many.
     """
-    calls, rounds = _plan(
-        {name: (run, jax.block_until_ready) for name, run in programs.items()}, seconds, rounds, fewest, rest
-    )
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, run in programs.items():
-            began = time.perf_counter()
-            for _ in range(calls[name]):
-                jax.block_until_ready(run())
-            times[name].append((time.perf_counter() - began) / calls[name])
-            time.sleep(REST if name in rest else 0)
-    return times
 
+    def each_awaited(run, wait, calls):
+        return _seconds(lambda: wait(run()), lambda result: result, calls)
 
-REST = 0.3  # seconds: OpenMP threads spin for 0.2
-
-
-def _plan(programs, seconds, rounds, fewest, rest, uncounted=0) -> tuple[dict[str, int], int]:
-    """How many calls of each program fill its share of a round, and how many rounds there are."""
-    calls, slowest = {}, 0.0
-    for name, (run, wait) in programs.items():
-        wait(run())
-        began = time.perf_counter()
-        wait(run())
-        once = time.perf_counter() - began
-        calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)) - uncounted)
-        slowest += (uncounted + calls[name]) * once
-        time.sleep(REST if name in rest else 0)
-    if fewest is not None:
-        rounds = max(fewest, min(rounds, int(seconds / max(slowest, 1e-9))))
-    return calls, rounds
+    return _in_turn({name: Queue(run) for name, run in programs.items()}, each_awaited, seconds, rounds, fewest)
 
 
 class Queue(NamedTuple):
@@ -117,17 +86,41 @@ def queued_in_turn(
     """As `in_turn`, but a round's calls are given out one after the other, and only the last is waited for.
 
     A device works through them in order, so the way to a GPU and back, tens of µs, is paid once and not in every call,
-    as in a training loop. A program's first call in a round does not count: it frees what the one before it left.
+    as in a training loop. A program's first call in a round does not count: it frees what the one before it left. After
+    the programs named in `rest` there is a pause, for other frameworks' threads that spin while they wait for more work.
     """
-    calls, rounds = _plan(programs, seconds, rounds, fewest, rest, uncounted=2)
-    times = {name: Times([], []) for name in programs}
+
+    def one_and_many(run, wait, calls):
+        wait(run())
+        one = _seconds(run, wait, 1)
+        return _seconds(run, wait, calls), one
+
+    found = _in_turn(programs, one_and_many, seconds, rounds, fewest, uncounted=2, rest=rest)
+    return {name: Times(*map(list, zip(*pairs, strict=True))) for name, pairs in found.items()}
+
+
+REST = 0.3  # seconds: OpenMP threads spin for 0.2
+
+
+def _in_turn(
+    programs: dict[str, Queue], timed: Callable, seconds: float, rounds: int, fewest: int | None, uncounted=0, rest=()
+) -> dict[str, list]:
+    """What `timed` finds of each program in each round, of as many calls as fill its share."""
+    calls, slowest = {}, 0.0
+    for name, (run, wait) in programs.items():
+        wait(run())
+        once = _seconds(run, wait, 1)
+        calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)) - uncounted)
+        slowest += (uncounted + calls[name]) * once
+        time.sleep(REST if name in rest else 0)
+    if fewest is not None:
+        rounds = max(fewest, min(rounds, int(seconds / max(slowest, 1e-9))))
+    found: dict[str, list] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, (run, wait) in programs.items():
-            wait(run())
-            times[name].awaited.append(_seconds(run, wait, 1))
-            times[name].queued.append(_seconds(run, wait, calls[name]))
+            found[name].append(timed(run, wait, calls[name]))
             time.sleep(REST if name in rest else 0)
-    return times
+    return found
 
 
 def _seconds(run, wait, calls: int) -> float:

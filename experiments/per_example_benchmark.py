@@ -225,10 +225,6 @@ class TorchCase:
 
         return Program(readout, method, "PyTorch", finished, comparable or as_pairs)
 
-    def fits(self, method: str) -> bool:
-        """Whether all gradients may be formed."""
-        return fits(self.case, method)
-
 
 def as_pairs(flat) -> list:
     """(W, b) of each layer."""
@@ -277,7 +273,7 @@ def by_opacus(at: TorchCase) -> Iterator[Program]:
         return taken(ghost, "grad")
 
     yield at.program(CLIPPED, "Opacus, ghost", by_ghosts)
-    if at.fits("Opacus, per sample"):
+    if fits(at.case, "Opacus, per sample"):
         sampled = grad_sample.GradSampleModule(at.model(), loss_reduction="sum")
         optimizer = optimizers.DPOptimizer(sgd(sampled.parameters()), **settings)
 
@@ -323,7 +319,7 @@ def by_backpack(at: TorchCase) -> Iterator[Program]:
     l2, variance = extended(extensions.BatchL2Grad(), norms), extended(extensions.Variance(), moments)
     yield at.program(NORMS, "BackPACK BatchL2Grad", l2, lambda n: n.cpu().numpy())
     yield at.program(MOMENTS, "BackPACK Variance", variance, lambda r: tuple(map(as_pairs, r)))
-    if at.fits("BackPACK BatchGrad, clipped"):
+    if fits(at.case, "BackPACK BatchGrad, clipped"):
         yield at.program(CLIPPED, "BackPACK BatchGrad, clipped", extended(extensions.BatchGrad(), clipped))
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from jaxbackprop.training.methods import GRADIENTS, shuffled_batches
 from jaxbackprop.training.steps import Problem, TrainState, start, train_epoch, train_step
 
 LOSS, RATE, WIDTHS = "softmax_cross_entropy", 1e-3, (64, 32, 32, 10)
+ADAM = optax.adam(RATE)
 NETWORKS = {"skip_mlp": jbp.skip_mlp(WIDTHS), "mlp": jbp.mlp(WIDTHS)}
 BATCHES = (32, 8, 128, 512)
 TOLERANCE = 1e-8  # of the parameters after an epoch in float64, relative to each array's largest entry
@@ -60,19 +61,14 @@ class Setting(NamedTuple):
 
     def problem(self, gradient: str) -> Problem:
         """What `fit` makes of it."""
-        return Problem(Model(self.network, losses.as_loss(LOSS)), optimizer(), self.batch, GRADIENTS[gradient])
-
-
-@cache
-def optimizer():
-    return optax.adam(RATE)
+        return Problem(Model(self.network, losses.as_loss(LOSS)), ADAM, self.batch, GRADIENTS[gradient])
 
 
 def setting(network: jbp.Network, batch: int, dtype: str) -> Setting:
     digits = data.load("digits")
     x, y = digits.x_train.astype(dtype), digits.y_train
     x, y = x[: len(x) // 512 * 512], y[: len(y) // 512 * 512]  # whole batches at every size: PyTorch gets no padding
-    made = Problem(Model(network, losses.as_loss(LOSS)), optimizer(), batch, GRADIENTS["hand"])
+    made = Problem(Model(network, losses.as_loss(LOSS)), ADAM, batch, GRADIENTS["hand"])
     return Setting(network, batch, x, y, start(made, jax.random.key(0), dtype=jnp.dtype(dtype)))
 
 
@@ -219,7 +215,7 @@ def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
         return jbp.fit_many(network, LOSS, optax.adam, xy, keys=keys, learning_rates=rates, **settings)[1]
 
     def in_turn(xy):
-        histories = [jbp.fit(network, LOSS, optimizer(), xy, key=key, **settings)[1] for key in keys]
+        histories = [jbp.fit(network, LOSS, ADAM, xy, key=key, **settings)[1] for key in keys]
         return jnp.array([[row["loss"] for row in history] for history in histories])
 
     made = setting(network, batch, "float32").problem("hand")
