@@ -3,7 +3,8 @@
     python experiments/gradient_benchmark.py [--quick] [--out FOLDER]
 
 The network is the exercise's wiring, width-width-width-width. jax.grad differentiates the same network written plainly.
-Both are called as a user would, jitted, with defaults: value_and_grad chooses its own tiles.
+Both are called as a user would, jitted, with defaults: value_and_grad chooses its own tiles. They are compared and timed as in
+accelerator_benchmark.py: with float64, and with calls that are queued.
 """
 
 from functools import partial

@@ -7,7 +7,8 @@
 Three series: the exercise's own network 1-1-1-1 over the number of examples, as many as fit in memory up to 100 million;
 the exercise's wiring over the width of its layers; and over its depth, every hidden layer feeding the output. The exponent
 is the slope of a least-squares line through the logarithms, over the upper half of the range (of the logarithm of the size).
-The gradients are compared with jax.grad in float64 before they are timed: a large batch repeats a slice of 65,536 examples.
+The gradients are compared with float64 before they are timed, as in accelerator_benchmark.py: a large batch repeats a slice of
+65,536 examples, or fewer. Calls are queued, and waited for once.
 """
 
 from collections.abc import Callable
