@@ -99,22 +99,12 @@ def vmapped_clipped(case: Case) -> Built:
     gradients = per_example_gradients(case.subject.loss_of_one, (None, *[0] * len(case.data)))
     one = sum(a.nbytes for a in jax.tree.leaves(case.params))
     most = min(VMAPPED_BYTES, measure.memory()[1] / 8) / one
-    share = next(
-        n for n in divisors(case.batch // case.period) if case.batch / n <= most or n * case.period == case.batch
-    )
+    slices = case.batch // case.period
+    shares = (n for n in range(1, slices + 1) if slices % n == 0)
+    share = next(n for n in shares if case.batch / n <= most or n == slices)
     count = case.batch // share
     note = f"{count:,} examples, time scaled to {case.batch:,}" if share > 1 else ""
     return on_device(lambda *args: clipped_sum(gradients(*args), MAX_NORM), case, over(count), note, share)
-
-
-def divisors(number: int) -> list[int]:
-    """In order.
-
-    >>> divisors(160)
-    [1, 2, 4, 5, 8, 10, 16, 20, 32, 40, 80, 160]
-    """
-    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
 
 
 def with_numpy(case: Case) -> Built:
@@ -127,9 +117,8 @@ def with_numpy(case: Case) -> Built:
 
 def with_torch(torch: Torch, compile_it: bool, case: Case) -> Built:
     params, (x, y) = jax.tree.map(np.asarray, (case.params, case.slice))
-    program = torch.build(params, x, y, case.batch // case.period, compile_it)
-    queue = measure.Queue(program.run, program.wait)
-    return Built(queue, program.gradient, compile_seconds=program.compile_seconds)
+    queue, gradient, seconds = torch.build(params, x, y, case.batch // case.period, compile_it)
+    return Built(queue, gradient, compile_seconds=seconds)
 
 
 # ---- all of them

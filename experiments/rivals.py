@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -173,15 +173,6 @@ def by_numpy(params, x, y) -> Callable[[], dict]:
 # ---- PyTorch
 
 
-class TorchProgram(NamedTuple):
-    """`run` gives out work, `wait` waits for it, `gradient` makes NumPy arrays of what it gave."""
-
-    run: Callable[[], Any]
-    wait: Callable[[Any], Any]
-    gradient: Callable[[Any], Any]
-    compile_seconds: float | None
-
-
 class Torch:
     """PyTorch on the same kind of device as JAX; `shortens` says that it may round products as JAX does there."""
 
@@ -208,8 +199,11 @@ class Torch:
         """What is written down of it."""
         return {} if self.absent else {"torch": self.torch.__version__}
 
-    def build(self, params, x, y, repeats: int, compile_it: bool) -> TorchProgram:
-        """The gradient of the loss of h0, h1 and yhat; x and y are repeated on the device."""
+    def build(self, params, x, y, repeats: int, compile_it: bool) -> tuple:
+        """The gradient of the loss of h0, h1 and yhat: a queue, what makes NumPy arrays of its result, seconds of compiling.
+
+        x and y are repeated on the device.
+        """
         if self.absent or (compile_it and self.skip_compile):
             raise NotHereError(self.absent or self.skip_compile)
         torch, dtype = self.torch, getattr(self.torch, str(x.dtype))
@@ -245,7 +239,7 @@ class Torch:
             torch._dynamo.reset()
             first, second = (_timed(lambda: wait(run())) for _ in range(2))
             seconds = first - second
-        return TorchProgram(run, wait, gradient, seconds)
+        return measure.Queue(run, wait), gradient, seconds
 
     def release(self) -> None:
         """Give back what PyTorch keeps of a GPU's memory, so that JAX can have it."""

@@ -8,7 +8,6 @@ one epoch in float64 from the same parameters on the same batches, and all must 
 
 import importlib
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -267,18 +266,16 @@ def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
 def measure_start(rounds: int) -> list[dict]:
     """A whole `jaxbackprop train`, process and all: the first in a fresh cache folder, and the next."""
     path = os.pathsep.join([str(Path(jbp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    times: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
+    times: dict[str, list[float]] = {"cold": [], "warm": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            for name in times:
-                before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            env = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": path}
+            for name, seconds in times.items():
                 command = [sys.executable, "-m", "jaxbackprop", "train", "--json", "--out", f"{folder}/{name}"]
-                env = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": path}
+                began = time.perf_counter()
                 subprocess.run(command, env=env, check=True, capture_output=True)
-                wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-                times[name].append((wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
-    medians = {name: [measure.median(column) for column in zip(*pairs, strict=True)] for name, pairs in times.items()}
-    return [{"start": name, "seconds": wall, "processor_seconds": used} for name, (wall, used) in medians.items()]
+                seconds.append(time.perf_counter() - began)
+    return [{"start": name, "seconds": measure.median(seconds)} for name, seconds in times.items()]
 
 
 def plot(rows: list[dict]) -> Figure:

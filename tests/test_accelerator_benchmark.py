@@ -84,7 +84,7 @@ def test_a_bad_option_is_one_line(given, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("module", [measure, ceilings, cases, programs, plots])
+@pytest.mark.parametrize("module", [measure, ceilings, cases, plots])
 def test_the_examples_in_docstrings_are_right(module):
     failed, tried = doctest.testmod(module)
     assert failed == 0 < tried
