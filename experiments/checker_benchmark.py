@@ -194,7 +194,7 @@ def main() -> None:
     tables = {"checkers": figures.by_checker(table, seconds), "layers": figures.of_layers(of_layers)}
     for title, lines in tables.items():
         measure.show(title, lines)
-    more = {"networks": count, "torch": rivals.versions("torch"), "seconds": seconds, **tables, "mistakes": table}
+    more = {"networks": count, **rivals.versions("torch"), "seconds": seconds, **tables, "mistakes": table}
     faults = figures.faults([*of_layers, *of_networks])
     measure.publish(given, "checker" if count >= NETWORKS else PART, faults, partial(figures.plot, table), **more)
 

@@ -40,14 +40,8 @@ from jaxbackprop.readouts import squared_norms
 WIDTH, BLOCKS, HEADS, LENGTH = 64, 2, 4, 64
 BATCH, RATE, WARMUP, STEPS = 16, 2e-3, 100, 1500
 SEEDS, TOGETHER, SIZE, TILE = 2, 8, 96, 32  # the noise is measured on so many sequences, a tile at a time
-COLORS = {
-    "embedding": "#efb118",
-    "attention": "#4269d0",
-    "MLP": "#3ca951",
-    "norms": "#ff725c",
-    "head": "#a463f2",
-    "all": "#111111",
-}
+COLORS = {"embedding": "#efb118", "attention": "#4269d0", "MLP": "#3ca951", "norms": "#ff725c", "head": "#a463f2"}
+COLORS |= {"all": "#111111"}
 SPOKEN = (
     "abc argparse ast asyncio base64 bisect calendar cmath codecs collections collections.abc concurrent.futures configparser "
     "contextlib copy csv dataclasses datetime decimal difflib dis email enum fileinput fnmatch fractions functools gettext glob "

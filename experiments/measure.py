@@ -336,7 +336,7 @@ def publish(
         path = save(name, rows, given.folder, stamp=given.stamp, **more)
         if draw:
             save_picture(draw(), path.with_suffix(".png"))
-        print(path, "and .png" if draw else "")
+        print(f"{path} and .png" if draw else path)
 
 
 def replace(path: Path, text: str) -> None:

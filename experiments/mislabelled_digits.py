@@ -38,14 +38,8 @@ OPTIMIZER = optax.adam(1e-3)
 WRONG, TRUSTED = 0.05, 100
 CHECKPOINTS = (0, 1, 2, 3, 5, 8, 12, 20, 40, 80)  # epochs
 BRIEF = 8  # the epochs of a network that has not memorised yet
-COLORS = {
-    "loss": "#333333",
-    "norm": "#4269d0",
-    "inner": "#ff725c",
-    "harm": "#efb118",
-    "gram": "#97bbf5",
-    "gram cosine": "#3ca951",
-}
+COLORS = {"loss": "#333333", "norm": "#4269d0", "inner": "#ff725c", "harm": "#efb118", "gram": "#97bbf5"}
+COLORS |= {"gram cosine": "#3ca951"}
 
 
 class Planted(NamedTuple):
