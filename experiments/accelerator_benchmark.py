@@ -20,7 +20,6 @@ written as soon as it is there: a run that is killed loses what it was at, and n
 
 import argparse
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ import ceilings as roof
 import measure
 from accelerator_programs import FOR_MODEL, for_network
 from cases import EXERCISE, gpt, network
-from contest import BASELINE, LEFT_OUT, OURS, PENDING, Group, Terms, measure_group
+from contest import BASELINE, LEFT_OUT, PENDING, Group, Terms, measure_group
 from rivals import Torch
 
 ENOUGH_CALLS = 20  # empty ones, that a call of jax.grad should take
@@ -134,28 +133,10 @@ CIRCUMSTANCES = ("mode", "device", "processor", "commit", "jax", "jaxlib")  # in
 # ---- tables
 
 
-def own_table(rows: list[dict]) -> list[dict]:
-    """All that was timed, beside the ceilings."""
-    return [
-        {
-            "network": row["network"],
-            "examples": row["batch"],
-            "dtype": row["dtype"],
-            "method": row["method"],
-            "ms": row["ms"],
-            "awaited": row["awaited_ms"],
-            "times faster": row["times_faster"],
-            "Gflop/s": row["gflops"],
-            "of ceiling": row["share_of_ceiling"],
-            "binds": row["binds"],
-            "compile s": row["compile_s"],
-            "temp MB": row["temporary_MB"],
-            "error": row["difference"],
-            "by default": row["difference_default"],
-        }
-        for row in rows
-        if row.get("ms")
-    ]
+COLUMNS = (
+    *("network", "batch", "dtype", "method", "ms", "awaited_ms", "times_faster", "gflops", "share_of_ceiling", "binds"),
+    *("compile_s", "temporary_MB", "difference", "difference_default"),
+)
 
 
 def remarks(rows: list[dict], column: str) -> list[dict]:
@@ -169,16 +150,6 @@ def remarks(rows: list[dict], column: str) -> list[dict]:
         {"method": method, column: text, "where": "everywhere" if len(at) == everywhere[method] > 1 else "; ".join(at)}
         for (method, text), at in where.items()
     ]
-
-
-def summary(group: Group, rows: list[dict]) -> str:
-    """A group in one line."""
-    here = [row for row in rows if key_of(row)[:2] == (group.subject.name, group.dtype) and row.get("ms")]
-    ours = [f"{row['method']} {plots.number(row['times_faster'])}" for row in here if row["method"].startswith(OURS)]
-    plain = next((row for row in here if row["method"] == BASELINE), None)
-    if plain is None:
-        return f"{group}: not timed"
-    return f"{group}, {plain['batch']:,} examples: {BASELINE} {plain['ms']:.3g} ms; times as fast: {', '.join(ours)}"
 
 
 def say_device(about: dict, ceilings: roof.Ceilings) -> None:
@@ -200,17 +171,11 @@ def say_device(about: dict, ceilings: roof.Ceilings) -> None:
 
 
 def say_rows(rows: list[dict], left_out: list[str], minutes: float | None) -> None:
-    for title, table in (
-        (
-            "Time queued and awaited, share of the ceiling that binds, error in full and default precision",
-            own_table(rows),
-        ),
-        ("Notes", remarks(rows, "note")),
-        ("Why not more examples", remarks([r for r in rows if r["method"] == BASELINE], "batch_is")),
-        ("Not timed", remarks(rows, "reason")),
-    ):
-        if table:
-            measure.show(title, table)
+    title = "Time queued and awaited, share of the ceiling that binds, error in full and default precision"
+    measure.show(title, [row for row in rows if row.get("ms")], COLUMNS)
+    measure.show("Notes", remarks(rows, "note"))
+    measure.show("Why not more examples", remarks([r for r in rows if r["method"] == BASELINE], "batch_is"))
+    measure.show("Not timed", remarks(rows, "reason"))
     if left_out:
         print(f"{minutes:g} minutes were over. Left out: {'; '.join(left_out)}")
 
@@ -219,10 +184,7 @@ def say_rows(rows: list[dict], left_out: list[str], minutes: float | None) -> No
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    parser = measure.Parser(__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="three small cases, no torch.compile; writes only to --out"
-    )
+    parser = measure.Parser(__doc__, "three small cases, no torch.compile")
     parser.add_argument(
         "--seconds", type=measure.positive, help="of timing for a network and dtype (4; 0.2 with --quick)"
     )
@@ -231,16 +193,15 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         "--only", default="", metavar="PATTERN", help="networks and dtypes with this regular expression"
     )
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run has finished")
-    parser.add_argument("--out", type=Path, help="folder for figures and plots, experiments/results by default")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the pictures of such a JSON file anew, no more")
-    given = parser.parse_args(argv)
+    given = parser.given(argv)
     try:
         re.compile(given.only)
     except re.error as error:
         parser.error(f"--only {given.only!r} is no regular expression: {error}")
     if given.plot and not given.plot.is_file():
         parser.error(f"--plot {given.plot}: there is no such file")
-    if given.resume and given.quick and not given.out:
+    if given.resume and not given.folder:
         parser.error("--resume: --quick writes nothing without --out")
     given.refuse = parser.error
     return given
@@ -274,7 +235,6 @@ def run(given: argparse.Namespace, ledger: Ledger, groups: Callable[[Torch], lis
                 starts = [row["batch"] for row in ledger.rows.values() if row["network"] == group.subject.name]
                 measure_group(group._replace(start=max(starts, default=group.start)), terms)
                 torch.release()
-                print(summary(group, list(ledger.rows.values())), flush=True)
             say("", steps=1)
     if not (given.quick or over()):
         again = roof.measured(*how)
@@ -294,11 +254,8 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, KeyError, TypeError) as error:
             given.refuse(f"--plot {given.plot} is not a file of this benchmark: {error!r}")
         return 0
-    # before JAX takes three quarters of a GPU's memory: PyTorch wants some
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = "quick" if given.quick else "cpu" if measure.on_cpu() else "accelerator"
-    about = measure.stamp() | {"mode": "quick" if given.quick else "whole"}
-    folder, rows = given.out or (None if given.quick else measure.RESULTS), []
+    about, folder, rows = given.stamp | {"mode": "quick" if given.quick else "whole"}, given.folder, []
 
     def groups(torch: Torch) -> list[Group]:
         return [group for group in work(device, torch) if re.search(given.only, str(group))]

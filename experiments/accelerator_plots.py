@@ -21,7 +21,6 @@ SHAPES = {GRADIENT: ("o", 11), CLIPPED: ("s", 8), NORMS: ("^", 7)}  # where they
 HOLLOW: dict[str, Any] = {"marker": "D", "linestyle": "", "markersize": 8, "markerfacecolor": "none"}
 HOLLOW |= {"markeredgecolor": "#333", "zorder": 25}
 MOST_ROWS = 10  # of a panel
-GREY = "#6b7078"
 
 
 def draw(path: Path) -> list[Path]:
@@ -36,19 +35,12 @@ def draw(path: Path) -> list[Path]:
         path.with_name(f"{path.stem}-roofline.png"): roofline(rows, written["ceilings"], caption),
     }
     for name, figure in figures.items():
-        figure.savefig(name, dpi=150)
+        figure.savefig(name)
     return list(figures)
 
 
 def is_ours(row: dict) -> bool:
     return row["method"].startswith(OURS)
-
-
-def plain(axis: Axes) -> None:
-    """Two axes, and a grid behind all."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_axisbelow(True)
-    axis.grid(color="#ececec", linewidth=0.8)
 
 
 # ---- how many times faster than jax.grad
@@ -62,7 +54,7 @@ def ratios(rows: list[dict], caption: str) -> Figure:
     methods = {n: ordered([row for d in dtypes for row in cells.get((n, d), [])]) for n in networks}
     heights = [len(methods[n]) + 0.4 for n in networks]
     size = 2 + 4.8 * len(dtypes), 1.3 + sum(0.2 * h + 0.42 for h in heights)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
     grid = figure.subplots(len(networks), len(dtypes), squeeze=False, sharex=True, sharey="row", height_ratios=heights)
     values = [row["times_faster"] for row in rows if row.get("times_faster")]
     for line, network in zip(grid, networks, strict=True):
@@ -77,8 +69,8 @@ def ratios(rows: list[dict], caption: str) -> Figure:
     for axis in grid[-1]:
         axis.set_xlabel("times faster than jax.grad's plain gradient (log scale)", fontsize=9)
     ncols = 2 * len(dtypes)
-    figure.legend(handles=patches(rows), loc="outside upper left", ncols=ncols, frameon=False, fontsize=9)
-    figure.supxlabel(caption, fontsize=8, color=GREY, x=0.99, ha="right")
+    figure.legend(handles=patches(rows), loc="outside upper left", ncols=ncols, fontsize=9)
+    figure.supxlabel(caption, fontsize=8, color=measure.GREY, x=0.99, ha="right")
     return figure
 
 
@@ -106,36 +98,20 @@ def color(row: dict) -> str:
 
 
 def bars(axis: Axes, rows: dict[int, dict]) -> None:
-    """By place: from 1, each with its figure; what failed is a word."""
-    for place, row in rows.items():
-        value = row.get("times_faster")
-        if value:
-            axis.barh(place, value - 1, left=1, height=0.74, color=color(row), zorder=2)
-        right = not value or value >= 1
-        axis.annotate(
-            number(value) if value else shortly(row["reason"] or ""),
-            (value or 1, place),
-            (4 if right else -4, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
-            fontsize=8 if value else 7.5,
-            fontweight="bold" if is_ours(row) and value else "normal",
-            color="black" if value else GREY,
-        )
-    axis.set_xscale("log")
-    plain(axis)
-    axis.grid(visible=False, axis="y")
+    """By place; what failed is a word."""
+    measure.draw_ratios(axis, [bar(place, row) for place, row in rows.items()])
+    axis.grid(axis="x")
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=8)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    if rows:
-        axis.axvline(1, color="#333", linewidth=1, zorder=3)
-    else:
+    if not rows:
         axis.spines["bottom"].set_visible(False)
-        axis.tick_params(axis="x", which="both", length=0)
         axis.grid(visible=False)
+
+
+def bar(place: int, row: dict) -> measure.Bar:
+    """One method."""
+    return measure.Bar(place, row.get("times_faster"), shortly(row["reason"] or ""), color(row), is_ours(row))
 
 
 def shortly(reason: str) -> str:
@@ -145,15 +121,6 @@ def shortly(reason: str) -> str:
     ('out of memory', 'WRONG by 0.3: not timed')
     """
     return reason if len(reason) < 30 else re.split("[:,]", reason)[0][:40]
-
-
-def number(value: float) -> str:
-    """Two digits after the point, below 10.
-
-    >>> number(0.8349), number(16.6)
-    ('0.83', '17')
-    """
-    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def patches(rows: list[dict]) -> list:
@@ -175,7 +142,7 @@ def roofline(rows: list[dict], ceilings: dict, caption: str) -> Figure:
     points = best(rows)
     dtypes = [dtype for dtype in DTYPES if any(row["dtype"] == dtype for row in points)]
     letters = {name: chr(ord("A") + i) for i, name in enumerate(dict.fromkeys(row["network"] for row in points))}
-    figure = Figure(figsize=(1 + 5.6 * len(dtypes), 6.2), layout="constrained")
+    figure = Figure(figsize=(1 + 5.6 * len(dtypes), 6.2))
     grid = figure.subplots(1, len(dtypes), squeeze=False, sharex=True, sharey=True)[0]
     low, high = min(r["intensity"] for r in points) / 6, max(r["intensity"] for r in points) * 4
     top = max(ceilings["products"][dtype] for dtype in dtypes) / 1e9
@@ -191,7 +158,7 @@ def roofline(rows: list[dict], ceilings: dict, caption: str) -> Figure:
                 row["intensity"], row["gflops"], **(HOLLOW if row["method"] == BASELINE else marker(row["quantity"]))
             )
         name_columns(axis, here, letters)
-        plain(axis)
+        axis.grid()
         axis.set_title(dtype, fontsize=10)
         axis.set_xlabel("flops for each byte that must move", fontsize=9)
     grid[0].set_ylabel("flop/s reached")
@@ -201,15 +168,13 @@ def roofline(rows: list[dict], ceilings: dict, caption: str) -> Figure:
         Line2D([], [], **HOLLOW, label="jax.grad: gradient"),
         Line2D([], [], color="#333", label="measured ceilings"),
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=1 + 2 * len(dtypes), frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside upper left", ncols=1 + 2 * len(dtypes), fontsize=9)
     names = [
         Line2D([], [], linestyle="", label=f"{letter}   {legend(name, points)}") for name, letter in letters.items()
     ]
-    table = figure.legend(
-        handles=names, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, handlelength=0, title=caption
-    )
+    table = figure.legend(handles=names, loc="outside lower left", ncols=2, fontsize=8.5, handlelength=0, title=caption)
     table.set_alignment("left")
-    table.get_title().set(fontsize=8, color=GREY)
+    table.get_title().set(fontsize=8, color=measure.GREY)
     return figure
 
 
@@ -251,7 +216,7 @@ def roof(axis: Axes, ceilings: dict, dtype: str, low: float, high: float) -> Non
     axis.annotate(f"memory {bandwidth:,.4g} GB/s", (rate / bandwidth / 4, rate / 4), (8, -4), va="center", **text)
     if full < 0.9 * rate:
         axis.axhline(full, color="#999", linewidth=1, linestyle=":")
-        axis.annotate(f"in full float32 {flops(1e9 * full)}", (low, full), (4, 4), color=GREY, **text)
+        axis.annotate(f"in full float32 {flops(1e9 * full)}", (low, full), (4, 4), color=measure.GREY, **text)
 
 
 def name_columns(axis: Axes, rows: list[dict], letters: dict[str, str]) -> None:

@@ -36,6 +36,9 @@ def by_hand(case: Case) -> Built:
     return on_device(jbp.value_and_grad(wiring(case), LOSS), case, second)
 
 
+HAND = Method(GRADIENT, "jbp.value_and_grad", by_hand)
+
+
 def wiring(case: Case) -> jbp.Network:
     assert case.subject.widths is not None
     return jbp.skip_mlp(case.subject.widths)
@@ -69,6 +72,11 @@ def fused(readout: Callable, case: Case) -> Built:
 # ---- theirs
 
 
+def elementwise(case: Case) -> Built:
+    """The exercise, with plain numbers in place of matrices."""
+    return on_device(jax.value_and_grad(scalar_loss), case, second, note="whole, elementwise")
+
+
 def tuned_jax_grad(case: Case) -> Built:
     """The best of a few tiles and, for the exercise, of both ways to write it."""
     losses = {"": plain_loss} | ({", elementwise": scalar_loss} if case.subject.widths == EXERCISE else {})
@@ -79,7 +87,7 @@ def tuned_jax_grad(case: Case) -> Built:
             built = on_device(in_tiles(loss, tile), case, second, note=f"tiles of {tile:,}{how}")
             tried[built.note] = measure.best_of(built.call, queue=3), built
     if scalar_loss in losses.values():
-        built = on_device(jax.value_and_grad(scalar_loss), case, second, note="whole, elementwise")
+        built = elementwise(case)
         tried[built.note] = measure.best_of(built.call, queue=3), built
     if not tried:
         raise NotHereError(f"a batch of {case.batch:,} is one tile")
@@ -91,22 +99,12 @@ def vmapped_clipped(case: Case) -> Built:
     gradients = per_example_gradients(case.subject.loss_of_one, (None, *[0] * len(case.data)))
     one = sum(a.nbytes for a in jax.tree.leaves(case.params))
     most = min(VMAPPED_BYTES, measure.memory()[1] / 8) / one
-    share = next(
-        n for n in divisors(case.batch // case.period) if case.batch / n <= most or n * case.period == case.batch
-    )
+    slices = case.batch // case.period
+    shares = (n for n in range(1, slices + 1) if slices % n == 0)
+    share = next(n for n in shares if case.batch / n <= most or n == slices)
     count = case.batch // share
     note = f"{count:,} examples, time scaled to {case.batch:,}" if share > 1 else ""
     return on_device(lambda *args: clipped_sum(gradients(*args), MAX_NORM), case, over(count), note, share)
-
-
-def divisors(number: int) -> list[int]:
-    """In order.
-
-    >>> divisors(160)
-    [1, 2, 4, 5, 8, 10, 16, 20, 32, 40, 80, 160]
-    """
-    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
 
 
 def with_numpy(case: Case) -> Built:
@@ -119,9 +117,8 @@ def with_numpy(case: Case) -> Built:
 
 def with_torch(torch: Torch, compile_it: bool, case: Case) -> Built:
     params, (x, y) = jax.tree.map(np.asarray, (case.params, case.slice))
-    program = torch.build(params, x, y, case.batch // case.period, compile_it)
-    queue = measure.Queue(program.run, program.wait)
-    return Built(queue, program.gradient, compile_seconds=program.compile_seconds)
+    queue, gradient, seconds = torch.build(params, x, y, case.batch // case.period, compile_it)
+    return Built(queue, gradient, compile_seconds=seconds)
 
 
 # ---- all of them
@@ -129,7 +126,7 @@ def with_torch(torch: Torch, compile_it: bool, case: Case) -> Built:
 
 def for_network(torch: Torch) -> tuple[Method, ...]:
     return (
-        Method(GRADIENT, "jbp.value_and_grad", by_hand),
+        HAND,
         Method(GRADIENT, "jbp.fused", partial(fused, jbp.total)),
         Method(CLIPPED, "jbp.per_example, clip, total", whole_clipped),
         Method(CLIPPED, "jbp.stream, clipped", streamed_clipped),

@@ -10,14 +10,10 @@ soon as they are there. What others publish is printed beside: their ratios, on 
 """
 
 import argparse
-import importlib
-import importlib.util
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import any_models as models
@@ -26,15 +22,19 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import rivals
+from contest import FAILURES
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 
 import jaxbackprop as jbp
 
 MAX_NORM = 0.1  # below the norms of nearly all examples: each norm then matters in the sum
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
-MICROBATCHES = (1, 4, 16, 64, None)  # None: all examples at once
 CLIPPED, NORMS, NOISE = "clipped sum", "norms", "noise scale"
 PLAIN, OURS, VMAP, PRIVACY = "jax.grad of the mean", "jbp.factored", "vmap(jax.grad)", "jax_privacy"
-FAILURES = (RuntimeError, MemoryError, ValueError, TypeError, NotImplementedError)
+COLORS = {OURS: "#4269d0", VMAP: "#97bbf5", PRIVACY: "#efb118"}
 
 
 class Size(NamedTuple):
@@ -131,73 +131,31 @@ def trace_of(grads, squares):
     return (jnp.mean(squares) - of_mean) * len(squares) / (len(squares) - 1), jnp.mean(squares)
 
 
-def privacy(model: models.Model, _readout: str, microbatch: int | None) -> Callable:
-    warnings.filterwarnings("ignore", "optax.global_norm is deprecated")
-    batched = tuple(1 + i for i, axis in enumerate(model.in_axes) if axis is not None)
-    clipped = importlib.import_module("jax_privacy").clipped_grad(
-        model.loss,
-        l2_clip_norm=MAX_NORM,
-        batch_argnums=batched,
-        keep_batch_dim=False,
-        microbatch_size=microbatch,
-    )
-    return lambda *args: clipped(*args)
+METHODS = {PLAIN: plain, OURS: ours, VMAP: vmapped}
 
 
 # Measuring
 
 
-class Built(NamedTuple):
-    """A compiled program: the seconds of tracing and compiling, and the bytes beside its arguments."""
-
-    run: Callable[..., Any]
-    seconds: float
-    temporary_bytes: int
-    output_bytes: int
-
-
-def build(function: Callable, args: tuple) -> Built:
+def build(function: Callable, args: tuple) -> measure.Compiled:
     """Trace and compile from nothing. Arguments may be shapes: nothing runs."""
     jax.clear_caches()
-    began = time.perf_counter()
-    run = jax.jit(function).lower(*args).compile()
-    seconds, memory = time.perf_counter() - began, run.memory_analysis()
-    assert memory is not None
-    return Built(run, seconds, memory.temp_size_in_bytes, memory.output_size_in_bytes)
+    return measure.compiled(function, *args)
 
 
-def fitting(function: Callable, args: tuple) -> Built:
+def fitting(function: Callable, args: tuple) -> measure.Compiled:
     """Build it, or refuse what the device has no memory for."""
     built = build(function, args)
     measure.require_memory(built.temporary_bytes + built.output_bytes)
     return built
 
 
-def best_microbatch(model: models.Model, args: tuple, batch: int) -> tuple[Built, str]:
-    """Try several, until one is much slower than the best."""
-    tried: dict[Any, tuple[float, Built]] = {}
-    for size in MICROBATCHES:
-        if size is not None and (batch % size or size == batch):
-            continue
-        try:
-            built = fitting(privacy(model, CLIPPED, size), args)
-        except FAILURES as error:
-            if not tried and size is None:
-                raise
-            print(f"jax_privacy, microbatches of {size or batch}: {measure.reason(error)}")
-            continue
-        tried[size or batch] = measure.best_of(partial(built.run, *args), times=2), built
-        if len(tried) > 1 and list(tried.values())[-1][0] > 2 * min(seconds for seconds, _ in tried.values()):
-            break
-    best = min(tried, key=lambda size: tried[size][0])
-    return tried[best][1], f"microbatch {best} of {', '.join(map(str, tried))}"
-
-
-def methods(readout: str) -> dict[str, Callable]:
-    peers: dict[str, Callable] = {VMAP: vmapped}
-    if readout == CLIPPED and importlib.util.find_spec("jax_privacy"):
-        peers[PRIVACY] = privacy
-    return {PLAIN: plain, OURS: ours} | peers
+def best_privacy(model: models.Model, args: tuple, batch: int) -> tuple[measure.Compiled, str]:
+    """jax_privacy's clipped sum at its best microbatch size."""
+    batched = tuple(1 + i for i, axis in enumerate(model.in_axes) if axis is not None)
+    clipped = partial(rivals.jax_privacy, model.loss, batched, MAX_NORM)
+    best, built, tried = rivals.best_microbatch(lambda size: fitting(clipped(size), args), args, batch)
+    return built, f"microbatch {best or batch} of {tried}"
 
 
 def cost(size: Size, readout: str, seconds: float, say: Callable) -> list[dict]:
@@ -205,19 +163,20 @@ def cost(size: Size, readout: str, seconds: float, say: Callable) -> list[dict]:
     about = {"model": size.name, "batch": size.batch, "dtype": size.dtype, "readout": readout}
     model = size.make().cast(size.dtype)
     args = (model.params, *model.shared, *model.examples(size.batch))
-    rows, built, results = {}, {}, {}
-    for name, method in methods(readout).items():
+    names = [*METHODS, *([PRIVACY] if readout == CLIPPED and not rivals.missing(PRIVACY) else [])]
+    rows = {name: about | {"method": name, "reason": None, "note": ""} for name in names}
+    built, results = {}, {}
+    for name in names:
         say(f"{size.name}, {readout}: {name}")
-        row = rows[name] = about | {"method": name, "reason": None, "note": ""}
         try:
-            if method is privacy:
-                built[name], row["note"] = best_microbatch(model, args, size.batch)
+            if name == PRIVACY:
+                built[name], rows[name]["note"] = best_privacy(model, args, size.batch)
             else:
-                built[name] = fitting(method(model, readout), args)
+                built[name] = fitting(METHODS[name](model, readout), args)
             results[name] = jax.device_get(built[name].run(*args))
         except FAILURES as error:
             built.pop(name, None)
-            row["reason"] = measure.reason(error)
+            rows[name]["reason"] = measure.reason(error)
     rows[OURS]["note"] = formed(model, args)
     validate(rows, built, results, TOLERANCE[size.dtype])
     try:
@@ -225,15 +184,7 @@ def cost(size: Size, readout: str, seconds: float, say: Callable) -> list[dict]:
     except FAILURES as error:
         for name in built:
             rows[name]["reason"] = f"while timing: {measure.reason(error)}"
-    print(summary(size, readout, rows))
     return list(rows.values())
-
-
-def summary(size: Size, readout: str, rows: dict[str, dict]) -> str:
-    """One line: times the plain gradient."""
-    times = {name: row.get("times_plain") or row["reason"] for name, row in rows.items() if name != PLAIN}
-    figures = ", ".join(f"{name} {measure.figure(value)}" for name, value in times.items())
-    return f"{size.name}, {size.batch} examples, {readout}, times a plain gradient: {figures}"
 
 
 def formed(model: models.Model, args: tuple) -> str:
@@ -244,7 +195,9 @@ def formed(model: models.Model, args: tuple) -> str:
     return f"formed: {', '.join(dict.fromkeys(found))}" if found else ""
 
 
-def validate(rows: dict[str, dict], built: dict[str, Built], results: dict[str, Any], allowed: float) -> None:
+def validate(
+    rows: dict[str, dict], built: dict[str, measure.Compiled], results: dict[str, Any], allowed: float
+) -> None:
     """Each against vmap(jax.grad), or jax_privacy where that does not fit; what is off is not timed."""
     reference = next((name for name in (VMAP, PRIVACY) if name in results), None)
     for name in results.keys() - {PLAIN}:
@@ -255,7 +208,7 @@ def validate(rows: dict[str, dict], built: dict[str, Built], results: dict[str, 
             del built[name]
 
 
-def time_all(rows: dict[str, dict], built: dict[str, Built], args: tuple, seconds: float) -> None:
+def time_all(rows: dict[str, dict], built: dict[str, measure.Compiled], args: tuple, seconds: float) -> None:
     """Each in turn, after two calls that do not count."""
     times = measure.in_turn({n: partial(b.run, *args) for n, b in built.items()}, seconds, rounds=7, fewest=3)
     for name, program in built.items():
@@ -264,18 +217,19 @@ def time_all(rows: dict[str, dict], built: dict[str, Built], args: tuple, second
             "times_plain": measure.ratio(times, name, PLAIN) if PLAIN in times else None,
             "temporary_MB": program.temporary_bytes / 1e6,
             "temporary_ratio": program.temporary_bytes / built[PLAIN].temporary_bytes if PLAIN in built else None,
-            "compile_s": program.seconds,
+            "compile_s": program.compile_seconds,
             "rounds": len(times[name]),
         }
 
 
 def compilation(name: str, make: Callable[[], models.Model], batch: int, say: Callable) -> list[dict]:
     """Tracing and compiling the clipped sum of a deep model."""
-    model, rows = make(), []
-    args = (model.params, *model.shared, *model.examples(batch))
-    for method, function in {PLAIN: plain, OURS: ours, VMAP: vmapped}.items():
+    model = make()
+    args, rows = (model.params, *model.shared, *model.examples(batch)), []
+    for method, function in METHODS.items():
         say(f"{name}: compiling {method}")
-        rows.append({"model": name, "method": method, "compile_s": build(function(model, CLIPPED), args).seconds})
+        seconds = build(function(model, CLIPPED), args).compile_seconds
+        rows.append({"model": name, "method": method, "compile_s": seconds})
     return rows
 
 
@@ -309,63 +263,41 @@ def largest(fits: Callable[[int], bool]) -> int:
 # The picture, and the command
 
 
-def plot(rows: list[dict], path: Path) -> None:
+def plot(rows: list[dict]) -> Figure:
     """A bar for each model and method: the time, and the temporaries, over the plain gradient's."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in rows if row["readout"] == CLIPPED and row["method"] != PLAIN]
+    rows = [row for row in rows if row["readout"] == CLIPPED and row["method"] in COLORS]
     names = {row["model"]: f"{row['model']}\nbatch {row['batch']}, {row['dtype']}" for row in rows}
-    figure = Figure(figsize=(10.5, 1.6 + 0.75 * len(names)), layout="constrained")
-    panels = {"times_plain": "time", "temporary_ratio": "temporary memory"}
+    figure = Figure(figsize=(10.5, 1.6 + 0.75 * len(names)))
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, (key, title) in zip(axes, panels.items(), strict=True):
-        for i, (method, color) in enumerate(COLORS.items()):
-            found = {row["model"]: row for row in rows if row["method"] == method}
-            draw_bars(axis, [found.get(name, {}) for name in names], key, 0.27 * (i - 1), color)
-        style(axis, f"{title} of the clipped sum, in plain gradients", list(names.values()))
-    axes[-1].invert_yaxis()
-    handles = [axes[-1].barh([0], [0], left=1, color=color, label=method) for method, color in COLORS.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    measure.save_picture(figure, path)
+    for axis, column, what in zip(axes, ("times_plain", "temporary_ratio"), ("time", "temporary memory"), strict=True):
+        draw(axis, rows, list(names), column)
+        axis.set_title(f"{what} of the clipped sum, in plain gradients", fontsize=10)
+    axes[0].set_yticks(range(len(names)), names.values(), fontsize=9)
+    axes[0].invert_yaxis()
+    handles = [Patch(color=color, label=method) for method, color in COLORS.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
 
 
-COLORS = {OURS: "#4269d0", VMAP: "#97bbf5", PRIVACY: "#efb118"}
-
-
-def draw_bars(axis, found: list[dict], key: str, shift: float, color: str) -> None:
-    """Of one method, from 1. What was not timed is a word."""
-    for i, row in enumerate(found):
-        value = row.get(key)
-        if value:
-            axis.barh(i + shift, value - 1, 0.25, left=1, color=color)
-        text = f"{value:.2f}" if value and value < 10 else f"{value:.0f}" if value else (row.get("reason") or "")[:30]
-        at, shade = (max(value or 1, 1), i + shift), "black" if value else "#888"
-        axis.annotate(text, at, (4, 0), textcoords="offset points", va="center", fontsize=8, color=shade)
-
-
-def style(axis, title: str, names: list[str]) -> None:
-    axis.axvline(1, color="#444", linewidth=0.8)
-    axis.set_xscale("log", subs=[2, 5])
-    axis.set_title(title, fontsize=10)
-    axis.set_yticks(range(len(names)), names, fontsize=9)
-    axis.spines[["top", "right"]].set_visible(False)
-    for of_ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        of_ticks(lambda value, _: f"{value:g}")
+def draw(axis: Axes, rows: list[dict], names: list[str], column: str) -> None:
+    """A bar for each row, those of a model together."""
+    shifts = dict(zip(COLORS, (-0.27, 0, 0.27), strict=True))
+    bars = [
+        measure.Bar(
+            names.index(row["model"]) + shifts[row["method"]], row.get(column), (row["reason"] or "")[:30], color
+        )
+        for row in rows
+        for color in [COLORS[row["method"]]]
+    ]
+    measure.draw_ratios(axis, bars, height=0.25)
+    axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     axis.margins(x=0.1)
-
-
-def write(folder: Path, found: dict[str, list[dict]], about: dict) -> Path:
-    """Figures and picture."""
-    lists = {name: rows for name, rows in found.items() if rows and name != "rows"}
-    path = measure.save("any_model", found["rows"], folder, stamp=about, published=PUBLISHED, **lists)
-    if any(row.get("ms") and row["readout"] == CLIPPED for row in found["rows"]):
-        plot(found["rows"], path.with_suffix(".png"))
-    return path
 
 
 def work(given: argparse.Namespace, device: str) -> Iterator[tuple[str, Callable]]:
     """(which list, function of `say`): the clipped sums, compilation and memory, then the other readouts."""
-    chosen = [s._replace(dtype=given.dtype or s.dtype) for s in sizes(device) if re.search(given.only, s.name)]
+    chosen = [size for size in sizes(device) if re.search(given.only, size.name)]
     seconds, budget = (0.2, 3e5) if given.quick else (4.0, 2e9 if device == "cpu" else 2e10)
     depth, width = (1, 16) if given.quick else (12, 128)
     yield from (("rows", partial(cost, size, CLIPPED, seconds)) for size in chosen)
@@ -378,51 +310,27 @@ def work(given: argparse.Namespace, device: str) -> Iterator[tuple[str, Callable
 
 def tables(found: dict[str, list[dict]]) -> None:
     """All that there is."""
-    columns = (
-        "model",
-        "batch",
-        "readout",
-        "method",
-        "ms",
-        "times_plain",
-        "temporary_MB",
-        "temporary_ratio",
-        "compile_s",
-    )
-    timed = [{c: row[c] for c in columns} for row in found["rows"] if row.get("ms")]
-    remarks = [(r, r["reason"] or r["note"]) for r in found["rows"]]
-    remarks = [
-        {"model": r["model"], "readout": r["readout"], "method": r["method"], "note": n} for r, n in remarks if n
-    ]
-    for title, table in (
-        ("Readouts: time and temporary memory beside one plain gradient (medians, in turn)", timed),
-        ("Tracing and compiling the clipped sum", found["compilation"]),
-        ("The largest batch within the memory, by what the compiler says", found["largest"]),
-        ("Remarks", remarks),
-        ("Published elsewhere: time over plain training, from their papers, on their machines", PUBLISHED),
-    ):
-        if table:
-            measure.show(title, table)
+    rows, remarked = found["rows"], [r | {"said": r["reason"] or r["note"]} for r in found["rows"]]
+    costs = ("ms", "times_plain", "temporary_MB", "temporary_ratio", "compile_s")
+    title = "Readouts: time and temporary memory beside one plain gradient (medians, in turn)"
+    measure.show(title, [r for r in rows if r.get("ms")], ("model", "batch", "readout", "method", *costs))
+    measure.show("Tracing and compiling the clipped sum", found["compilation"])
+    measure.show("The largest batch within the memory, by what the compiler says", found["largest"])
+    measure.show("Remarks", [r for r in remarked if r["said"]], ("model", "readout", "method", "said"))
+    measure.show("Published elsewhere: time over plain training, from their papers, on their machines", PUBLISHED)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Return 1 if a result was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny models; writes only to --out")
-    parser.add_argument("--only", default="", help="the models whose name has this pattern")
-    parser.add_argument("--minutes", type=float, default=np.inf, help="begin nothing new after so many")
-    parser.add_argument("--dtype", choices=TOLERANCE, help="of all models; by default float32, of GPT-2 bfloat16")
-    parser.add_argument("--out", type=Path, help="folder for figures and plot, experiments/results by default")
-    given = parser.parse_args(argv)
-    folder = given.out or (None if given.quick else measure.RESULTS)
-    about, began = measure.stamp(), time.perf_counter()
+    parser = measure.Parser(__doc__, "tiny models")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="the models whose name has this pattern")
+    parser.add_argument("--minutes", type=measure.positive, default=np.inf, help="begin nothing new after so many")
+    given, began = parser.given(), time.perf_counter()
     units = list(work(given, "quick" if given.quick else jax.devices()[0].platform))
     found: dict[str, list[dict]] = {"rows": [], "compilation": [], "largest": []}
+    lists: dict[str, list[dict]] = {}
     if not units:
         parser.error(f"no model has {given.only!r} in its name")
-    if not importlib.util.find_spec(PRIVACY):
-        print("jax_privacy is not installed: skipped (pip install jax-privacy)")
-    path = None
     with measure.progress(len(units)) as say, jax.default_matmul_precision("highest"):
         for done, (kind, unit) in enumerate(units):
             if time.perf_counter() - began > 60 * given.minutes:
@@ -430,9 +338,13 @@ def main(argv: list[str] | None = None) -> int:
                 break
             found[kind] += unit(say)
             say("", steps=1)
-            path = write(folder, found, about) if folder else path
+            lists = {name: rows for name, rows in found.items() if rows and name != "rows"} | {"published": PUBLISHED}
+            if given.folder:
+                measure.save("any_model", found["rows"], given.folder, stamp=given.stamp, **lists)
     tables(found)
-    print(f"{about['device']}, {time.perf_counter() - began:.0f} s" + (f"; {path} and .png" if path else ""))
+    drawn = any(row.get("ms") and row["readout"] == CLIPPED for row in found["rows"])
+    draw = partial(plot, found["rows"]) if drawn else None
+    measure.publish(given, "any_model", found["rows"], draw, **lists)
     return int(any((row["reason"] or "").startswith("WRONG") for row in found["rows"]))
 
 

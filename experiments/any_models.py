@@ -28,15 +28,13 @@ class Model(NamedTuple):
 
     def cast(self, dtype: str) -> "Model":
         """The same, all its floating-point arrays in this dtype."""
-        params, shared = _cast((self.params, self.shared), dtype)
-        return Model(self.loss, params, lambda batch: _cast(self.examples(batch), dtype), shared)
+        params, shared = cast((self.params, self.shared), dtype)
+        return Model(self.loss, params, lambda batch: cast(self.examples(batch), dtype), shared)
 
 
-def _cast(tree, dtype):
-    def cast(a):
-        return jnp.asarray(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype)
-
-    return jax.tree.map(cast, tree)
+def cast(tree: Any, dtype: str) -> Any:
+    """What is a real number in this dtype; tokens stay."""
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype), tree)
 
 
 # ---- the parts

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+from any_models import cast
 from ceilings import CLIPPED, GRADIENT, NORMS, gpt_flops, least_bytes, network_flops
 from rivals import clipped_sum, loss_of_one, per_example_gradients, plain_loss, squared_norms
 
@@ -101,11 +102,6 @@ def make_case(subject: Subject, batch: int, dtype: str) -> Case:
     return Case(subject, dtype, params, jax.block_until_ready(repeated(batch // period)), period)
 
 
-def cast(tree: Any, dtype: str) -> Any:
-    """What is a real number in this dtype; tokens stay."""
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype), tree)
-
-
 def most_compared(subject: Subject, params: Any) -> int:
     """The examples that a slice may have, so that the reference takes seconds and not minutes."""
     entries = LARGEST_ENTRIES // sum(a.size for a in jax.tree.leaves(params))
@@ -153,11 +149,6 @@ def reference(case: Case) -> dict[str, Any]:
     parts = in_float64(readouts, case.params, *case.slice, tile=max(1, min(case.period, 2**23 // numbers)))
     sums, clipped, norms = zip(*parts, strict=True)
     return {GRADIENT: _mean(sums, case.period), CLIPPED: _mean(clipped, case.period), NORMS: np.concatenate(norms)}
-
-
-def mean_gradient(case: Case) -> Any:
-    """`jax.grad` in float64."""
-    return in_float64(jax.grad(case.subject.loss), case.params, *case.slice)[0]
 
 
 def _mean(parts, count: int) -> Any:

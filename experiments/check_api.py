@@ -1,6 +1,6 @@
 """Does the gradient check call `jax.grad` right on JAX's own functions? One function after the other, drawn from its API.
 
-    python experiments/check_api.py [--only WORD] [--minutes M]
+    python experiments/check_api.py [--minutes M] [--out FOLDER]
     python experiments/check_api.py --quick
 
 Every public function of the modules below is tried on a few lists of argument shapes, until one gives floating-point
@@ -17,7 +17,6 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -148,29 +147,21 @@ def summary(found: list[Found], left_out: int) -> dict:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = measure.Parser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three functions; writes only to --out")
-    parser.add_argument("--only", default="", metavar="WORD", help="the functions whose name has it")
+def main() -> int:
+    parser = measure.Parser(__doc__, "three functions")
     parser.add_argument("--minutes", type=measure.positive, default=np.inf, help="begin nothing new after so many")
-    parser.add_argument("--out", type=Path, help="folder for figures, experiments/results by default")
-    given = parser.parse_args(argv)
-    folder = given.out or (None if given.quick or given.only else measure.RESULTS)
-    todo = [name for name in (QUICK if given.quick else names()) if given.only in name]
-    about, began, found, tried = measure.stamp(), time.perf_counter(), [], 0
-    with measure.progress(len(todo)) as say:
-        for name in todo:
-            if time.perf_counter() - began > 60 * given.minutes:
-                break
-            say(name)
-            if (case := case_of(name)) is not None:
-                found.append(checked(case))
-            tried += 1
-            say("", steps=1)
-            if folder and found:
-                measure.save("check_api", others(found), folder, stamp=about, **summary(found, len(todo) - tried))
-    if others(found):
-        measure.show("not called right", others(found))
+    given = parser.given()
+    todo, began, found, tried = QUICK if given.quick else names(), time.perf_counter(), [], 0
+    for name in measure.followed(todo):
+        if time.perf_counter() - began > 60 * given.minutes:
+            break
+        if (case := case_of(name)) is not None:
+            found.append(checked(case))
+        tried += 1
+        if given.folder and found:
+            more = summary(found, len(todo) - tried)
+            measure.save("check_api", others(found), given.folder, stamp=given.stamp, **more)
+    measure.show("not called right", others(found))
     counts = Counter(one.verdict for one in found)
     print(
         f"{len(found)} functions checked in {time.perf_counter() - began:.0f} s: {counts['right']} right, "

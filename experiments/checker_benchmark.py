@@ -1,6 +1,6 @@
 """Does the gradient checker raise false alarms, and what does it miss? Beside what JAX and PyTorch bring for it.
 
-    python experiments/checker_benchmark.py [--quick] [--networks N] [--first A] [--timed T] [--processes P]
+    python experiments/checker_benchmark.py [--quick] [--networks N] [--keep FOLDER] [--out FOLDER]
 
 Layers as people write them (checker_layers.py), and random networks (checker_networks.py: wiring, depth, widths, activations,
 loss, batch, bias, dtype), each with its right gradient and with mistakes planted in it (checker_mistakes.py). Which parameters a
@@ -16,16 +16,12 @@ diagnosis must have certain words.
 Ours sees all; the peers (checker_rivals.py) see every fourth pair of networks (float32, float64), once for each gradient.
 """
 
-import argparse
-import importlib.metadata
-import importlib.util
 import json
 import multiprocessing
 import os
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -34,14 +30,13 @@ from typing import Any
 import checker_figures as figures
 import jax
 import measure
+import rivals
 from checker_figures import RIGHT
 from checker_layers import LAYERS, at, told
 from checker_mistakes import Mistake
 from checker_networks import draw_case
 from checker_planting import Planted, plant
 from checker_rivals import CHECKERS, OURS, applies, judge
-from rich.console import Console
-from rich.progress import track
 
 import jaxbackprop as jbp
 
@@ -67,7 +62,6 @@ def row_of(case, planted: Planted) -> dict[str, Any]:
     m = planted.mistake
     verdicts = {name: judge(name, case, m.gradient) for name in CHECKERS if applies(name, case)}
     ours = verdicts[OURS].diagnoses
-    named = frozenset(ours)
     return {
         "of": case.number,
         "mistake": m.kind,
@@ -76,10 +70,14 @@ def row_of(case, planted: Planted) -> dict[str, Any]:
         "called_wrong": {name: verdict.wrong for name, verdict in verdicts.items()},
         "raised": {name: verdict.error for name, verdict in verdicts.items() if verdict.error},
         "diagnoses": ", ".join(f"{path}: {ours[path]}" for path in sorted(ours)),
-        "named_exactly": bool(planted.wrong) and named == planted.wrong,
-        "named_only_wrong": bool(named) and named <= planted.wrong,
-        "diagnosed": any(ours[path] in m.diagnoses for path in named & planted.wrong),
+        **naming(ours.keys(), planted.wrong),
+        "diagnosed": any(ours[path] in m.diagnoses for path in ours.keys() & planted.wrong),
     }
+
+
+def naming(named, wrong) -> dict[str, bool]:
+    """Whether the parameters that were called wrong are the wrong ones."""
+    return {"named_exactly": bool(wrong) and named == wrong, "named_only_wrong": bool(named) and named <= wrong}
 
 
 def run_layer(layer: str) -> dict[str, Any]:
@@ -87,25 +85,12 @@ def run_layer(layer: str) -> dict[str, Any]:
     value, gradient, mistakes = LAYERS[layer]
     rows = []
     for mistake, (wrong, words) in {RIGHT: (set(), None), **mistakes}.items():
-        began = time.perf_counter()
         report = jbp.check_gradient(value, partial(gradient, mistake=mistake), *at(layer))
-        said = {row.parameter[2:-2]: row.diagnosis.text for row in report.rows if row.diagnosis}
-        named = {row.parameter[2:-2] for row in report.rows if not row.ok}
-        rows.append(
-            {
-                "of": layer,
-                "mistake": mistake,
-                "spot": "",
-                "effect_at_the_point": None,
-                "called_wrong": {OURS: not report.ok},
-                "raised": {},
-                "diagnoses": "; ".join(dict.fromkeys(said.values())),
-                "named_exactly": named == wrong,
-                "named_only_wrong": bool(named) and named <= wrong,
-                "diagnosed": any(told(text, words) for text in said.values()),
-                "seconds": round(time.perf_counter() - began, 2),
-            }
-        )
+        said = dict.fromkeys(row.diagnosis.text for row in report.rows if row.diagnosis)
+        about = {"of": layer, "mistake": mistake, "spot": "", "effect_at_the_point": None}
+        about |= {"called_wrong": {OURS: not report.ok}, "raised": {}, "diagnoses": "; ".join(said)}
+        about |= naming({row.parameter[2:-2] for row in report.rows if not row.ok}, wrong)
+        rows.append(about | {"diagnosed": any(told(text, words) for text in said)})
     return {"rows": rows, "without_effect": {}}
 
 
@@ -139,18 +124,6 @@ def keep_compilations(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def followed(results: Iterable, total: int) -> Iterator:
-    """A progress bar in a terminal, a line now and then in a pipe."""
-    if Console().is_terminal:
-        yield from track(results, "networks", total=total)
-        return
-    began = time.perf_counter()
-    for i, result in enumerate(results, start=1):
-        yield result
-        if i % 10 == 0 or i == total:
-            print(f"{i} of {total} networks, {time.perf_counter() - began:.0f} s", flush=True)
-
-
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """What `make` returns, written down at once and whole, so that an interrupted run goes on where it was."""
     if not path.exists():
@@ -164,14 +137,18 @@ def run_and_keep(folder: Path, of: int | str) -> dict[str, Any]:
     return kept(folder / f"{of}.json", partial(run if isinstance(of, int) else run_layer, of))
 
 
-def run_all(of: Sequence[int | str], processes: int, folder: Path) -> list[dict[str, Any]]:
-    """Every network and layer, in a few processes."""
-    context = multiprocessing.get_context("spawn")
+def run_all(of: Sequence[int | str], folder: Path) -> list[dict[str, Any]]:
+    """Every network and layer, in as many processes as there are processors."""
+    context, found = multiprocessing.get_context("spawn"), []
     with (
         tempfile.TemporaryDirectory() as cache,
-        ProcessPoolExecutor(processes, context, keep_compilations, (cache,)) as pool,
+        ProcessPoolExecutor(os.cpu_count(), context, keep_compilations, (cache,)) as pool,
+        measure.progress(len(of)) as say,
     ):
-        return list(followed(pool.map(partial(run_and_keep, folder), of), len(of)))
+        for result in pool.map(partial(run_and_keep, folder), of):
+            found.append(result)
+            say("networks", steps=1)
+    return found
 
 
 def program(torch: bool) -> dict:
@@ -195,51 +172,31 @@ def rows_of(results: Iterable[dict]) -> list[dict]:
     return [row for result in results for row in result["rows"]]
 
 
-def write_down(
-    results: list[dict], layers: list[dict], times: list[dict], about: dict[str, Any], save_as: str | None
-) -> None:
-    """Show the tables; save them with what went wrong, and the picture."""
-    without_effect = sum((Counter(result["without_effect"]) for result in results), start=Counter())
-    table = figures.by_mistake(rows_of(results), without_effect)
-    seconds = figures.medians(times)
-    checkers, of_layers = figures.by_checker(table, seconds), figures.of_layers(layers)
-    for title, lines in (("The checkers", checkers), ("Layers", of_layers)):
-        measure.show(title, lines)
-    if save_as:
-        faults = figures.faults([*layers, *rows_of(results)])
-        more = {"seconds": seconds, "checkers": checkers, "layers": of_layers, "mistakes": table}
-        path = measure.save(save_as, faults, measure.RESULTS, **about, **more)
-        figures.plot(table, path.with_suffix(".png"))
-        print(f"{path} and .png")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="six networks, two layers; writes nothing")
+    parser = measure.Parser(__doc__, "six networks, two layers")
     parser.add_argument("--networks", type=int, help=f"how many, {NETWORKS} by default; fewer are saved as {PART}")
-    parser.add_argument("--first", type=int, default=0, help="the first one's number")
     parser.add_argument(
         "--keep", type=Path, help="folder for what is done so far; the same command later goes on there"
     )
-    parser.add_argument("--timed", type=int, help=f"networks whose checks are timed, {TIMED} by default")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="networks checked at a time")
-    given = parser.parse_args()
+    given = parser.given()
     count = given.networks or (6 if given.quick else NETWORKS)
-    indices, layers = range(given.first, given.first + count), list(LAYERS)[: 2 if given.quick else None]
-    torch = importlib.util.find_spec("torch") is not None
-    if not torch:
-        print("torch is not installed: torch.autograd.gradcheck is skipped (pip install torch)")
-    timed = given.timed or (2 if given.quick else TIMED)
-    timed = indices[:: len(indices) // timed | 1][:timed]  # by an odd step: float32 and float64 alternate
-    about: dict[str, Any] = {"stamp": measure.stamp(), "networks": count, "first": given.first}
-    about |= {"torch": importlib.metadata.version("torch") if torch else None}
+    indices, layers = range(count), list(LAYERS)[: 2 if given.quick else None]
+    torch = not rivals.missing("torch")
     folder = keeping_folder(given.keep, program(torch))
     print(f"each network and layer is kept in {folder}")
-    results = run_all([*layers, *indices], given.processes, folder)
-    print(f"timing {len(timed)} networks' checks, nothing compiled before", flush=True)
-    times = kept(folder / f"times-{len(indices)}-{len(timed)}.json", partial(time_cold, timed))
-    save_as = None if given.quick else "checker" if count >= NETWORKS else PART
-    write_down(results[len(layers) :], rows_of(results[: len(layers)]), times, about, save_as)
+    results = run_all([*layers, *indices], folder)
+    timed = 2 if given.quick else TIMED
+    timed = indices[:: len(indices) // timed | 1][:timed]  # by an odd step: float32 and float64 alternate
+    times = kept(folder / f"times-{count}-{len(timed)}.json", partial(time_cold, timed))
+    of_layers, of_networks = rows_of(results[: len(layers)]), rows_of(results[len(layers) :])
+    without_effect = sum((Counter(result["without_effect"]) for result in results), start=Counter())
+    table, seconds = figures.by_mistake(of_networks, without_effect), figures.medians(times)
+    tables = {"checkers": figures.by_checker(table, seconds), "layers": figures.of_layers(of_layers)}
+    for title, lines in tables.items():
+        measure.show(title, lines)
+    more = {"networks": count, **rivals.versions("torch"), "seconds": seconds, **tables, "mistakes": table}
+    faults = figures.faults([*of_layers, *of_networks])
+    measure.publish(given, "checker" if count >= NETWORKS else PART, faults, partial(figures.plot, table), **more)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-import measure
 from checker_mistakes import MISTAKES, NO_EFFECT
 from checker_rivals import CHECKERS, OURS
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 RIGHT = "none"
 
@@ -61,31 +63,20 @@ def faults(rows: list[dict]) -> list[dict[str, Any]]:
 
 
 def by_checker(table: list[dict], seconds: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """The end table: a line for each checker, from `by_mistake`'s."""
+    """The end table: a line for each checker that was asked, from `by_mistake`'s."""
     right, *wrong = table
-    lines = []
-    for name in CHECKERS:
-        if right["asked"][name]:
-            of = sum(line["asked"][name] for line in wrong)
-            ours = {key: _share(wrong, key) for key in ("named_only_wrong", "named_exactly", "diagnosed")}
-            lines.append(
-                {
-                    "checker": name,
-                    "right_gradients": right["asked"][name],
-                    "false_alarms": right["failed"][name],
-                    "missed": share(sum(line["failed"][name] for line in wrong), of),
-                    "missed_though_visible": sum(line["failed_though_visible"][name] for line in wrong),
-                    "crashes": sum(line["crashes"] for line in table) if name == OURS else "-",
-                    **(ours if name == OURS else dict.fromkeys(ours, "-")),
-                    "s_if_right": seconds.get(name, {}).get("right"),
-                    "s_if_wrong": seconds.get(name, {}).get("wrong"),
-                }
-            )
+    gradients, lines = sum(line["gradients"] for line in wrong), []
+    for name in (name for name in CHECKERS if right["asked"][name]):
+        missed, asked, visible = (
+            sum(line[k][name] for line in wrong) for k in ("failed", "asked", "failed_though_visible")
+        )
+        line = {"checker": name, "right_gradients": right["asked"][name], "false_alarms": right["failed"][name]}
+        line |= {"missed": share(missed, asked), "missed_though_visible": visible}
+        line |= {"crashes": sum(line["crashes"] for line in table) if name == OURS else "-"}
+        for key in ("named_only_wrong", "named_exactly", "diagnosed"):
+            line[key] = share(sum(line[key] for line in wrong), gradients) if name == OURS else "-"
+        lines.append(line | {f"s_if_{verdict}": seconds.get(name, {}).get(verdict) for verdict in ("right", "wrong")})
     return lines
-
-
-def _share(lines: list[dict], key: str) -> str:
-    return share(sum(line[key] for line in lines), sum(line["gradients"] for line in lines))
 
 
 def medians(times: list[dict]) -> dict[str, dict[str, float]]:
@@ -133,34 +124,28 @@ def cells(table: list[dict]) -> Iterator[tuple[str, str, int, int, str]]:
                 yield words, column, part, whole, "Greens"
 
 
-def plot(table: list[dict], path) -> None:
+def plot(table: list[dict]) -> Figure:
     """A cell for each kind of mistake and checker: how many it got wrong; and what ours named and diagnosed."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
     drawn = list(cells(table))
-    lines = list(dict.fromkeys(line for line, *_ in drawn))
-    columns = list(dict.fromkeys(column for _, column, *_ in drawn))
+    lines, columns = list(dict.fromkeys(cell[0] for cell in drawn)), list(dict.fromkeys(cell[1] for cell in drawn))
     # a gap around what is of another kind: after the right gradient, before the sum, between the checkers and ours alone
     left = {column: i + 0.25 * (i >= len(CHECKERS)) for i, column in enumerate(columns)}
     top = {line: i + 0.25 * (i > 0) + 0.25 * (i == len(lines) - 1) for i, line in enumerate(lines)}
-    figure = Figure(figsize=(10, 7.8), layout="constrained")
+    figure = Figure(figsize=(10, 7.8))
     axis = figure.subplots()
     for line, column, part, whole, colors in drawn:
-        x, y, ratio = left[column], top[line], part / whole if whole else 0.0
+        ratio, (x, y) = part / whole if whole else 0.0, (left[column], top[line])
         color = colormaps[colors](0.1 + 0.65 * ratio) if part else "#f5f5f5"
         axis.add_patch(Rectangle((x, y), 0.96, 0.92, facecolor=color))
-        text = share(part, whole) if whole else "none"
-        ink = "white" if ratio > 0.6 else "#222"
+        text, ink = share(part, whole) if whole else "none", "white" if ratio > 0.6 else "#222"
         axis.text(x + 0.48, y + 0.48, text, ha="center", va="center", fontsize=8.5, color=ink)
-    for text, ends in (("wrong verdicts", columns[: len(CHECKERS)]), (f"named by {OURS}", columns[len(CHECKERS) :])):
-        axis.text((left[ends[0]] + left[ends[-1]] + 0.96) / 2, -1, text, ha="center", fontsize=11, fontweight="bold")
+    for text, some in (("wrong verdicts", columns[: len(CHECKERS)]), (f"named by {OURS}", columns[len(CHECKERS) :])):
+        middle = (left[some[0]] + left[some[-1]] + 0.96) / 2
+        axis.text(middle, -1, text, ha="center", fontsize=11, fontweight="bold")
     axis.set_yticks([y + 0.48 for y in top.values()], list(top))
     axis.set_xticks([x + 0.48 for x in left.values()], list(left))
     axis.xaxis.tick_top()
-    axis.set_xlim(0, left[columns[-1]] + 1)
-    axis.set_ylim(top[lines[-1]] + 1, -0.1)
+    axis.set(xlim=(0, left[columns[-1]] + 1), ylim=(top[lines[-1]] + 1, -0.1))
     axis.tick_params(length=0, labelsize=9)
     axis.spines[:].set_visible(False)
-    measure.save_picture(figure, path)
+    return figure

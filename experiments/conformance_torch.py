@@ -251,13 +251,19 @@ def dp_rnn(part: Any) -> Any:
     return new
 
 
+def swept(kind: str, name: str, case: Case, **more) -> tuple[Any, Net, str]:
+    """After a backward pass of the model in one of Opacus' wrappings: that, the model, and what was replaced."""
+    model, note = replaced(model_of(name, case), case)
+    wrap = getattr(importlib.import_module("opacus.grad_sample"), kind)
+    wrapped = wrap(model, batch_first="batch second" not in name, loss_reduction="sum", **more)
+    total_loss(case, wrapped, *case.batch()).backward()
+    return wrapped, model, note
+
+
 def opacus(name: str, case: Case) -> tuple[dict[str, np.ndarray], str]:
     """GradSampleModule, then the optimizer that reads it: alone it leaves out a parameter without a word."""
-    grad_sample: Any = importlib.import_module("opacus.grad_sample")
+    wrapped, model, note = swept("GradSampleModule", name, case)
     optimizers: Any = importlib.import_module("opacus.optimizers")
-    model, note = replaced(model_of(name, case), case)
-    wrapped = grad_sample.GradSampleModule(model, batch_first="batch second" not in name, loss_reduction="sum")
-    total_loss(case, wrapped, *case.batch()).backward()
     settings = {"noise_multiplier": 0.0, "max_grad_norm": 1.0, "expected_batch_size": None, "loss_reduction": "sum"}
     trained = [p for p in wrapped.parameters() if p.requires_grad]
     optimizers.DPOptimizer(torch.optim.SGD(trained, lr=0.0), **settings).clip_and_accumulate()
@@ -283,16 +289,8 @@ def saved(model: Net) -> dict[str, Any]:
 
 def opacus_ghost(name: str, case: Case) -> tuple[np.ndarray, str]:
     """The norms of ghost clipping."""
-    grad_sample: Any = importlib.import_module("opacus.grad_sample")
-    model, note = replaced(model_of(name, case), case)
-    wrapped = grad_sample.GradSampleModuleFastGradientClipping(
-        model,
-        batch_first="batch second" not in name,
-        loss_reduction="sum",
-        max_grad_norm=1.0,
-        use_ghost_clipping=True,
-    )
-    total_loss(case, wrapped, *case.batch()).backward()
+    ghostly = {"max_grad_norm": 1.0, "use_ghost_clipping": True}
+    wrapped, _, note = swept("GradSampleModuleFastGradientClipping", name, case, **ghostly)
     return wrapped.get_norm_sample().detach().numpy(), note
 
 
@@ -312,17 +310,16 @@ def backpacked(name: str, case: Case, extension: str, field: str, convert: bool)
 
 def with_converter_if_needed(name: str, case: Case, extension: str, field: str) -> tuple[dict[str, np.ndarray], str]:
     """As the model is; if that is refused or leaves something out, converted as BackPACK offers to, if that helps."""
+    plain, refusal = {}, None
     try:
         plain = backpacked(name, case, extension, field, convert=False)
-        refusal = None
     except Exception as error:
-        plain, refusal = {}, error
-    if plain.keys() >= case.trainable().keys():
-        return plain, ""
-    with contextlib.suppress(Exception):
-        converted = backpacked(name, case, extension, field, convert=True)
-        if converted.keys() >= case.trainable().keys():
-            return converted, "by its converter"
+        refusal = error
+    if plain.keys() < case.trainable().keys():
+        with contextlib.suppress(Exception):
+            converted = backpacked(name, case, extension, field, convert=True)
+            if converted.keys() >= case.trainable().keys():
+                return converted, "by its converter"
     if refusal:
         raise refusal
     return plain, ""

@@ -127,6 +127,12 @@ def sized(group: Group, long_enough: float) -> tuple[Case, Built, str]:
     return *made[batch], why
 
 
+def as_given(group: Group, _: float) -> tuple[Case, Built, str]:
+    """The batch to begin with, as it is."""
+    case = make_case(group.subject, group.start, group.dtype)
+    return case, PLAIN.build(case), "given"
+
+
 # ---- one group
 
 
@@ -193,12 +199,12 @@ def row_of(method: Method, about: dict) -> dict:
     return about | {"quantity": method.quantity, "method": method.name, "reason": None}
 
 
-def measure_group(group: Group, terms: Terms) -> None:
+def measure_group(group: Group, terms: Terms, size: Callable = sized) -> None:
     """Find the size, then build and time: the quick methods together, each slow one by itself."""
     about = {"network": group.subject.name, "batch": group.start, "dtype": group.dtype}
     terms.say(f"{group}: how many examples")
     try:
-        case, baseline, why = sized(group, terms.long_enough)
+        case, baseline, why = size(group, terms.long_enough)
         terms.say(f"{group}: reference")
         contest = Contest(
             group,
@@ -221,6 +227,14 @@ def measure_group(group: Group, terms: Terms) -> None:
         contest.enter(method)
         contest.time([method], terms.seconds / 2 / len(slow))
         contest.built.pop(method.name, None)
+
+
+def measured_at(group: Group, seconds: float) -> dict[str, dict]:
+    """A row for each method, none of them slow, at the batch that the group begins with."""
+    rows: dict[str, dict] = {}
+    terms = Terms(2 * seconds, 0.0, lambda: False, lambda row: rows.update({row["method"]: row}), lambda *_: None)
+    measure_group(group, terms, as_given)
+    return rows
 
 
 def compared(program: Built, method: Method, expected: Any, allowed: float) -> dict[str, float]:

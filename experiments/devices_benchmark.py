@@ -15,15 +15,12 @@ message) and w (bytes a second) are fitted to the all-reduces measured between t
 machines they are others. Nothing is taken to overlap: the first layer's gradient comes last, and the update waits for it.
 """
 
-import argparse
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 if "jax" not in sys.modules:  # virtual devices are made when JAX starts; on an accelerator this changes nothing
@@ -95,14 +92,9 @@ def all_reduce(mesh, numbers: int):
 
 
 def all_reduce_seconds(mesh, numbers: int) -> float:
+    """Of one."""
     run, x = all_reduce(mesh, numbers)
-    jax.block_until_ready(run(x))
-    times = []
-    for _ in range(7):
-        began = time.perf_counter()
-        jax.block_until_ready(run(x))
-        times.append((time.perf_counter() - began) / 10)
-    return measure.median(times)
+    return measure.median([measure.best_of(lambda: run(x), times=1) for _ in range(7)]) / 10
 
 
 def as_process(process_id: int, port: int) -> None:
@@ -121,12 +113,8 @@ def between_processes() -> list[tuple[int, float]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, __file__, "--port", str(port), "--process-id"]
     env = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    pair = [
-        subprocess.Popen([*command, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for i in range(2)
-    ]
+    pair = [measure.in_process(as_process, i, port, env=env, stderr=subprocess.DEVNULL) for i in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in pair]
     return [(size, seconds) for size, seconds in json.loads(outputs[0].strip().splitlines()[-1])]
 
@@ -150,64 +138,51 @@ def agreement(programs) -> float:
 
 
 def measured_case(case: Case, counts: list[int], seconds: float) -> list[dict[str, Any]]:
-    programs = {("whole", n): program(case, case.batch, n) for n in counts}
-    apart = agreement(programs.values())
-    programs |= {("part", n): program(case, case.batch // n, 1) for n in counts if n > 1}
-    runs = {str(name): partial(run, *arguments) for name, (run, arguments) in programs.items()}
-    times = measure.in_turn(runs, seconds=seconds, rounds=5)
-    rows = []
-    for n in counts:
-        rows.append(
-            {
-                "network": "-".join(map(str, case.widths)),
-                "batch": case.batch,
-                "devices": n,
-                "step_ms": 1e3 * measure.median(times[str(("whole", n))]) / STEPS,
-                "examples_per_s": case.batch * STEPS / measure.median(times[str(("whole", n))]),
-                "times_one_device": measure.ratio(times, str(("whole", counts[0])), str(("whole", n))),
-                "part_alone_ms": 1e3 * measure.median(times[str(("part", n))]) / STEPS if n > 1 else None,
-                "all_reduce_bytes": gradient_bytes(case) if n > 1 else 0,
-                "difference": apart,
-            }
-        )
-    return rows
+    whole = {n: program(case, case.batch, n) for n in counts}
+    apart = agreement(whole.values())
+    parts = {n: program(case, case.batch // n, 1) for n in counts if n > 1}
+    named = {f"whole {n}": made for n, made in whole.items()} | {f"part {n}": made for n, made in parts.items()}
+    times = measure.in_turn({name: partial(run, *args) for name, (run, args) in named.items()}, seconds, rounds=5)
+    step = {name: measure.median(found) / STEPS for name, found in times.items()}
+    return [
+        {
+            "network": "-".join(map(str, case.widths)),
+            "batch": case.batch,
+            "devices": n,
+            "step_ms": 1e3 * step[f"whole {n}"],
+            "examples_per_s": case.batch / step[f"whole {n}"],
+            "times_one_device": measure.ratio(times, f"whole {counts[0]}", f"whole {n}"),
+            "part_alone_ms": 1e3 * step[f"part {n}"] if n > 1 else None,
+            "all_reduce_bytes": gradient_bytes(case) if n > 1 else 0,
+            "difference": apart,
+        }
+        for n in counts
+    ]
+
+
+def estimated(case: Case, row: dict, a: float, w: float) -> list[dict]:
+    """The efficiency over more machines, from the row of one device."""
+    about, step = {"network": row["network"], "batch_a_machine": case.batch}, row["step_ms"] / 1e3
+    return [about | {"machines": n, "efficiency": efficiency(step, gradient_bytes(case), n, a, w)} for n in MACHINES]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small batches, short; writes nothing")
-    parser.add_argument("--out", type=Path, default=measure.RESULTS, metavar="FOLDER")
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--process-id", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.port:
-        as_process(given.process_id, given.port)
-        return
+    given = measure.arguments(__doc__, "small batches, short")
     counts = [n for n in (1, 2, 4, 8) if n <= len(jax.devices())]
     cases = [case._replace(batch=case.batch // 16) for case in CASES[:1]] if given.quick else CASES
     rows, estimates = [], []
-    with measure.progress(len(cases) + 1) as say:
-        between = between_processes()
-        a, w = fitted(between)
-        say("all-reduce", steps=1)
-        for case in cases:
-            own = measured_case(case, counts, 1.0 if given.quick else 20.0)
-            rows += own
-            step = own[0]["step_ms"] / 1e3
-            for machines in MACHINES:
-                share = efficiency(step, gradient_bytes(case), machines, a, w)
-                about = {"network": own[0]["network"], "batch_a_machine": case.batch}
-                estimates.append({**about, "machines": machines, "efficiency": share})
-            say(str(case.widths), steps=1)
+    between = between_processes()
+    a, w = fitted(between)
+    for case in measure.followed(cases):
+        own = measured_case(case, counts, 1.0 if given.quick else 20.0)
+        rows += own
+        estimates += estimated(case, own[0], a, w)
     measure.show("A step over devices", rows)
-    measure.show(
-        "All-reduce between two processes", [{"bytes": size, "ms": 1e3 * seconds} for size, seconds in between]
-    )
+    measure.show("All-reduce between two processes", [{"bytes": size, "ms": 1e3 * s} for size, s in between])
     print(f"a = {1e6 * a:.0f} µs a message, w = {w / 1e9:.2f} GB/s")
     measure.show("Weak-scaling efficiency, estimated (see the docstring)", estimates)
-    if not given.quick:
-        more = {"between_processes": between, "message_s": a, "bytes_per_s": w, "estimates": estimates}
-        print(measure.save("devices", rows, given.out, **more))
+    more = {"between_processes": between, "message_s": a, "bytes_per_s": w, "estimates": estimates}
+    measure.publish(given, "devices", rows, **more)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does any input break the file readers or `grade`? Coverage-guided, one child process a target.
 
-    python experiments/fuzz.py [--quick] [--seconds N] [--target csv|npz|parquet|grade]      (pip install atheris)
+    python experiments/fuzz.py [--quick] [--seconds N] [--out FOLDER]      (pip install atheris)
 
 Every input must give a sane result, or raise ValueError, FileNotFoundError or ImportError with a message of one line and
 at most a thousand characters, in bounded time and without a warning. Anything else is a failure: the table counts it,
@@ -10,8 +10,6 @@ most of what happens to their bytes is NumPy's and Arrow's affair, which the fuz
 libFuzzer ends its process, so a child leaves its counts in a small file as it goes, and the parent reads them.
 """
 
-import argparse
-import importlib.util
 import io
 import json
 import os
@@ -29,6 +27,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import measure
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import rivals
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 BOUND = {"csv": 5.0, "npz": 5.0, "parquet": 5.0, "grade": 15.0}  # seconds of processor time for one input
 LONGEST = {"csv": 65_536, "npz": 8_192, "parquet": 16_384, "grade": 2_048}  # bytes
 SHARE = {"csv": 1.0, "npz": 0.1, "parquet": 0.1, "grade": 1.0}  # of --seconds
@@ -40,19 +46,13 @@ NOTES = Path(__file__).parents[1] / "tests" / "data" / "exercise_notes.md"
 # --- what must hold --------------------------------------------------------------------------------------------------
 
 
-class BrokenError(Exception):
-    """A property that does not hold."""
-
-
 def require(holds: object, what: str) -> None:
     if not holds:
-        raise BrokenError(what)
+        raise AssertionError(what)
 
 
 def check_dataset(data, file: Path) -> None:
     """Finite, standardised, of the shapes that the docstring says; and `read_features` treats the file as `load` did."""
-    import numpy as np
-
     from jaxbackprop.data import decode, from_dict, read_features, to_dict
 
     e, d = data.encoding, len(data.encoding.features)
@@ -186,9 +186,7 @@ class Tally:
         self.saved = time.monotonic()
         seconds = round(self.saved - self.began, 1)
         found = {"seconds": seconds, "message_kinds": len(self.kinds), "failures": len(self.failures)}
-        beside = self.report.with_suffix(".new")
-        beside.write_text(json.dumps(self.counts | found | {"why": list(self.failures.values())}))
-        os.replace(beside, self.report)
+        measure.replace(self.report, json.dumps(self.counts | found | {"why": list(self.failures.values())}))
 
 
 def kind_of(message: str) -> str:
@@ -262,8 +260,6 @@ def seeds(target: str) -> list[bytes]:
 
 
 def npz_seeds() -> list[bytes]:
-    import numpy as np
-
     def npy(array) -> bytes:
         file = io.BytesIO()
         np.save(file, array, allow_pickle=True)
@@ -282,9 +278,6 @@ def npz_seeds() -> list[bytes]:
 
 
 def parquet_seeds() -> list[bytes]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     found = []
     columns = {"a": list(range(12)), "b": [i / 2 for i in range(12)], "c": ["no", "yes"] * 6}
     for compression in ("none", "snappy"):
@@ -323,8 +316,9 @@ def rearranged(target: str, content: bytes, seed: int) -> bytes:
 # --- the child and its parent ----------------------------------------------------------------------------------------
 
 
-def fuzz(target: str, seconds: float, folder: Path) -> None:
+def fuzz(target: str, seconds: float, where: str) -> None:
     """The child: run libFuzzer, which ends this process."""
+    folder = Path(where)
     import atheris  # pyright: ignore[reportMissingModuleSource, reportMissingImports]
 
     instrumented = atheris.instrument_imports(include=["jaxbackprop"])  # pyright: ignore[reportAttributeAccessIssue]
@@ -353,49 +347,35 @@ def fuzz(target: str, seconds: float, folder: Path) -> None:
 def run_child(target: str, seconds: float, folder: Path) -> dict:
     """One target's counts, and libFuzzer's own."""
     folder.mkdir(parents=True)
-    child = [sys.executable, __file__, "--target", target, "--seconds", str(seconds), "--child", str(folder)]
-    done = subprocess.run(child, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, check=False)
-    log = done.stderr.decode("utf-8", "replace")
+    child = measure.in_process(fuzz, target, seconds, str(folder), stderr=subprocess.PIPE)
+    log = child.communicate()[1]
     report = folder / "report.json"
     row: dict[str, Any] = {"target": target}
     row |= json.loads(report.read_text()) if report.exists() else {"failures": 0, "why": []}
     edges = re.findall(r"\bcov: (\d+)", log)
     row["edges"] = int(edges[-1]) if edges else None
-    if done.returncode:
+    if child.returncode:
         row["failures"] += 1
-        row["why"].append(f"it ended with status {done.returncode}: {' | '.join(log.splitlines()[-5:])[-500:]}")
+        row["why"].append(f"it ended with status {child.returncode}: {' | '.join(log.splitlines()[-5:])[-500:]}")
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="ten seconds a target; writes no results")
-    parser.add_argument("--seconds", type=float, help="for each target (NPZ and Parquet: a tenth); default 600")
-    parser.add_argument("--target", choices=list(TARGETS), help="this one only; writes no results")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if importlib.util.find_spec("atheris") is None:
-        print("atheris, the fuzzer, is not installed: pip install atheris", file=sys.stderr)
+    parser = measure.Parser(__doc__, "ten seconds a target")
+    parser.add_argument(
+        "--seconds", type=measure.positive, help="for each target (NPZ and Parquet: a tenth); default 600"
+    )
+    given = parser.given()
+    if rivals.missing("atheris"):
         raise SystemExit(2)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if options.child:
-        fuzz(options.target, options.seconds, options.child)
-        return
-
-    import measure
-
-    stamp, rows = measure.stamp(), []
-    whole = options.seconds or (10 if options.quick else 600)
+    whole = given.seconds or (10 if given.quick else 600)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    for target in [options.target] if options.target else TARGETS:
-        seconds = whole * (1 if options.target else SHARE[target])
-        rows.append(run_child(target, seconds, folder / target))
-    measure.show("what came of the inputs", [{k: v for k, v in row.items() if k != "why"} for row in rows])
+    rows = [run_child(target, whole * SHARE[target], folder / target) for target in measure.followed(TARGETS)]
+    measure.show("what came of the inputs", rows, [column for column in rows[0] if column != "why"])
     for row in rows:
         for why in row["why"]:
             print(f"{row['target']}: {why}")
-    if not (options.quick or options.target):
-        print(measure.save("fuzz", rows, stamp=stamp, bounds_s=BOUND, longest_bytes=LONGEST))
+    measure.publish(given, "fuzz", rows, bounds_s=BOUND, longest_bytes=LONGEST)
     if sum(row["failures"] for row in rows):
         print(f"the inputs that failed: {folder}/*/failures")
         raise SystemExit(1)

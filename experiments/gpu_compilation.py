@@ -1,6 +1,6 @@
 """What do our gradients write on an H200, beside `jax.grad`'s? Compiled for one, ahead of time, on a machine without a GPU.
 
-    python experiments/gpu_compilation.py [--quick]
+    python experiments/gpu_compilation.py [--quick] [--out FOLDER]
     (its compiler: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12, 1.2 GB, in an environment of its own with this package)
 
 A gradient of narrow layers is bound by memory: its time goes as the bytes that its kernels read and write. Per program:
@@ -10,14 +10,13 @@ products, and how many arrays as long as the batch are written. `jax.grad` is of
 of a real GPU.
 """
 
-import argparse
 import importlib.metadata
 import re
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import h200  # before JAX, which it tells of the platform
+import ahead  # before JAX, which it tells of the platform
 
 # isort: split
 import any_models as models
@@ -25,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import measure
 import rivals
+from ahead import clipped
 
 import jaxbackprop as jbp
 
-LOSS, MAX_NORM = "half_squared_error", 1.0
+LOSS = "half_squared_error"
 SIZES = (
     ((1, 1, 1, 1), 1 << 26),
     ((8, 64, 64, 1), 1 << 20),
@@ -53,15 +53,9 @@ class Traffic(NamedTuple):
     long_arrays: int
 
 
-def clipped(fg: jbp.FactoredGradient, nan_safe: bool = True):
-    return jbp.total(jbp.clip(fg, MAX_NORM, nan_safe=nan_safe))
-
-
 def of_network(widths: tuple[int, ...], batch: int, dtype: str) -> tuple[dict, tuple]:
     """The programs of a network, by name, and the shapes of their arguments."""
     network = jbp.skip_mlp(widths)
-    params = jax.eval_shape(lambda: jbp.init(network, jax.random.key(0), dtype))
-    x, y = (jax.ShapeDtypeStruct((batch, width), dtype) for width in (widths[0], widths[-1]))
     programs = {
         BASELINE: jax.value_and_grad(rivals.plain_loss),
         "value_and_grad": jbp.value_and_grad(network, LOSS),
@@ -69,7 +63,7 @@ def of_network(widths: tuple[int, ...], batch: int, dtype: str) -> tuple[dict, t
         "clipped sum, nan_safe=False": jbp.stream(network, LOSS, partial(clipped, nan_safe=False)),
         "norms": lambda *args: jbp.norms(jbp.per_example(network, LOSS)(*args)[1]),
     }
-    return programs, (params, x, y)
+    return programs, ahead.arguments(network, LOSS, dtype, batch)
 
 
 def of_gpt(width: int, layers: int, positions: int, batch: int, dtype: str) -> tuple[dict, tuple]:
@@ -83,12 +77,6 @@ def of_gpt(width: int, layers: int, positions: int, batch: int, dtype: str) -> t
         "norms": lambda *args: jbp.norms(sweep(*args)[1]),
     }
     return programs, jax.eval_shape(lambda: (jax.tree.map(jnp.asarray, model.params), *model.examples(batch)))
-
-
-def compiled_for(device, function, arguments):
-    """Compile for the device, with arguments of these shapes."""
-    shapes = h200.shapes_on(device, arguments)
-    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
 
 
 def bytes_of(shape: str) -> int:
@@ -141,7 +129,7 @@ def rows_of(device, name: str, batch: int, dtype: str, programs: dict, arguments
     """One for each program, with ratios to the first."""
     rows: list[dict] = []
     for program, function in programs.items():
-        compiled: Any = compiled_for(device, function, arguments)
+        compiled = ahead.compiled(function, arguments, device, "cuda")
         found = traffic(compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes, batch)
         first = rows[0] if rows else found._asdict()
         ratios = {
@@ -152,40 +140,25 @@ def rows_of(device, name: str, batch: int, dtype: str, programs: dict, arguments
     return rows
 
 
+SHOWN = ("temporary_MB", "temporary_ratio", "accessed_MB", "accessed_ratio", "kernels", "products", "long_arrays")
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="8-64-64-1 alone; writes nothing")
-    quick = parser.parse_args(argv).quick
-    h200.flags()
-    device = h200.device()
-    rows, began = [], measure.stamp()
+    ahead.flags()
+    given = measure.Parser(__doc__, "8-64-64-1 alone").given(argv)
+    device, rows = ahead.h200(), []
     dtypes = ("float32", "bfloat16")
     work = [("-".join(map(str, w)), b, d, partial(of_network, w, b, d)) for w, b in SIZES for d in dtypes]
     work += [(f"GPT d={d}, T={t}", b, dtype, partial(of_gpt, d, n, t, b, dtype)) for d, n, t, b, dtype in GPTS]
     small = [w for w in work if w[0] == "8-64-64-1"]
-    with measure.progress(len(small[:1] if quick else work)) as say:
-        for name, batch, dtype, make in small[:1] if quick else work:
-            say(f"{name}, {dtype}")
-            rows += rows_of(device, name, batch, dtype, *make())
-            say("", steps=1)
-    shown = [
-        {
-            "model": row["model"], "batch": row["batch"], "dtype": row["dtype"], "program": row["program"],
-            "temporaries_MB": row["temporary"] / 1e6, "ratio": row["temporary_ratio"],
-            "read_and_written_MB": row["accessed"] / 1e6, "ratio_": row["accessed_ratio"],
-            "kernels": row["kernels"], "products": row["products"], "long_arrays": row["long_arrays"],
-        }
-        for row in rows
-    ]  # fmt: skip
-    measure.show("compiled for an H200 that is not here (nothing was run); ratios to jax.grad", shown)
-    if not quick:
-        stamp = began | {
-            "device": "none; compiled ahead of time for an NVIDIA H200",
-            "nvcc": importlib.metadata.version("nvidia-cuda-nvcc-cu12"),
-        }
-        path = measure.RESULTS / "gpu_compilation-h200.json"
-        path.write_text(measure.as_lines({"stamp": stamp, "rows": rows}))
-        print(path)
+    for name, batch, dtype, make in measure.followed(small[:1] if given.quick else work, "{0[0]}, {0[2]}".format):
+        rows += rows_of(device, name, batch, dtype, *make())
+    shown = [row | {f"{size}_MB": row[size] / 1e6 for size in ("temporary", "accessed")} for row in rows]
+    title = "compiled for an H200 that is not here (nothing was run); ratios to jax.grad"
+    measure.show(title, shown, ("model", "batch", "dtype", "program", *SHOWN))
+    about = {"device": "none; compiled ahead of time for an NVIDIA H200"}
+    about |= {"nvcc": importlib.metadata.version("nvidia-cuda-nvcc-cu12")}
+    ahead.write(given, "gpu_compilation-h200.json", rows, about)
 
 
 if __name__ == "__main__":

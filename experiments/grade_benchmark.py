@@ -1,6 +1,6 @@
 """How well does `grade` judge? The derivations of tests/derivations, and mistakes made by machine in every right line.
 
-    python experiments/grade_benchmark.py [--quick] [--every N] [FILE ...]
+    python experiments/grade_benchmark.py [--quick] [--every N] [--out FOLDER] [FILE ...]
 
 A FILE has a sign in front of each line: + right, - wrong, ? to be listed without a verdict, a blank for prose. For every
 right line that claims something (a definition claims nothing) five mistakes are made, one at a time, in its formula: a
@@ -9,7 +9,6 @@ thing, nor inside a mask, where z and h say the same). Written to results/grade.
 N-th mistake; --quick takes every tenth, and writes nothing.
 """
 
-import argparse
 import json
 import re
 from collections import Counter
@@ -17,22 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import measure
+
 from jaxbackprop.grading.expression import Expr, name, names, negated, nodes, number, plus, show, spots
 from jaxbackprop.grading.grade import grade
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.reading import claims_of, read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG
 
-HERE = Path(__file__).parent
-BANK = HERE.parent / "tests" / "derivations"
-RESULT = HERE / "results" / "grade.json"
+BANK = measure.HERE.parent / "tests" / "derivations"
 KINDS = ("sign", "factor", "transpose", "dropped", "symbol")
 
 
 class Derivation(NamedTuple):
     """A text, and the truth of each of its lines: +, -, ? or a blank."""
 
-    name: str
     text: str
     truth: str
 
@@ -42,13 +40,10 @@ def derivations(file: Path) -> list[Derivation]:
     found = []
     for block in re.split(r"\n[ \t]*\n", file.read_text()):
         lines = block.split("\n")
-        titles = [line for line in lines if line.startswith("#")]
         signed = [line for line in lines if line[:1] and line[0] in "+-? "]
         if any(line[0] in "+-?" for line in signed):
-            text = "\n".join(line[1:] for line in signed)
-            found.append(
-                Derivation(titles[-1][1:].strip() if titles else "", text, "".join(line[0] for line in signed))
-            )
+            text, truth = "\n".join(line[1:] for line in signed), "".join(line[0] for line in signed)
+            found.append(Derivation(text, truth))
     return found
 
 
@@ -151,40 +146,30 @@ def caught(text: str, row: int) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = measure.Parser((__doc__ or "").split("\n")[0], "every tenth mistake")
     parser.add_argument("files", nargs="*", type=Path, default=sorted(BANK.glob("*.txt")))
-    parser.add_argument("--quick", action="store_true", help="every tenth mistake, and nothing written")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th mistake")
-    parser.add_argument("--list", action="store_true", help="print what was not caught")
-    arguments = parser.parse_args()
-    every = 10 if arguments.quick else arguments.every
-    lines: Counter = Counter()
-    mistakes_: dict[str, Counter] = {kind: Counter() for kind in KINDS}
-    number_of = made = 0
-    for file in arguments.files:
-        for derivation in derivations(file):
-            number_of += 1
-            lines += outcome(derivation)
-            for kind, row, text in planted(derivation):
-                made += 1
-                if made % every:
-                    continue
-                result = caught(text, row)
-                mistakes_[kind][result] += 1
-                if arguments.list and result != "caught":
-                    print(f"{derivation.name}: {kind}: {text.split(chr(10))[row - 1]}: {result}")
+    given = parser.given()
+    every = 10 if given.quick else given.every
+    every_one = [derivation for file in given.files for derivation in derivations(file)]
+    lines = sum((outcome(derivation) for derivation in every_one), start=Counter())
+    made = [mistake for derivation in every_one for mistake in planted(derivation)][every - 1 :: every]
+    results: dict[str, Counter] = {kind: Counter() for kind in KINDS}
+    for kind, row, text in measure.followed(made, lambda mistake: mistake[0]):
+        results[kind][caught(text, row)] += 1
     found = {
-        "derivations": number_of,
+        "derivations": len(every_one),
         "lines": {
             truth: {what: lines[t, what] for what in ("right", "wrong", "no verdict", "lost")}
             for t, truth in (("+", "right"), ("-", "wrong"), ("?", "open"))
         },
         "every": every,
-        "mistakes": {kind: dict(counts) for kind, counts in mistakes_.items()},
+        "mistakes": {kind: dict(counts) for kind, counts in results.items()},
     }
-    if not arguments.quick and not arguments.list:
-        RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    text = json.dumps(found, indent=1)
+    if given.folder:
+        measure.replace(given.folder / "grade.json", text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":

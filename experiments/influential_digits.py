@@ -19,13 +19,15 @@ Test digits are chosen by a rule, not by hand: the one of highest loss, and thos
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from mislabelled_digits import pixels
 from small_models import convnet, convnet_accuracy, convnet_loss, draw_convnet
 
 import jaxbackprop as jbp
@@ -203,75 +205,65 @@ def table(rows: list[dict]) -> list[dict]:
     ]
 
 
-def plot(data: Dataset, rows: list[dict], questions: list[Question], path: Path) -> None:
+def plot(data: Dataset, rows: list[dict], questions: list[Question]) -> Figure:
     """A row for each test digit: itself, what helps and what harms it most; beside them its losses."""
-    from matplotlib.figure import Figure
+    figure = Figure(figsize=(13.5, 1.15 * len(rows) + 1.2))
+    widths = [1.3, 0.1, *[1] * 5, 0.2, *[1] * 5, 0.3, 5]
+    places = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    for axis in places[:, [1, 7, 13]].flat:
+        axis.remove()
+    for axes, row, question in zip(places, rows, questions, strict=True):
+        draw_digits(axes, data, row, question)
+        axes[14].sharex(places[0, 14])
+        draw_losses(axes[14], row)
+    for axis in places[:-1, 14]:
+        axis.tick_params(labelbottom=False)
+    for first, word, color in ((0, "", "black"), (4, "help", GREEN), (10, "harm", RED)):
+        title = f"training digits that {word} it most" if word else "test digit"
+        places[0, first].set_title(f"{title}\n{places[0, first].get_title()}", fontsize=9, color=color)
+    places[-1, 14].set_xlabel("loss of the test digit, trained anew\n(dot: a seed; stroke: geometric mean)")
+    figure.legend(*places[0, 14].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
 
-    figure = Figure(figsize=(13.5, 1.15 * len(rows) + 1.2), layout="constrained")
-    grid = figure.add_gridspec(len(rows), 15, width_ratios=[1.3, 0.1, *[1] * 5, 0.2, *[1] * 5, 0.3, 5])
-    beside: list[Any] = []
-    for r, (row, question) in enumerate(zip(rows, questions, strict=True)):
-        draw_digits(figure, [grid[r, i] for i in range(13)], data, row, question, heading=r == 0)
-        beside.append(figure.add_subplot(grid[r, 14], sharex=beside[0] if beside else None))
-        draw_losses(beside[-1], row, last=r == len(rows) - 1)
-    handles, names = beside[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper right", frameon=False, ncols=2)
-    measure.save_picture(figure, path, dpi=120)
+
+GREEN, RED = "#1a7f37", "#cf222e"
 
 
-def draw_digits(figure, places, data: Dataset, row: dict, question: Question, heading: bool) -> None:
+def draw_digits(axes: np.ndarray, data: Dataset, row: dict, question: Question) -> None:
     """The test digit, five that help in green, five that harm in red."""
     title = f"{row['label']}, read as {row['answer']}" if row["answer"] != row["label"] else f"{row['label']}"
-    show(figure.add_subplot(places[0]), data, question.x, "test digit\n" * heading + title, "black")
-    for name, first, color in (("most_helpful", 2, "#1a7f37"), ("most_harmful", 8, "#cf222e")):
-        for i, b in enumerate(row[name]):
-            axis = figure.add_subplot(places[first + i])
-            show(axis, data, data.x_train[b], f"{data.y_train[b]}", color)
-            if heading and i == 2:
-                axis.set_title(f"training digits that {name[5:9]} it most\n{data.y_train[b]}", fontsize=9, color=color)
+    measure.draw_digit(axes[0], pixels(data, question.x), title, "black")
+    for name, first, color in (("most_helpful", 2, GREEN), ("most_harmful", 8, RED)):
+        for axis, b in zip(axes[first:], row[name], strict=False):
+            measure.draw_digit(axis, pixels(data, data.x_train[b]), f"{data.y_train[b]}", color)
 
 
-def show(axis, data: Dataset, x: np.ndarray, title: str, color: str) -> None:
-    """One digit, as it was before it was standardised."""
-    pixels = x * np.asarray(data.encoding.scale) + np.asarray(data.encoding.mean)
-    axis.imshow(pixels.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
-    axis.set_title(title, fontsize=9, color=color)
-    axis.set(xticks=(), yticks=())
-    axis.spines[:].set_color(color)
-
-
-def draw_losses(axis, row: dict, last: bool) -> None:
+def draw_losses(axis: Axes, row: dict) -> None:
     """Each seed a dot, their geometric mean a stroke."""
     for i, (way, color) in enumerate(COLORS.items()):
         found = np.array(row[way])
         axis.plot(found, np.full(len(found), -i), ".", color=color, markersize=5, label=SAID[way])
         axis.plot(np.exp(np.mean(np.log(found))), -i, "|", color=color, markersize=13, markeredgewidth=2)
     axis.set(xscale="log", yticks=(), ylim=(-4.7, 0.7))
-    axis.grid(alpha=0.25, axis="x")
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(labelbottom=last)
-    if last:
-        axis.set_xlabel("loss of the test digit, trained anew\n(dot: a seed; stroke: geometric mean)")
+    axis.grid(axis="x")
+    axis.spines["left"].set_visible(False)
 
 
 def main() -> None:
-    quick, folder = measure.arguments(__doc__, "one test digit, one seed, two epochs")
-    stamp, data, epochs = measure.stamp(), load("digits"), 2 if quick else EPOCHS
+    given = measure.arguments(__doc__, "one test digit, one seed, two epochs")
+    data, epochs = load("digits"), 2 if given.quick else EPOCHS
     x, y = map(jnp.asarray, (data.x_train, data.y_train))
     watched = train(x, y, np.ones(len(x)), jax.random.key(0), epochs)
     checkpoints = [watched[epoch] for epoch in CHECKPOINTS if epoch <= epochs]
     print(f"held-out accuracy {convnet_accuracy(watched[-1], data.x_test, data.y_test):.3f}")
-    questions = ask(data, checkpoints, RANKS[:1] if quick else RANKS)
-    losses = [losses_without(data, questions, seed, epochs) for seed in range(1 if quick else SEEDS)]
+    questions = ask(data, checkpoints, RANKS[:1] if given.quick else RANKS)
+    losses = [losses_without(data, questions, seed, epochs) for seed in range(1 if given.quick else SEEDS)]
     rows = tabulate(data, questions, losses)
     measure.show(f"loss of a test digit, and how much higher it is without {REMOVED} training digits", table(rows))
     test = jnp.stack([q.x for q in questions]), jnp.array([q.label for q in questions])
-    sizes = compare(checkpoints, data.train, test, (SIZE,) if quick else SIZES)
+    sizes = compare(checkpoints, data.train, test, (SIZE,) if given.quick else SIZES)
     measure.show("influence by sketches beside the exact one, for each test digit", sizes)
-    if folder:
-        path = measure.save("influential_digits", rows, folder, stamp=stamp, sketches=sizes)
-        plot(data, rows, questions, path.with_suffix(".png"))
-        print(f"{path} and .png")
+    measure.publish(given, "influential_digits", rows, partial(plot, data, rows, questions), sketches=sizes)
 
 
 if __name__ == "__main__":

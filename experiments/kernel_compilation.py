@@ -1,6 +1,6 @@
 """What does the compiler make of the kernel for NVIDIA GPUs? Registers, spills and shared memory, for an H100 or H200 (sm_90).
 
-    python experiments/kernel_compilation.py [--quick]
+    python experiments/kernel_compilation.py [--quick] [--out FOLDER]
     (on a machine without a GPU: pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12)
 
 The compilers, XLA's Triton and NVIDIA's ptxas, are the real ones; nothing runs, so nothing here says that a program is right or
@@ -8,16 +8,18 @@ fast. Programs that fit one multiprocessor at a time are those of its registers 
 each program takes 1 KB more than it asks for).
 """
 
-import argparse
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import h200
-import jax
+import ahead  # before JAX, which it tells of the platform
+
+# isort: split
 import measure
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
@@ -41,41 +43,25 @@ NETWORKS = {
 }
 
 
-def clipped(fg: jbp.FactoredGradient):
-    return jbp.total(jbp.clip(fg, 1.0))
-
-
-READOUTS = {"total": jbp.total, "clipped": clipped}
-
-
-def arguments(network: jbp.Network, loss: str, dtype: str, device) -> tuple:
-    k = network.layers[-1].width
-    y = jax.ShapeDtypeStruct((BATCH,), "int32") if loss == SOFTMAX else jax.ShapeDtypeStruct((BATCH, k), dtype)
-    params = jax.eval_shape(lambda: jbp.init(network, jax.random.key(0), dtype))
-    return h200.shapes_on(device, (params, jax.ShapeDtypeStruct((BATCH, network.inputs), dtype), y))
-
-
-def compile_one(function, args, **what) -> dict:
-    shutil.rmtree(DUMPS)
-    DUMPS.mkdir()
-    mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", None, "gpu"))
-    try:
-        with use_abstract_mesh(mesh):
-            jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).compile()
-    except (ValueError, NotImplementedError, RuntimeError) as error:
-        return {**what, "outcome": str(error).splitlines()[0]} | dict.fromkeys(FIGURES)
-    return {**what, "outcome": "compiles"} | figures()
-
-
+READOUTS = {"total": jbp.total, "clipped": ahead.clipped}
 FIGURES = ("rows", "warps", "registers", "spilled_bytes", "shared_bytes", "programs_at_a_time", "warps_at_a_time")
 
 
-def figures() -> dict:
+def figures(function, arguments: tuple, device: Any) -> dict:
+    """Of one kernel."""
+    shutil.rmtree(DUMPS)
+    DUMPS.mkdir()
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", None, "gpu"))):
+        ahead.compiled(function, arguments, device, "cuda")
+    return written_down()
+
+
+def written_down() -> dict:
     """Read from what XLA wrote down, and from ptxas on its PTX."""
     launches = next(DUMPS.glob("*jit__fused*thunk_sequence.txt")).read_text()
     launch = re.search(r"fused_sweep_(\d+)_rows grid: .*? threads: \[(\d+).*? shared_memory: (\d+)", launches)
     ptx = next(path for path in DUMPS.glob("*jit__fused*.ptx") if ".entry fused_sweep" in path.read_text())
-    command = [(h200.TOOLS or Path()) / "bin" / "ptxas", "-v", "-arch=sm_90a", ptx, "-o", os.devnull]
+    command = [(ahead.TOOLS or Path()) / "bin" / "ptxas", "-v", "-arch=sm_90a", ptx, "-o", os.devnull]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     pattern = r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
     used = re.search("fused_sweep.*?" + pattern, said, re.DOTALL)
@@ -91,33 +77,18 @@ def figures() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one network; writes nothing")
-    quick = parser.parse_args().quick
-    h200.flags(f"--xla_dump_to={DUMPS}")
-    device = h200.device()
-    rows = [
-        compile_one(
-            jbp.fused(network, loss, readout),
-            arguments(network, loss, dtype, device),
-            network=name,
-            dtype=dtype,
-            readout=what,
-        )
-        for name, (network, loss) in NETWORKS.items()
-        if not quick or name == "8-64-64-1"
-        for dtype in ("float32", "bfloat16")
-        for what, readout in READOUTS.items()
-    ]
-    shown = [row | {"outcome": "compiles" if row["outcome"] == "compiles" else "no"} for row in rows]
-    measure.show(f"compiled for sm_90 without one, {BATCH:,} examples (nothing was run)", shown)
-    for reason in dict.fromkeys(row["outcome"] for row in rows if row["outcome"] != "compiles"):
-        print(f"no: {reason}")
-    if not quick:
-        stamp = measure.stamp() | {"device": "none; compiled ahead of time for sm_90, as in h200.txtpb"}
-        path = measure.RESULTS / "kernel_compilation-sm90.json"
-        path.write_text(measure.as_lines({"stamp": stamp, "batch": BATCH, "rows": rows}))
-        print(path)
+    ahead.flags(f"--xla_dump_to={DUMPS}")
+    given = measure.arguments(__doc__, "one network")
+    device, rows = ahead.h200(), []
+    for name, (network, loss) in NETWORKS.items():
+        for dtype in ("float32", "bfloat16") if not given.quick or name == "8-64-64-1" else ():
+            arguments = ahead.arguments(network, loss, dtype, BATCH)
+            for what, readout in READOUTS.items():
+                found = partial(figures, jbp.fused(network, loss, readout), arguments, device)
+                rows.append(ahead.tried(found, FIGURES, network=name, dtype=dtype, readout=what))
+    ahead.report(f"compiled for sm_90 without one, {BATCH:,} examples", rows)
+    about = {"device": "none; compiled ahead of time for sm_90, as in h200.txtpb"}
+    ahead.write(given, "kernel_compilation-sm90.json", rows, about, batch=BATCH)
 
 
 if __name__ == "__main__":

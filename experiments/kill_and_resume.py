@@ -1,6 +1,6 @@
 """Is anything lost when training is killed at any moment? kill -9 at random times, then --resume, over and over.
 
-    python experiments/kill_and_resume.py [--quick]
+    python experiments/kill_and_resume.py [--quick] [--out FOLDER]
 
 A run of `jaxbackprop train` saves a checkpoint an epoch. It is killed at a random moment after its first epoch and resumed, and
 killed again, until it ends; then a new run begins, until enough kills are done. Two counts must be 0: epochs that were
@@ -8,7 +8,6 @@ reported but are not in the newest whole checkpoint, and numbers of the final pa
 of a run that nobody touched.
 """
 
-import argparse
 import json
 import random
 import signal
@@ -88,43 +87,34 @@ def kill_once(folder: Path, chance: random.Random, fewest: float) -> dict | None
     }
 
 
+def finish(run: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """To its end, if it is not there; and what came of it."""
+    if not (run / runs.PARAMS).exists() and start(run).wait() != 0:
+        raise SystemExit(f"{run.name} failed")
+    return outcome(run)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three kills; writes nothing")
-    parser.add_argument("--kills", type=int, help="how many (50)")
-    given = parser.parse_args()
-    kills = given.kills or (3 if given.quick else 50)
+    """Return 1 if anything was lost."""
+    given = measure.arguments(__doc__, "three kills")
+    kills = 3 if given.quick else 50
     chance, rows, differing, finished = random.Random(0), [], 0, 0
     with tempfile.TemporaryDirectory() as folder, measure.progress(kills) as say:
-        untouched = Path(folder) / "untouched"
         began = time.perf_counter()
-        if start(untouched).wait() != 0:
-            raise SystemExit("the untouched run failed")
+        expected = finish(Path(folder) / "untouched")
         whole = time.perf_counter() - began
-        expected = outcome(untouched)
-        run = Path(folder) / "run-0"
-        while len(rows) < kills or not (run / runs.PARAMS).exists():
-            row = kill_once(run, chance, whole / 8) if len(rows) < kills else None
-            if row is None:
-                if not (run / runs.PARAMS).exists() and start(run).wait() != 0:
-                    raise SystemExit("a resumed run failed")
-                differing += differences(outcome(run), expected)
-                finished += 1
-                if len(rows) < kills:
-                    run = Path(folder) / f"run-{finished}"
-            else:
+        while len(rows) < kills:
+            run = Path(folder) / f"run-{finished}"
+            while len(rows) < kills and (row := kill_once(run, chance, whole / 8)) is not None:
                 rows.append({"run": run.name, **row})
                 say(f"killed after {row['epochs_saved']} epochs", steps=1)
-    totals = {
-        "kills": len(rows),
-        "runs_finished": finished,
-        "epochs_lost": sum(row["epochs_lost"] for row in rows),
-        "numbers_that_differ": differing,
-    }
+            differing += differences(finish(run), expected)
+            finished += 1
+    lost = sum(row["epochs_lost"] for row in rows)
+    totals = {"kills": len(rows), "runs_finished": finished, "epochs_lost": lost, "numbers_that_differ": differing}
     measure.show("kill -9 and resume", [totals])
-    if not given.quick:
-        print(measure.save("kill_and_resume", rows, totals=totals))
-    return int(totals["epochs_lost"] > 0 or differing > 0)
+    measure.publish(given, "kill_and_resume", rows, totals=totals)
+    return int(lost > 0 or differing > 0)
 
 
 if __name__ == "__main__":

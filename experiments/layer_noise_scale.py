@@ -23,6 +23,7 @@ import contextlib
 import importlib
 import inspect
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import jaxbackprop as jbp
 from jaxbackprop.readouts import squared_norms
@@ -38,14 +40,8 @@ from jaxbackprop.readouts import squared_norms
 WIDTH, BLOCKS, HEADS, LENGTH = 64, 2, 4, 64
 BATCH, RATE, WARMUP, STEPS = 16, 2e-3, 100, 1500
 SEEDS, TOGETHER, SIZE, TILE = 2, 8, 96, 32  # the noise is measured on so many sequences, a tile at a time
-COLORS = {
-    "embedding": "#efb118",
-    "attention": "#4269d0",
-    "MLP": "#3ca951",
-    "norms": "#ff725c",
-    "head": "#a463f2",
-    "all": "#111111",
-}
+COLORS = {"embedding": "#efb118", "attention": "#4269d0", "MLP": "#3ca951", "norms": "#ff725c", "head": "#a463f2"}
+COLORS |= {"all": "#111111"}
 SPOKEN = (
     "abc argparse ast asyncio base64 bisect calendar cmath codecs collections collections.abc concurrent.futures configparser "
     "contextlib copy csv dataclasses datetime decimal difflib dis email enum fileinput fnmatch fractions functools gettext glob "
@@ -299,11 +295,9 @@ def compare(rows: list[dict]) -> list[dict[str, Any]]:
     return found
 
 
-def plot(rows: list[dict], path: Path) -> None:
+def plot(rows: list[dict]) -> Figure:
     """B over steps for each kind, and the losses below."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = Figure(figsize=(8, 7))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
     steps = [row["step"] for row in rows]
     for kind in COLORS:
@@ -312,14 +306,12 @@ def plot(rows: list[dict], path: Path) -> None:
         below.plot(steps, [row[name] for row in rows], label=label, color="#111111", linestyle=style)
     above.set(xscale="log", yscale="log", ylabel=f"noise scale B (sequences of {LENGTH} characters)")
     above.axhline(BATCH, color="gray", linewidth=0.8, linestyle=":")
-    said = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "fontsize": 8}
-    above.annotate(f"batch trained with, {BATCH}", (1, BATCH), (-2, 3), color="gray", **said)
+    measure.said_above(above, f"batch trained with, {BATCH}", BATCH)
     below.set(xlabel="step", ylabel="loss (nats a character)")
     for axis in (above, below):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
-    measure.save_picture(figure, path)
+        axis.grid()
+        axis.legend()
+    return figure
 
 
 def draw_noise(axis, kind: str, steps: list[float], found: list) -> None:
@@ -331,17 +323,14 @@ def draw_noise(axis, kind: str, steps: list[float], found: list) -> None:
 
 
 def main() -> None:
-    quick, folder = measure.arguments(__doc__, "16 steps, one seed")
-    stamp, text = measure.stamp(), encoded(all_text())
-    at = measured_steps(16, 100) if quick else measured_steps(STEPS, 140)
-    rows = averaged(at, [train(text, seed, at) for seed in range(1 if quick else SEEDS)])
+    given = measure.arguments(__doc__, "16 steps, one seed")
+    text = encoded(all_text())
+    at = measured_steps(16, 100) if given.quick else measured_steps(STEPS, 140)
+    rows = averaged(at, [train(text, seed, at) for seed in range(1 if given.quick else SEEDS)])
     measure.show("noise scale in sequences", table(rows))
     kinds = compare(rows)
     measure.show("beside that of all layers together", kinds)
-    if folder:
-        path = measure.save("layer_noise_scale", rows, folder, stamp=stamp, characters=len(text), kinds=kinds)
-        plot(rows, path.with_suffix(".png"))
-        print(f"{path} and .png")
+    measure.publish(given, "layer_noise_scale", rows, partial(plot, rows), characters=len(text), kinds=kinds)
 
 
 if __name__ == "__main__":

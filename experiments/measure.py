@@ -3,90 +3,67 @@
 import argparse
 import datetime
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import re
-import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU's memory PyTorch wants some, too
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 
 
 class Compiled(NamedTuple):
-    """A program, the seconds that it took to compile, and the bytes of temporary memory that it asks for."""
+    """A program, the seconds of tracing and compiling it, and the bytes of temporary memory and of results that it asks for."""
 
     run: Callable
     compile_seconds: float
     temporary_bytes: int
+    output_bytes: int
 
 
 def compiled(function: Callable, *args) -> Compiled:
-    """Compile ahead of time, so that no timing holds a compilation."""
-    lowered = jax.jit(function).lower(*args)
+    """Compile ahead of time, so that no timing holds a compilation; for shapes as for arrays."""
     began = time.perf_counter()
-    run = lowered.compile()
-    seconds = time.perf_counter() - began
-    memory = run.memory_analysis()
-    return Compiled(run, seconds, memory.temp_size_in_bytes if memory else -1)
+    run = jax.jit(function).lower(*args).compile()
+    seconds, memory = time.perf_counter() - began, run.memory_analysis()
+    if memory is None:
+        return Compiled(run, seconds, -1, 0)
+    return Compiled(run, seconds, memory.temp_size_in_bytes, memory.output_size_in_bytes)
 
 
 def in_turn(
-    programs: dict[str, Callable[[], Any]],
-    seconds: float = 1.0,
-    rounds: int = 7,
-    fewest: int | None = None,
-    rest: Collection[str] = (),
+    programs: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 7, fewest: int | None = None
 ) -> dict[str, list[float]]:
     """Time each program once a round, A B C A B C …, so that a drift of the machine's speed meets all alike.
 
     A figure is the mean over as many calls as fill its share of `seconds`; each program runs twice first, unmeasured.
-    Slow programs take longer than `seconds`: with `fewest`, rounds are then left out, down to that many. After the
-    programs named in `rest` there is a pause, for other frameworks' threads that spin while they wait for more work.
+    Slow programs take longer than `seconds`: with `fewest`, rounds are then left out, down to that many.
     """
-    calls, rounds = _plan(
-        {name: (run, jax.block_until_ready) for name, run in programs.items()}, seconds, rounds, fewest, rest
-    )
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, run in programs.items():
-            began = time.perf_counter()
-            for _ in range(calls[name]):
-                jax.block_until_ready(run())
-            times[name].append((time.perf_counter() - began) / calls[name])
-            time.sleep(REST if name in rest else 0)
-    return times
 
+    def each_awaited(run, wait, calls):
+        return _seconds(lambda: wait(run()), lambda result: result, calls)
 
-REST = 0.3  # seconds: OpenMP threads spin for 0.2
-
-
-def _plan(programs, seconds, rounds, fewest, rest, uncounted=0) -> tuple[dict[str, int], int]:
-    """How many calls of each program fill its share of a round, and how many rounds there are."""
-    calls, slowest = {}, 0.0
-    for name, (run, wait) in programs.items():
-        wait(run())
-        began = time.perf_counter()
-        wait(run())
-        once = time.perf_counter() - began
-        calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)) - uncounted)
-        slowest += (uncounted + calls[name]) * once
-        time.sleep(REST if name in rest else 0)
-    if fewest is not None:
-        rounds = max(fewest, min(rounds, int(seconds / max(slowest, 1e-9))))
-    return calls, rounds
+    return _in_turn({name: Queue(run) for name, run in programs.items()}, each_awaited, seconds, rounds, fewest)
 
 
 class Queue(NamedTuple):
@@ -109,17 +86,41 @@ def queued_in_turn(
     """As `in_turn`, but a round's calls are given out one after the other, and only the last is waited for.
 
     A device works through them in order, so the way to a GPU and back, tens of µs, is paid once and not in every call,
-    as in a training loop. A program's first call in a round does not count: it frees what the one before it left.
+    as in a training loop. A program's first call in a round does not count: it frees what the one before it left. After
+    the programs named in `rest` there is a pause, for other frameworks' threads that spin while they wait for more work.
     """
-    calls, rounds = _plan(programs, seconds, rounds, fewest, rest, uncounted=2)
-    times = {name: Times([], []) for name in programs}
+
+    def one_and_many(run, wait, calls):
+        wait(run())
+        one = _seconds(run, wait, 1)
+        return _seconds(run, wait, calls), one
+
+    found = _in_turn(programs, one_and_many, seconds, rounds, fewest, uncounted=2, rest=rest)
+    return {name: Times(*map(list, zip(*pairs, strict=True))) for name, pairs in found.items()}
+
+
+REST = 0.3  # seconds: OpenMP threads spin for 0.2
+
+
+def _in_turn(
+    programs: dict[str, Queue], timed: Callable, seconds: float, rounds: int, fewest: int | None, uncounted=0, rest=()
+) -> dict[str, list]:
+    """What `timed` finds of each program in each round, of as many calls as fill its share."""
+    calls, slowest = {}, 0.0
+    for name, (run, wait) in programs.items():
+        wait(run())
+        once = _seconds(run, wait, 1)
+        calls[name] = max(1, int(seconds / rounds / len(programs) / max(once, 1e-9)) - uncounted)
+        slowest += (uncounted + calls[name]) * once
+        time.sleep(REST if name in rest else 0)
+    if fewest is not None:
+        rounds = max(fewest, min(rounds, int(seconds / max(slowest, 1e-9))))
+    found: dict[str, list] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, (run, wait) in programs.items():
-            wait(run())
-            times[name].awaited.append(_seconds(run, wait, 1))
-            times[name].queued.append(_seconds(run, wait, calls[name]))
+            found[name].append(timed(run, wait, calls[name]))
             time.sleep(REST if name in rest else 0)
-    return times
+    return found
 
 
 def _seconds(run, wait, calls: int) -> float:
@@ -137,11 +138,6 @@ def best_of(run: Callable[[], Any], times: int = 3, queue: int = 1) -> float:
     return min(_seconds(run, jax.block_until_ready, queue) for _ in range(times))
 
 
-def median(values: list[float]) -> float:
-    """The middle one."""
-    return statistics.median(values)
-
-
 def spread(values: Sequence[float] | np.ndarray, digits: int = 2) -> str:
     """Mean, and in brackets the range."""
     return f"{np.mean(values):.{digits}f} ({np.min(values):.{digits}f} to {np.max(values):.{digits}f})"
@@ -149,7 +145,7 @@ def spread(values: Sequence[float] | np.ndarray, digits: int = 2) -> str:
 
 def ratio(times: dict[str, list[float]], a: str, b: str) -> float:
     """The median, over the rounds, of a's time divided by b's in the same round."""
-    return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+    return median(x / y for x, y in zip(times[a], times[b], strict=True))
 
 
 def largest_difference(given, expected) -> float:
@@ -217,14 +213,29 @@ def require_memory(needed: int) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with an option."""
+    """--quick and --out, and in one line what is wrong with an option."""
 
-    def __init__(self, description: str | None):
+    def __init__(self, description: str | None, quick: str):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--quick", action="store_true", help=f"{quick}; writes only to --out")
+        self.add_argument(
+            "--out", type=Path, metavar="FOLDER", help="for figures and picture, instead of experiments/results"
+        )
+
+    def given(self, argv: list[str] | None = None) -> argparse.Namespace:
+        """The options, with the `folder` to write to, if any, and the `stamp` of the beginning."""
+        options = self.parse_args(argv)
+        folder = options.out or (None if options.quick else RESULTS)
+        return argparse.Namespace(**vars(options), folder=folder, stamp=stamp())
 
     def error(self, message: str) -> NoReturn:
         """End with 2, as any command does that was not understood."""
         self.exit(2, f"{self.prog}: {message} (--help says more)\n")
+
+
+def arguments(description: str | None, quick: str) -> argparse.Namespace:
+    """Of a script that has no options of its own."""
+    return Parser(description, quick).given()
 
 
 def positive(text: str) -> float:
@@ -238,15 +249,6 @@ def positive(text: str) -> float:
     return number
 
 
-def arguments(description: str | None, quick: str) -> tuple[bool, Path | None]:
-    """--quick and --out of the command line: whether to be quick, and the folder to write to, if any."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{quick}; writes only to --out")
-    parser.add_argument("--out", type=Path, help="folder for figures and picture, experiments/results by default")
-    given = parser.parse_args()
-    return given.quick, given.out or (None if given.quick else RESULTS)
-
-
 @contextmanager
 def progress(total: int) -> Iterator[Callable[..., None]]:
     """A bar on stderr while there is a terminal, nothing in a pipe; yields say(what, steps=0)."""
@@ -257,9 +259,25 @@ def progress(total: int) -> Iterator[Callable[..., None]]:
         yield lambda what, steps=0: bar.update(task, description=what, advance=steps)
 
 
+def followed(items: Collection, name: Callable[[Any], str] = str) -> Iterator:
+    """Each of them, under a bar with its name."""
+    with progress(len(items)) as say:
+        for item in items:
+            say(name(item))
+            yield item
+            say("", steps=1)
+
+
+def in_process(function: Callable, *args, **more) -> subprocess.Popen:
+    """Call a function of a script in a process of its own; what it prints is piped."""
+    module = Path(inspect.getfile(function)).stem
+    code = f"import {module}; {module}.{function.__name__}(*{args!r})"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True, **more)
+
+
 def stamp() -> dict[str, Any]:
     """What the figures were measured on."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(HERE)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     code = ["../jaxbackprop", ".", ":(exclude)results"]
     changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=False)
@@ -310,6 +328,17 @@ def save(name: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more) 
     return path
 
 
+def publish(
+    given: argparse.Namespace, name: str, rows: list[dict[str, Any]], draw: Callable[[], Figure] | None = None, **more
+) -> None:
+    """Write the figures of a run, and the picture that is drawn of them, where it may write; and say where."""
+    if given.folder is not None:
+        path = save(name, rows, given.folder, stamp=given.stamp, **more)
+        if draw:
+            save_picture(draw(), path.with_suffix(".png"))
+        print(f"{path} and .png" if draw else path)
+
+
 def replace(path: Path, text: str) -> None:
     """Write the whole or nothing: whoever is killed meanwhile leaves the file as it was."""
     path.parent.mkdir(exist_ok=True, parents=True)
@@ -328,11 +357,85 @@ def caption(about: dict[str, Any]) -> str:
     return f"{device} · jax {about['jax']} · {about['date']} · commit {about['commit']}"
 
 
-def save_picture(figure: Figure, path: Path, dpi: int = 150) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
     """Write a picture of the figures in the JSON file beside it, with that one's device, date and commit below."""
-    stamp = json.loads(path.with_suffix(".json").read_text())["stamp"]
-    figure.supxlabel(caption(stamp), fontsize=7, color="#777777", x=0.99, ha="right")
-    figure.savefig(path, dpi=dpi)
+    about = json.loads(path.with_suffix(".json").read_text())["stamp"]
+    figure.supxlabel(caption(about), fontsize=7, color=GREY, x=0.99, ha="right")
+    figure.savefig(path)
+
+
+# one look for every picture
+matplotlib.rcParams |= {
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+GREY = "#6b7078"
+
+
+def ticks(axis: Axis, at: Sequence[float], labels: Iterable[str] | None = None) -> None:
+    """These and no others, in full, as a logarithmic axis would not write them."""
+    axis.set_ticks(at, [f"{value:,.10g}" for value in at] if labels is None else list(labels))
+    axis.set_ticks([], minor=True)
+
+
+def said_above(axis: Axes, text: str, y: float) -> None:
+    """A word at the right end of a horizontal line."""
+    at, place = ("axes fraction", "data"), {"textcoords": "offset points", "ha": "right", "fontsize": 8}
+    axis.annotate(text, (1, y), (-2, 3), xycoords=at, color="gray", **place)
+
+
+def draw_digit(axis: Axes, pixels: np.ndarray, title: str, color: str) -> None:
+    """One digit, framed."""
+    axis.imshow(pixels.reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
+    axis.set_title(title, fontsize=9, color=color)
+    axis.set(xticks=(), yticks=())
+    axis.spines[:].set(visible=True, color=color)
+
+
+class Bar(NamedTuple):
+    """Of a ratio, or a word in its place."""
+
+    at: float
+    value: float | None
+    word: str
+    color: str
+    bold: bool = False
+
+
+def draw_ratios(axis: Axes, bars: Iterable[Bar], height: float = 0.74) -> None:
+    """Bars that begin at 1, to the left or to the right, each with its figure."""
+    for at, value, word, color, bold in bars:
+        if value:
+            axis.barh(at, value - 1, left=1, height=height, color=color, zorder=2)
+        right = not value or value >= 1
+        axis.annotate(
+            number(value) if value else word,
+            (value or 1, at),
+            (4 if right else -4, 0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            fontsize=8 if value else 7.5,
+            fontweight="bold" if bold and value else "normal",
+            color="black" if value else GREY,
+        )
+    axis.set_xscale("log")
+    axis.axvline(1, color="#333", linewidth=1, zorder=3)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def number(value: float) -> str:
+    """Two digits after the point, below 10.
+
+    >>> number(0.8349), number(16.6)
+    ('0.83', '17')
+    """
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def as_lines(written: dict[str, Any]) -> str:
@@ -361,13 +464,16 @@ def _in_lines(value: Any) -> str:
     return f"{first}\n  " + ",\n  ".join(lines) + f"\n {last}"
 
 
-def show(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print an aligned table."""
+def show(title: str, rows: list[dict[str, Any]], columns: Iterable[str] | None = None) -> None:
+    """Print an aligned table of the rows, of these columns of them; nothing where there are none."""
+    if not rows:
+        return
+    columns = list(columns or rows[0])
     table = Table(title=title, title_justify="left")
-    for column in rows[0]:
+    for column in columns:
         table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
-        table.add_row(*(figure(value) for value in row.values()))
+        table.add_row(*(figure(row[column]) for column in columns))
     console = Console()
     needed = Console(width=1000).measure(table).maximum
     console.width = max(console.width, min(needed, 200), 140)

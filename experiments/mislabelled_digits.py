@@ -1,6 +1,6 @@
 """Do gram and inner find mislabelled digits? Beside the loss, which anyone would try first.
 
-    python experiments/mislabelled_digits.py [--quick]
+    python experiments/mislabelled_digits.py [--quick] [--out FOLDER]
 
 A twentieth of the training labels are replaced by a wrong one; a network is trained on them, and at checkpoints every
 example b gets a suspicion from its gradient g_b, larger for more suspicious. T is a small trusted set, never trained on.
@@ -18,7 +18,7 @@ gradient descent" (TracIn); with the Hessian, which is left out here: Koh and Li
 predictions via influence functions".
 """
 
-import argparse
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import jaxbackprop as jbp
 from jaxbackprop.data import Dataset, load
@@ -36,14 +38,8 @@ OPTIMIZER = optax.adam(1e-3)
 WRONG, TRUSTED = 0.05, 100
 CHECKPOINTS = (0, 1, 2, 3, 5, 8, 12, 20, 40, 80)  # epochs
 BRIEF = 8  # the epochs of a network that has not memorised yet
-COLORS = {
-    "loss": "#333333",
-    "norm": "#4269d0",
-    "inner": "#ff725c",
-    "harm": "#efb118",
-    "gram": "#97bbf5",
-    "gram cosine": "#3ca951",
-}
+COLORS = {"loss": "#333333", "norm": "#4269d0", "inner": "#ff725c", "harm": "#efb118", "gram": "#97bbf5"}
+COLORS |= {"gram cosine": "#3ca951"}
 
 
 class Planted(NamedTuple):
@@ -99,18 +95,10 @@ def watched_training(data: Dataset, planted: Planted, key, epochs: int) -> tuple
         if row["epoch"] in CHECKPOINTS:
             found[row["epoch"]] = scores(state.params)
 
-    _, history = jbp.fit(
-        NETWORK,
-        LOSS,
-        OPTIMIZER,
-        (data.x_train, planted.labels),
-        epochs=epochs,
-        batch_size=64,
-        key=fit_key,
-        params=params,
-        validation=(data.x_test[untouched], data.y_test[untouched]),
-        callbacks=[watch],
-    )
+    settings = {"epochs": epochs, "batch_size": 64, "key": fit_key, "params": params, "callbacks": [watch]}
+    validation = data.x_test[untouched], data.y_test[untouched]
+    given = data.x_train, planted.labels
+    _, history = jbp.fit(NETWORK, LOSS, OPTIMIZER, given, validation=validation, **settings)
     return found, history
 
 
@@ -129,11 +117,10 @@ def summed(found: dict[int, dict], name: str, last: int) -> np.ndarray:
     return sum((scores[name] for epoch, scores in found.items() if 0 < epoch <= last), start=np.zeros(()))
 
 
-def spread(values: list[float]) -> str:
-    return f"{np.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+Runs = list[tuple[Planted, dict[int, dict]]]  # a pair for each seed
 
 
-def tabulate(runs: list[tuple[Planted, dict[int, dict]]], brief: int, last: int) -> list[dict[str, Any]]:
+def tabulate(runs: Runs, brief: int, last: int) -> list[dict[str, Any]]:
     """A row for each score: precision, mean and range over the seeds."""
     ways = {
         "untrained": lambda found, name: found[0][name],
@@ -142,68 +129,65 @@ def tabulate(runs: list[tuple[Planted, dict[int, dict]]], brief: int, last: int)
         f"{brief}_epochs,_summed": lambda found, name: summed(found, name, brief),
         f"{last}_epochs": lambda found, name: found[last][name],
     }
-    return [
-        {"score": name}
-        | {
-            way: spread([precision(score(found, name), planted.wrong) for planted, found in runs])
-            for way, score in ways.items()
-        }
-        for name in COLORS
-    ]
+
+    def precisions(name, score):
+        return measure.spread([precision(score(found, name), planted.wrong) for planted, found in runs])
+
+    return [{"score": name} | {way: precisions(name, score) for way, score in ways.items()} for name in COLORS]
 
 
-def plot(data: Dataset, runs: list[tuple[Planted, dict[int, dict]]], path) -> None:
+def plot(data: Dataset, runs: Runs) -> Figure:
     """Precision over recall; precision over training; the ten most suspicious digits of the first seed, by two scores."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 7.4), layout="constrained")
+    figure = Figure(figsize=(10, 7.4))
     curves, digits = figure.subfigures(2, 1, height_ratios=(3.8, 3), squeeze=False)[:, 0]
     by_rank, over_training = curves.subplots(1, 2).ravel()
     for name, color in COLORS.items():
-        p = np.mean([precision_by_rank(found[BRIEF][name], planted.wrong) for planted, found in runs], axis=0)
-        planted_share = np.arange(1, len(p) + 1) / runs[0][0].wrong.sum()
-        by_rank.plot(p * planted_share, p, color=color, label=name)
-        at = [[precision(found[epoch][name], planted.wrong) for epoch in CHECKPOINTS] for planted, found in runs]
-        over_training.fill_between(CHECKPOINTS, np.min(at, axis=0), np.max(at, axis=0), color=color, alpha=0.12, lw=0)
-        over_training.plot(CHECKPOINTS, np.mean(at, axis=0), "o-", color=color, markersize=3.5, label=name)
-    by_rank.set(
-        xlabel="recall", ylabel="precision", title=f"after {BRIEF} epochs, mean of {len(runs)} seeds", xlim=(0, 1.01)
-    )
+        draw_curves(by_rank, over_training, runs, name, color)
+    by_rank.set(xlabel="recall", title=f"after {BRIEF} epochs, mean of {len(runs)} seeds", xlim=(0, 1.01))
+    over_training.set(xlabel="epochs trained", title="accusing as many as were planted")
     over_training.set_xscale("symlog", linthresh=1, linscale=0.5)
-    over_training.set_xticks(CHECKPOINTS, map(str, CHECKPOINTS))
-    over_training.minorticks_off()
-    over_training.set(xlabel="epochs trained", ylabel="precision", title="accusing as many as were planted")
+    measure.ticks(over_training.xaxis, list(runs[0][1]))
+    measure.said_above(over_training, "guessing", WRONG)
     for axis in (by_rank, over_training):
         axis.axhline(WRONG, color="gray", linewidth=0.8, linestyle=":")
-        axis.set_ylim(-0.02, 1.03)
-        axis.spines[["top", "right"]].set_visible(False)
-    over_training.annotate(
-        "guessing", (CHECKPOINTS[-1], WRONG), (0, 3), textcoords="offset points", ha="right", fontsize=8, color="gray"
-    )
-    curves.legend(*by_rank.get_legend_handles_labels(), loc="outside right center", frameon=False)
-
-    planted, found = runs[0]
-    pixels = data.x_train * np.asarray(data.encoding.scale) + np.asarray(data.encoding.mean)
-    axes = digits.subplots(2, 10)
+        axis.set(ylim=(-0.02, 1.03), ylabel="precision")
+    curves.legend(*by_rank.get_legend_handles_labels(), loc="outside right center")
     digits.suptitle(f"the ten most suspicious after {BRIEF} epochs (green: planted; red: accused wrongly)", fontsize=11)
-    for row, name in zip(axes, ("loss", "gram cosine"), strict=True):
+    for row, name in zip(digits.subplots(2, 10), ("loss", "gram cosine"), strict=True):
         row[0].set_ylabel(name)
-        for axis, b in zip(row, np.argsort(-found[BRIEF][name]), strict=False):
-            axis.imshow(pixels[b].reshape(8, 8), cmap="gray_r")
-            color = "#1a7f37" if planted.wrong[b] else "#cf222e"
-            axis.set_title(f"given {planted.labels[b]}\ntrue {data.y_train[b]}", fontsize=9, color=color)
-            axis.set(xticks=(), yticks=())
-            axis.spines[:].set_color(color)
-    measure.save_picture(figure, path)
+        draw_accused(row, data, *runs[0], name)
+    return figure
+
+
+def draw_curves(by_rank: Axes, over_training: Axes, runs: Runs, name: str, color: str) -> None:
+    """One score: its means over the seeds, and their range."""
+    p = np.mean([precision_by_rank(found[BRIEF][name], planted.wrong) for planted, found in runs], axis=0)
+    planted_share = np.arange(1, len(p) + 1) / runs[0][0].wrong.sum()
+    by_rank.plot(p * planted_share, p, color=color, label=name)
+    at = [[precision(scores[name], planted.wrong) for scores in found.values()] for planted, found in runs]
+    epochs = list(runs[0][1])
+    over_training.fill_between(epochs, np.min(at, axis=0), np.max(at, axis=0), color=color, alpha=0.12, lw=0)
+    over_training.plot(epochs, np.mean(at, axis=0), "o-", color=color, markersize=3.5)
+
+
+def draw_accused(axes, data: Dataset, planted: Planted, found: dict[int, dict], name: str) -> None:
+    """As many as there are axes, the most suspicious first."""
+    for axis, b in zip(axes, np.argsort(-found[BRIEF][name]), strict=False):
+        color = "#1a7f37" if planted.wrong[b] else "#cf222e"
+        title = f"given {planted.labels[b]}\ntrue {data.y_train[b]}"
+        measure.draw_digit(axis, pixels(data, data.x_train[b]), title, color)
+
+
+def pixels(data: Dataset, x: np.ndarray) -> np.ndarray:
+    """A digit as it was before it was standardised."""
+    return x * np.asarray(data.encoding.scale) + np.asarray(data.encoding.mean)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two seeds, briefly trained; writes nothing")
-    quick = parser.parse_args().quick
-    data, epochs = load("digits"), BRIEF if quick else CHECKPOINTS[-1]
+    given = measure.arguments(__doc__, "two seeds, briefly trained")
+    data, epochs = load("digits"), BRIEF if given.quick else CHECKPOINTS[-1]
     runs, histories = [], []
-    for key in jax.random.split(jax.random.key(0), 2 if quick else 5):
+    for key in jax.random.split(jax.random.key(0), 2 if given.quick else 5):
         plant_key, train_key = jax.random.split(key)
         planted = plant(data, plant_key)
         found, history = watched_training(data, planted, train_key, epochs)
@@ -218,10 +202,8 @@ def main() -> None:
         if 0 < e <= epochs
     ]
     measure.show("the networks, mean over the seeds (loss on the labels as given)", checkpoints)
-    if not quick:
-        path = measure.save("mislabelled-digits", rows, seeds=len(runs), networks=checkpoints)
-        plot(data, runs, path.with_suffix(".png"))
-        print(f"{path} and .png")
+    more = {"seeds": len(runs), "networks": checkpoints}
+    measure.publish(given, "mislabelled-digits", rows, partial(plot, data, runs), **more)
 
 
 if __name__ == "__main__":

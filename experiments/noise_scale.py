@@ -1,6 +1,6 @@
 """Does the gradient noise scale tell which batch size helps? Predicted from gradients, then measured.
 
-    python experiments/noise_scale.py [--quick]
+    python experiments/noise_scale.py [--quick] [--out FOLDER]
 
 Two measurements that share nothing but the network, the digits and plain SGD:
 
@@ -15,16 +15,17 @@ Batches are drawn from the n training examples with replacement, so the gradient
 |G|² is known: the unbiased estimate, squared_norm, plus the tr(Σ)/n that it takes off for examples not seen.
 """
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import jaxbackprop as jbp
 from jaxbackprop.data import load
@@ -73,17 +74,9 @@ def learning_rates(batch: int) -> np.ndarray:
 def train_grid(data, batch: int, rates: np.ndarray, keys) -> Curves:
     """Train a network for each learning rate and seed, in one program."""
     steps, method = rounds_of(batch)
-    _, losses = jbp.fit_many(
-        NETWORK,
-        LOSS,
-        optax.sgd,
-        data,
-        epochs=ROUNDS,
-        batch_size=batch,
-        keys=jnp.tile(keys, len(rates)),
-        learning_rates=jnp.repeat(jnp.asarray(rates, jnp.float32), len(keys)),
-        gradient=method,
-    )
+    rates_of, keys_of = jnp.repeat(jnp.asarray(rates, jnp.float32), len(keys)), jnp.tile(keys, len(rates))
+    settings = {"epochs": ROUNDS, "batch_size": batch, "gradient": method}
+    _, losses = jbp.fit_many(NETWORK, LOSS, optax.sgd, data, keys=keys_of, learning_rates=rates_of, **settings)
     losses = np.asarray(losses).reshape(len(rates), len(keys), ROUNDS)
     # a round's mean loss belongs to its middle
     return Curves(batch, rates, steps * (np.arange(ROUNDS) + 0.5), losses)
@@ -135,20 +128,12 @@ def noise_along(data, batch: int, rate: float, keys) -> np.ndarray:
     Loss, tr(Σ) and |G|² are means over the seeds before the division.
     """
     steps, method = rounds_of(batch)
+    settings: dict[str, Any] = {"epochs": ROUNDS, "batch_size": batch, "gradient": method}
     optimizer, runs = optax.sgd(rate), []
     for key in keys:
         rows: list = []
-        jbp.fit(
-            NETWORK,
-            LOSS,
-            optimizer,
-            data,
-            epochs=ROUNDS,
-            batch_size=batch,
-            key=key,
-            gradient=method,
-            callbacks=[lambda state, _, rows=rows: rows.append(measure_noise(state.params, *data))],
-        )
+        watch = partial(lambda rows, state, _: rows.append(measure_noise(state.params, *data)), rows)
+        jbp.fit(NETWORK, LOSS, optimizer, data, key=key, callbacks=[watch], **settings)
         runs.append(np.asarray(rows))
     loss, trace, squared_norm = np.mean(runs, axis=0).T
     return np.stack([steps * np.arange(1.0, ROUNDS + 1), loss, trace / squared_norm])
@@ -193,89 +178,72 @@ def compare(grid: list[Curves], noise: dict[str, np.ndarray]) -> list[dict]:
 def table(rows: list[dict]) -> list[dict]:
     """What of the rows fits on a screen."""
     return [
-        {
-            "target_loss": row["target_loss"],
-            "S_min": row["S_min"],
-            "B_crit": row["B_crit"],
-            "of_single_seeds": f"{row['B_crit_of_each_seed'][0]:.0f}-{row['B_crit_of_each_seed'][-1]:.0f}",
-        }
+        {key: row[key] for key in ("target_loss", "S_min", "B_crit", "B_noise/B_crit")}
+        | {"of_single_seeds": measure.spread(row["B_crit_of_each_seed"], 0)}
         | {f"B_noise, {name}": value for name, value in row["B_noise"].items()}
-        | {"B_noise/B_crit": row["B_noise/B_crit"]}
         for row in rows
     ]
 
 
-def plot(rows: list[dict], batches: Sequence[int], noise: dict[str, np.ndarray], path) -> None:
+def plot(rows: list[dict], batches: Sequence[int], noise: dict[str, np.ndarray]) -> Figure:
     """The noise scale over training, with what the batches' use says; steps over batch, with the fits."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 4.6))
     over_training, over_batch = figure.subplots(1, 2)
-    for name, (_, loss, scale) in noise.items():
-        over_training.plot(
-            loss, scale, ".", color=RUNS[name][2], markersize=4, alpha=0.6, label=f"$B_{{noise}}$, {name}"
-        )
-    targets = [row["target_loss"] for row in rows]
-    averages = [row["B_noise"][PREDICTION] for row in rows]
-    over_training.plot(
-        targets,
-        averages,
-        "s",
-        color=RUNS[PREDICTION][2],
-        label=f"$B_{{noise}}$ averaged until there, {PREDICTION}: the prediction",
-    )
-    crit = np.array([row["B_crit"] for row in rows])
-    ends = np.array([[row["B_crit_of_each_seed"][0], row["B_crit_of_each_seed"][-1]] for row in rows])
-    over_training.vlines(targets, *ends.T, color="black", linewidth=1.3)
-    over_training.plot(targets, crit, "o", color="black", label="$B_{crit}$ measured by training (line: single seeds)")
-    over_training.set(xscale="log", yscale="log", xlabel="training loss", title="noise scale over training")
-    over_training.set_xlim(2.5, 0.02)  # time runs to the right
-    over_training.set_xticks((2, 1, 0.4, 0.2, 0.1, 0.05, 0.02), ("2", "1", "0.4", "0.2", "0.1", "0.05", "0.02"))
-    over_training.minorticks_off()
-    over_training.set_ylabel("examples")
-    over_training.legend(frameon=False, fontsize=8, loc="upper left")
-    over_training.set_ylim(10, 20000)
+    draw_noise(over_training, rows, noise)
+    draw_steps(over_batch, rows, batches)
+    for axis in (over_training, over_batch):
+        axis.legend(fontsize=8)
+    return figure
 
+
+def draw_noise(axis: Axes, rows: list[dict], noise: dict[str, np.ndarray]) -> None:
+    """Over the loss, which falls to the right; at the targets what was predicted, and what was measured."""
+    for name, (_, loss, scale) in noise.items():
+        axis.plot(loss, scale, ".", color=RUNS[name][2], markersize=4, alpha=0.6, label=f"$B_{{noise}}$, {name}")
+    targets, crit = ([row[key] for row in rows] for key in ("target_loss", "B_crit"))
+    label = f"$B_{{noise}}$ averaged until there, {PREDICTION}: the prediction"
+    axis.plot(targets, [row["B_noise"][PREDICTION] for row in rows], "s", color=RUNS[PREDICTION][2], label=label)
+    for row in rows:
+        ends = row["B_crit_of_each_seed"]
+        axis.vlines(row["target_loss"], min(ends), max(ends), color="black", linewidth=1.3)
+    axis.plot(targets, crit, "o", color="black", label="$B_{crit}$ measured by training (line: single seeds)")
+    axis.set(xscale="log", yscale="log", xlabel="training loss", ylabel="examples", title="noise scale over training")
+    axis.set(xlim=(2.5, 0.02), ylim=(10, 20000))
+    measure.ticks(axis.xaxis, (2, 1, 0.4, 0.2, 0.1, 0.05, 0.02))
+
+
+def draw_steps(axis: Axes, rows: list[dict], batches: Sequence[int]) -> None:
+    """What each target took at each batch size, and the law that is fitted to it."""
     B = np.geomspace(batches[0], batches[-1])
     for row in rows:
         color = TARGETS[row["target_loss"]]
-        over_batch.plot(batches, row["steps"], "o", color=color, label=f"loss {row['target_loss']}")
-        over_batch.plot(B, row["S_min"] * (1 + row["B_crit"] / B), color=color, linewidth=1.3)
-        over_batch.axvline(row["B_noise"][PREDICTION], color=color, linewidth=1, linestyle="--")
-    over_batch.plot([], [], color="gray", linewidth=1.3, label="fit of $S_{min} (1 + B_{crit} / B)$")
-    over_batch.plot([], [], color="gray", linewidth=1, linestyle="--", label="predicted $B_{noise}$")
-    over_batch.set_xscale("log", base=2)
-    over_batch.set_xticks(batches, map(str, batches))
-    over_batch.set(
-        yscale="log", xlabel="batch size", ylabel="steps", title="steps to a training loss, best learning rate"
-    )
-    over_batch.legend(frameon=False, fontsize=8)
-    for axis in (over_training, over_batch):
-        axis.spines[["top", "right"]].set_visible(False)
-    measure.save_picture(figure, path)
+        axis.plot(batches, row["steps"], "o", color=color, label=f"loss {row['target_loss']}")
+        axis.plot(B, row["S_min"] * (1 + row["B_crit"] / B), color=color, linewidth=1.3)
+        axis.axvline(row["B_noise"][PREDICTION], color=color, linewidth=1, linestyle="--")
+    axis.plot([], [], color="gray", linewidth=1.3, label="fit of $S_{min} (1 + B_{crit} / B)$")
+    axis.plot([], [], color="gray", linewidth=1, linestyle="--", label="predicted $B_{noise}$")
+    axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel="steps")
+    axis.set_title("steps to a training loss, best learning rate")
+    measure.ticks(axis.xaxis, batches)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three batch sizes, one seed; writes nothing")
-    quick = parser.parse_args().quick
+    given = measure.arguments(__doc__, "three batch sizes, one seed")
     digits = load("digits")
     data = jnp.asarray(digits.x_train), jnp.asarray(digits.y_train)
-    keys = jax.random.split(jax.random.key(0), 1 if quick else SEEDS)
-    batches = (BATCHES[0], BATCHES[3], BATCHES[-1]) if quick else BATCHES
+    keys = jax.random.split(jax.random.key(0), 1 if given.quick else SEEDS)
+    batches = (BATCHES[0], BATCHES[3], BATCHES[-1]) if given.quick else BATCHES
     grid = {batch: train_grid(data, batch, learning_rates(batch), keys) for batch in batches}
     noise = {
         name: noise_along(data, batch, factor * steps_to(grid[batch], min(TARGETS))[1], keys)
         for name, (batch, factor, _) in RUNS.items()
-        if not quick or name == PREDICTION
+        if not given.quick or name == PREDICTION
     }
     rows = compare(list(grid.values()), noise)
     measure.show("batch sizes that help: measured (B_crit) and predicted (B_noise)", table(rows))
-    if not quick:
-        runs = {name: dict(zip(("step", "loss", "B_noise"), run.tolist(), strict=True)) for name, run in noise.items()}
-        path = measure.save("noise-scale", rows, batches=list(grid), seeds=len(keys), noise=runs)
-        plot(rows, list(grid), noise, path.with_suffix(".png"))
-        print(f"{path} and .png")
+    runs = {name: dict(zip(("step", "loss", "B_noise"), run.tolist(), strict=True)) for name, run in noise.items()}
+    more = {"batches": list(grid), "seeds": len(keys), "noise": runs}
+    measure.publish(given, "noise-scale", rows, partial(plot, rows, list(grid), noise), **more)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ Abadi et al. 2016, "Deep learning with differential privacy"; Li et al. 2021 and
 """
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +23,16 @@ import numpy as np
 import optax
 import private_digits
 from jax.flatten_util import ravel_pytree
-from private_digits import BATCH_SIZE, DELTA, EPOCHS, MAX_NORM, RATE
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from private_digits import BATCH_SIZE, EPOCHS, EPSILONS, MAX_NORM, RATE
 from small_models import convnet_accuracy, convnet_loss, draw_convnet
 
 import jaxbackprop as jbp
 from jaxbackprop import data
-from jaxbackprop.training import accounting, privacy
+from jaxbackprop.training import privacy
 
-SWEEP = jbp.factored(convnet_loss)
+SWEEP, ADAM = jbp.factored(convnet_loss), optax.adam(RATE)
 COLORS = {"convnet": "#ff725c", "dense": "#4269d0"}
 
 
@@ -47,23 +47,23 @@ def step_gradient(params, x, y, weight, key, noise_multiplier):
 
 
 @jax.jit
-def take_step(carried, x, y, drawn, i, key, noise_multiplier, rate):
-    """Step i of an epoch, by Adam; one program for every σ and every rate."""
+def take_step(carried, x, y, drawn, i, key, noise_multiplier):
+    """Step i of an epoch, by Adam; one program for every σ."""
     (params, state), (rows, weight) = carried, (each[i] for each in drawn)
     dW = step_gradient(params, x[rows], y[rows], weight, jax.random.fold_in(key, i), noise_multiplier)
-    updates, state = optax.adam(rate).update(dW, state)
+    updates, state = ADAM.update(dW, state)
     return optax.apply_updates(params, updates), state
 
 
-def train(x, y, key, noise_multiplier: float | None, rate: float, epochs: int):
+def train(x, y, key, noise_multiplier: float | None, epochs: int):
     """Train on Poisson samples. Steps are called one by one: in a loop of XLA's, convolutions run 5 times slower on a CPU."""
     init_key, *keys = jax.random.split(key, 1 + epochs)
     params = draw_convnet(init_key)
-    carried = params, optax.adam(rate).init(params)
+    carried = params, ADAM.init(params)
     for batches_key, noise_key in map(jax.random.split, keys):
         drawn = draw(batches_key, len(x))
         for i in range(len(drawn[0])):
-            carried = take_step(carried, x, y, drawn, i, noise_key, noise_multiplier, rate)
+            carried = take_step(carried, x, y, drawn, i, noise_key, noise_multiplier)
     return carried[0]
 
 
@@ -73,107 +73,66 @@ def draw(key, examples: int):
     return privacy.poisson_batches(key, examples, BATCH_SIZE)
 
 
-def convnet_accuracies(seeds, noise_multiplier: float | None, epochs: int, rate: float = RATE) -> list[float]:
+def accuracies(seeds: range, epochs: int, noise_multiplier: float | None) -> list[float]:
     """Train on each seed's split, measure on its held-out fifth."""
     found = []
     for seed in seeds:
         digits = data.load("digits", seed=seed)
         x, y = map(jnp.asarray, (digits.x_train, digits.y_train))
-        params = train(x, y, jax.random.key(seed), noise_multiplier, rate, epochs)
+        params = train(x, y, jax.random.key(seed), noise_multiplier, epochs)
         found.append(float(convnet_accuracy(params, digits.x_test, digits.y_test)))
     return found
 
 
-def dense_accuracies(seeds, noise_multiplier: float | None, epochs: int) -> list[float]:
-    """The same of the dense network, by `fit`."""
-    gradient = "hand" if noise_multiplier is None else jbp.private_gradient(MAX_NORM, noise_multiplier)
-    return [private_digits.accuracy(seed, gradient, epochs) for seed in seeds]
-
-
-def compare(epsilons: list[float | None], seeds, epochs: int) -> list[dict[str, Any]]:
-    """A row for each epsilon; None is no privacy at all."""
-    plan, rows = accounting.Plan(len(data.load("digits").x_train), BATCH_SIZE, epochs), []
-    for epsilon in epsilons:
-        noise = None if epsilon is None else accounting.calibrate(plan, epsilon, DELTA)
-        spent = None if noise is None else accounting.spent(plan, noise, DELTA).epsilon
-        found = {"convnet": convnet_accuracies(seeds, noise, epochs), "dense": dense_accuracies(seeds, noise, epochs)}
-        rows.append({"epsilon": epsilon, "spent": spent, "noise_multiplier": noise or 0.0} | found)
-    return rows
+def ahead(row: dict) -> np.ndarray:
+    """By how much the convnet is ahead on each split."""
+    return np.subtract(row["convnet"], row["dense"])
 
 
 def table(rows: list[dict]) -> list[dict]:
-    """Mean and range over the seeds, and by how much the convnet is ahead on the same split."""
+    """Mean and range over the seeds."""
     return [
         {key: row[key] for key in ("epsilon", "noise_multiplier")}
         | {name: measure.spread(row[name]) for name in COLORS}
-        | {"ahead_by": measure.spread([a - b for a, b in zip(row["convnet"], row["dense"], strict=True)])}
+        | {"ahead_by": measure.spread(ahead(row))}
         for row in rows
     ]
 
 
-def plot(rows: list[dict], path: Path) -> None:
+def plot(rows: list[dict]) -> Figure:
     """Accuracy over epsilon of both networks, with the range of the seeds; and how far the convnet is ahead on each split."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    accuracy, ahead = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    draw_accuracies(accuracy, rows)
-    draw_differences(ahead, rows)
-    for axis in (accuracy, ahead):
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    measure.save_picture(figure, path)
-
-
-def draw_accuracies(axis, rows: list[dict]) -> None:
-    """Lines of the private ones, and the dashed heights of no privacy."""
-    *private, plain = rows
-    epsilons = [row["epsilon"] for row in private]
+    figure = Figure(figsize=(10, 4.2))
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    epsilons = [row["epsilon"] for row in rows]
     for name, color in COLORS.items():
-        found = 100 * np.array([row[name] for row in private])
-        axis.fill_between(epsilons, found.min(axis=1), found.max(axis=1), color=color, alpha=0.15, linewidth=0)
-        axis.plot(
-            epsilons, found.mean(axis=1), "o-", color=color, label=f"{name}, mean and range of {len(found.T)} seeds"
-        )
-        axis.axhline(100 * np.mean(plain[name]), color=color, linewidth=1, linestyle="--")
-    axis.plot([], [], color="gray", linewidth=1, linestyle="--", label="not private")
-    axis.axhline(10, color="gray", linewidth=1, linestyle=":")
-    axis.annotate(
-        "guessing", (epsilons[-1], 10), (0, 3), textcoords="offset points", ha="right", fontsize=8, color="gray"
-    )
-    axis.set(
-        xscale="log", xlabel="ε spent (smaller protects more), δ = 1e-5", ylabel="held-out accuracy (%)", ylim=(0, 102)
-    )
-    axis.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons], minor=False)
-    axis.minorticks_off()
-    axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.14))
+        label = f"{name}, mean and range of {len(rows[0][name])} seeds"
+        private_digits.draw(left, epsilons, [private_digits.summary(row[name]) for row in rows], color, label)
+    private_digits.style(left, epsilons)
+    draw_differences(right, epsilons, 100 * np.array([ahead(row) for row in rows]))
+    return figure
 
 
-def draw_differences(axis, rows: list[dict]) -> None:
+def draw_differences(axis: Axes, epsilons: list, points: np.ndarray) -> None:
     """A dot for each split, a bar for their mean."""
-    at, differences = np.arange(len(rows)), 100 * np.array([np.subtract(row["convnet"], row["dense"]) for row in rows])
-    axis.bar(at, differences.mean(axis=1), width=0.6, color=COLORS["convnet"], alpha=0.35, label="mean")
-    axis.plot(
-        at, differences, ".", color="#333333", markersize=5, label=["each split", *["_"] * (len(differences.T) - 1)]
-    )
+    at = np.arange(len(points))
+    axis.bar(at, points.mean(axis=1), width=0.6, color=COLORS["convnet"], alpha=0.35, label="mean")
+    for i, split in enumerate(points.T):
+        axis.plot(at, split, ".", color="#333333", markersize=5, label="_" * bool(i) + "each split")
     axis.axhline(0, color="black", linewidth=0.8)
-    names = ["not\nprivate" if row["epsilon"] is None else f"{row['epsilon']:g}" for row in rows]
-    axis.set_xticks(at, names)
+    axis.set_xticks(at, ["not\nprivate" if epsilon is None else f"{epsilon:g}" for epsilon in epsilons])
     axis.set(xlabel="ε spent", ylabel="convnet ahead by (points)")
-    axis.legend(frameon=False)
+    axis.grid()
+    axis.legend()
 
 
 def main() -> None:
-    quick, folder = measure.arguments(__doc__, "one epsilon, one seed, two epochs")
-    stamp = measure.stamp()
-    epsilons = [4.0, None] if quick else [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, None]
-    seeds, epochs = range(1 if quick else 3), 2 if quick else EPOCHS
-    rows = compare(epsilons, seeds, epochs)
+    given = measure.arguments(__doc__, "one epsilon, one seed, two epochs")
+    seeds, epochs = range(1 if given.quick else 3), 2 if given.quick else EPOCHS
+    ways = {"convnet": partial(accuracies, seeds, epochs), "dense": partial(private_digits.accuracies, seeds, epochs)}
+    rows = private_digits.compare([4.0, None] if given.quick else EPSILONS, epochs, ways)
     measure.show("Held-out accuracy on the digits against epsilon, mean (range) of the seeds", table(rows))
-    if folder:
-        path = measure.save("private_convnet", rows, folder, stamp=stamp, seeds=len(seeds), epochs=epochs, rate=RATE)
-        plot(rows, path.with_suffix(".png"))
-        print(f"{path} and .png")
+    more = {"seeds": len(seeds), "epochs": epochs, "rate": RATE}
+    measure.publish(given, "private_convnet", rows, partial(plot, rows), **more)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,36 @@
 Weights are given as a dict of edges, as `jaxbackprop.init` draws them: params["yhat"]["h1"] has the shape (out, in).
 """
 
-import importlib
+import importlib.metadata
+import importlib.util
 import os
 import time
+import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import measure
 import numpy as np
+
+DISTRIBUTIONS = {"backpack": "backpack-for-pytorch", "jax_privacy": "jax-privacy"}  # where they have another name
+
+
+@cache
+def missing(*modules: str) -> set[str]:
+    """Those that are not installed, each said in a line."""
+    absent = {name for name in modules if importlib.util.find_spec(name) is None}
+    for name in sorted(absent):
+        print(f"{name} is not installed: skipped (pip install {DISTRIBUTIONS.get(name, name)})")
+    return absent
+
+
+def versions(*modules: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = (name for name in modules if importlib.util.find_spec(name))
+    return {name: importlib.metadata.version(DISTRIBUTIONS.get(name, name)) for name in found}
 
 
 class NotHereError(RuntimeError):
@@ -87,6 +108,41 @@ def clipped_sum(grads: Any, max_norm: float) -> Any:
     return jax.tree.map(lambda g: jnp.tensordot(c.astype(g.dtype), g, 1), grads)
 
 
+# ---- jax_privacy
+
+MICROBATCHES = (1, 4, 16, 64, None)  # None: all examples at once
+
+
+def jax_privacy(loss: Callable, batched: tuple[int, ...], max_norm: float, microbatch: int | None) -> Callable:
+    """Its clipped sum; `batched` are the arguments that are examples."""
+    warnings.filterwarnings("ignore", "optax.global_norm is deprecated")
+    clipped = importlib.import_module("jax_privacy").clipped_grad(
+        loss, l2_clip_norm=max_norm, batch_argnums=batched, keep_batch_dim=False, microbatch_size=microbatch
+    )
+    return lambda *args: clipped(*args)
+
+
+def best_microbatch(build: Callable, args: tuple, batch: int) -> tuple[int | None, measure.Compiled, str]:
+    """Try several, until one is much slower than the best: the best, its program, and what was tried."""
+    tried: dict[int | None, tuple[float, measure.Compiled]] = {}
+    said, failed = [], None
+    for size in (size for size in MICROBATCHES if size is None or (size < batch and batch % size == 0)):
+        try:
+            built = build(size)
+        except Exception as error:  # too large, or too much to compile
+            said.append(f"{size or batch}: {measure.reason(error)}")
+            failed = error
+            continue
+        tried[size] = measure.best_of(partial(built.run, *args), times=2), built
+        said.append(f"{size or batch}: {1e3 * tried[size][0]:.3g} ms")
+        if tried[size][0] > 2 * min(seconds for seconds, _ in tried.values()):
+            break
+    if not tried:
+        raise failed or ValueError(f"no microbatches of {batch} examples")
+    best = min(tried, key=lambda size: tried[size][0])
+    return best, tried[best][1], ", ".join(said)
+
+
 # ---- NumPy
 
 
@@ -117,15 +173,6 @@ def by_numpy(params, x, y) -> Callable[[], dict]:
 # ---- PyTorch
 
 
-class TorchProgram(NamedTuple):
-    """`run` gives out work, `wait` waits for it, `gradient` makes NumPy arrays of what it gave."""
-
-    run: Callable[[], Any]
-    wait: Callable[[Any], Any]
-    gradient: Callable[[Any], Any]
-    compile_seconds: float | None
-
-
 class Torch:
     """PyTorch on the same kind of device as JAX; `shortens` says that it may round products as JAX does there."""
 
@@ -152,8 +199,11 @@ class Torch:
         """What is written down of it."""
         return {} if self.absent else {"torch": self.torch.__version__}
 
-    def build(self, params, x, y, repeats: int, compile_it: bool) -> TorchProgram:
-        """The gradient of the loss of h0, h1 and yhat; x and y are repeated on the device."""
+    def build(self, params, x, y, repeats: int, compile_it: bool) -> tuple:
+        """The gradient of the loss of h0, h1 and yhat: a queue, what makes NumPy arrays of its result, seconds of compiling.
+
+        x and y are repeated on the device.
+        """
         if self.absent or (compile_it and self.skip_compile):
             raise NotHereError(self.absent or self.skip_compile)
         torch, dtype = self.torch, getattr(self.torch, str(x.dtype))
@@ -189,7 +239,7 @@ class Torch:
             torch._dynamo.reset()
             first, second = (_timed(lambda: wait(run())) for _ in range(2))
             seconds = first - second
-        return TorchProgram(run, wait, gradient, seconds)
+        return measure.Queue(run, wait), gradient, seconds
 
     def release(self) -> None:
         """Give back what PyTorch keeps of a GPU's memory, so that JAX can have it."""

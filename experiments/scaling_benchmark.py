@@ -7,24 +7,21 @@
 Three series: the exercise's own network 1-1-1-1 over the number of examples, as many as fit in memory up to 100 million;
 the exercise's wiring over the width of its layers; and over its depth, every hidden layer feeding the output. The exponent
 is the slope of a least-squares line through the logarithms, over the upper half of the range (of the logarithm of the size).
-The gradients are compared with jax.grad in float64 before they are timed: a large batch repeats a slice of 65,536 examples.
+The gradients are compared with float64 before they are timed, as in accelerator_benchmark.py: a large batch repeats a slice of
+65,536 examples, or fewer. Calls are queued, and waited for once.
 """
 
-import argparse
-import os
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
-import cases
-import jax
 import measure
 import numpy as np
-from contest import BASELINE, FAILURES, full_by_default, on_device, second
-from rivals import plain_loss, scalar_loss
-
-import jaxbackprop as jbp
+from accelerator_programs import HAND, elementwise
+from cases import EXERCISE, network
+from ceilings import GRADIENT
+from contest import BASELINE, Group, Method, measured_at
+from matplotlib.figure import Figure
 
 
 class Series(NamedTuple):
@@ -34,71 +31,28 @@ class Series(NamedTuple):
     sizes: tuple[int, ...]
     shape: Callable[[int], tuple[tuple[int, ...], int]]
     title: str
+    methods: tuple[Method, ...] = (HAND,)
 
 
-EXAMPLES, BATCH, DEEP_BATCH, DEEP_WIDTH = "examples", 256, 1024, 64
+ELEMENTWISE = Method(GRADIENT, "jax.grad, elementwise", elementwise)
 SERIES = (
-    Series(EXAMPLES, tuple(10**n for n in range(3, 9)), lambda n: (cases.EXERCISE, n), "1-1-1-1"),
-    Series("width", tuple(2**n for n in range(12)), lambda n: ((n, n, n, n), BATCH), f"batch {BATCH}"),
-    Series(
-        "depth",
-        tuple(2**n for n in range(7)),
-        lambda n: ((DEEP_WIDTH,) * (n + 2), DEEP_BATCH),
-        f"width {DEEP_WIDTH}, batch {DEEP_BATCH:,}",
-    ),
+    Series("examples", tuple(10**n for n in range(3, 9)), lambda n: (EXERCISE, n), "1-1-1-1", (HAND, ELEMENTWISE)),
+    Series("width", tuple(2**n for n in range(12)), lambda n: ((n, n, n, n), 256), "batch 256"),
+    Series("depth", tuple(2**n for n in range(7)), lambda n: ((64,) * (n + 2), 1024), "width 64, batch 1,024"),
 )
-HAND, AUTO, ELEMENTWISE = "by hand", BASELINE, "jax.grad, elementwise"
+NAMES = {HAND.name: "by hand"}
+FIGURES = ("reason", "difference", "ms", "times_faster", "compile_s", "temporary_MB")
+STYLES = {"by hand": ("#4269d0", "o"), BASELINE: ("#8a8a8a", "D"), ELEMENTWISE.name: ("#efb118", "s")}
 
 
-def programs(axis: str, widths: tuple[int, ...]) -> dict[str, Callable]:
-    """What is timed: (params, x, y) → (value, gradient)."""
-    found = {
-        HAND: jbp.value_and_grad(jbp.skip_mlp(widths), cases.LOSS),
-        AUTO: jax.value_and_grad(plain_loss),
-    }
-    return found | ({ELEMENTWISE: jax.value_and_grad(scalar_loss)} if axis == EXAMPLES else {})
-
-
-def measure_size(series: Series, size: int, seconds: float, say: Callable[..., None]) -> list[dict]:
+def measure_size(series: Series, size: int, seconds: float) -> list[dict]:
     """Validate, then time, each program at one size; a row for each, with the reason where there is no time."""
     widths, batch = series.shape(size)
-    ways = programs(series.axis, widths)
-    rows = {name: {"axis": series.axis, "size": size, "method": name, "reason": None} for name in ways}
-    say(f"{series.axis} {size:,}")
-    try:
-        case = cases.make_case(cases.network(widths), batch, "float32")
-        expected = cases.mean_gradient(case)
-    except FAILURES as error:
-        return [row | {"reason": measure.reason(error)} for row in rows.values()]
-    built, allowed = {}, cases.tolerance("float32", batch)
-    for name in sorted(ways, key=lambda name: name != AUTO):  # first, for what it says of the arithmetic
-        try:
-            program = on_device(ways[name], case, second)
-            given = program.call() if full_by_default() else program.in_full()
-        except FAILURES as error:
-            rows[name]["reason"] = measure.reason(error)
-            continue
-        error = measure.relative_error(program.mean(given), expected)
-        rows[name]["difference"] = error
-        if name == AUTO:
-            allowed = cases.tolerance("float32", batch, error)
-        # a peer is timed all the same: this is what one gets from it
-        if name == HAND and not error <= allowed:
-            rows[name]["reason"] = f"WRONG by {error:.2g}: not timed"
-            continue
-        built[name] = program
-    try:
-        times = measure.in_turn({n: p.queue.run for n, p in built.items()}, seconds, rounds=7, fewest=3)
-    except FAILURES as error:
-        return [row | {"reason": row["reason"] or measure.reason(error)} for row in rows.values()]
-    for name, program in built.items():
-        rows[name] |= {
-            "ms": 1e3 * measure.median(times[name]),
-            "times_faster": measure.ratio(times, AUTO, name) if AUTO in times else None,
-            "compile_s": program.compile_seconds,
-            "temporary_MB": (program.temporary_bytes or 0) / 1e6,
-        }
-    return list(rows.values())
+    rows = measured_at(Group(network(widths), "float32", batch, series.methods), seconds)
+    return [
+        {"axis": series.axis, "size": size, "method": NAMES.get(name, name)} | {f: row.get(f) for f in FIGURES}
+        for name, row in rows.items()
+    ]
 
 
 def exponent(sizes: list[int], times: list[float]) -> tuple[float, int] | None:
@@ -106,9 +60,7 @@ def exponent(sizes: list[int], times: list[float]) -> tuple[float, int] | None:
 
     None where fewer than three sizes are left to fit.
     """
-    if not sizes:
-        return None
-    middle = (min(sizes) * max(sizes)) ** 0.5
+    middle = (min(sizes, default=0) * max(sizes, default=0)) ** 0.5
     upper = [(size, t) for size, t in zip(sizes, times, strict=True) if size >= middle]
     if len(upper) < 3:
         return None
@@ -132,89 +84,47 @@ def exponents(rows: list[dict]) -> list[dict]:
     return found
 
 
-def table(rows: list[dict]) -> list[dict]:
-    """A line for each size: the milliseconds of each method, and what ours costs to compile."""
-    lines: dict[tuple, dict] = {}
-    for row in rows:
-        line = lines.setdefault((row["axis"], row["size"]), {"axis": row["axis"], "size": row["size"]})
-        line[f"{row['method']}, ms"] = row.get("ms") or "-"
-        if row["method"] in (HAND, AUTO):
-            line[f"{row['method']}, compile s"] = row.get("compile_s") or "-"
-    columns = dict.fromkeys(name for line in lines.values() for name in line)
-    return [{name: line.get(name) for name in columns} for line in lines.values()]
-
-
-STYLES = {HAND: ("#4269d0", "o"), AUTO: ("#8a8a8a", "D"), ELEMENTWISE: ("#efb118", "s")}
-
-
-def plot(rows: list[dict], path: Path) -> None:
+def plot(rows: list[dict]) -> Figure:
     """A panel for each axis, both logarithmic, the fitted exponent in the legend."""
-    from matplotlib.figure import Figure
-
-    series = [s for s in SERIES if any(row["axis"] == s.axis and row.get("ms") for row in rows)]
     fits = {(fit["axis"], fit["method"]): fit for fit in exponents(rows)}
-    figure = Figure(figsize=(4.6 * len(series), 4.2), layout="constrained")
-    for axis, one in zip(figure.subplots(1, len(series), squeeze=False)[0], series, strict=True):
+    figure = Figure(figsize=(4.6 * len(SERIES), 4.2))
+    axes = figure.subplots(1, len(SERIES))
+    for axis, series in zip(axes, SERIES, strict=True):
         for method, (color, marker) in STYLES.items():
-            sizes, times = line_of(rows, one.axis, method)
-            if not sizes:
-                continue
-            fit = fits[one.axis, method]
-            slope = f": exponent {fit['exponent']:.2f} from {fit['fitted_from']:,} on" if fit["exponent"] else ""
-            axis.plot(sizes, times, f"{marker}-", color=color, markersize=5, linewidth=1.5, label=method + slope)
-        reason = next((r["reason"] for r in rows if r["axis"] == one.axis and r["reason"]), None)
-        if reason:
-            axis.text(
-                0.98, 0.02, "some sizes did not fit", transform=axis.transAxes, ha="right", fontsize=8, color="#888"
-            )
-        axis.set(xscale="log", yscale="log", xlabel=one.axis, title=one.title)
-        axis.title.set_fontsize(10)
-        if one.axis != EXAMPLES:
-            axis.set_xticks(one.sizes[::2], [f"{size:,}" for size in one.sizes[::2]])
-            axis.minorticks_off()
+            fit = fits.get((series.axis, method))
+            if fit:
+                slope = f": exponent {fit['exponent']:.2f} from {fit['fitted_from']:,} on" if fit["exponent"] else ""
+                line = line_of(rows, series.axis, method)
+                axis.plot(*line, f"{marker}-", color=color, markersize=5, label=method + slope)
+        if any(row["reason"] for row in rows if row["axis"] == series.axis):
+            axis.annotate("some sizes did not fit", (0.98, 0.02), xycoords="axes fraction", ha="right", color="gray")
+        axis.set(xscale="log", yscale="log", xlabel=series.axis, title=series.title)
+        if series.axis != "examples":
+            measure.ticks(axis.xaxis, series.sizes[::2])
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_formatter("")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="#ececec", linewidth=0.8)
-        axis.set_axisbelow(True)
+        axis.grid()
         axis.set_ylim(top=axis.get_ylim()[1] * 6)  # room for the legend
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
-    figure.axes[0].set_ylabel("ms for one gradient")
-    measure.save_picture(figure, path)
+        axis.legend(fontsize=8, loc="upper left")
+    axes[0].set_ylabel("ms for one gradient")
+    return figure
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Return 1 if a gradient of ours was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small size of each; writes only to --out")
-    parser.add_argument("--seconds", type=float, help="of timing for each size (1.5; 0.1 with --quick)")
-    parser.add_argument("--out", type=Path, help="folder for figures and plot, experiments/results by default")
-    given = parser.parse_args(argv)
+    parser = measure.Parser(__doc__, "one small size of each")
+    parser.add_argument("--seconds", type=measure.positive, help="of timing for each size (1.5; 0.1 with --quick)")
+    given = parser.given()
     seconds = given.seconds or (0.1 if given.quick else 1.5)
-    folder = given.out or (None if given.quick else measure.RESULTS)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    about, began = measure.stamp(), time.perf_counter()
-    work = [(s, size) for s in SERIES for size in (s.sizes[1:2] if given.quick else s.sizes)]
+    work = [(series, size) for series in SERIES for size in (series.sizes[1:2] if given.quick else series.sizes)]
     rows = []
-    with measure.progress(len(work)) as say:
-        for series, size in work:
-            rows += measure_size(series, size, seconds, say)
-            say("", steps=1)
-    print(
-        f"{about['device']}, {about['memory_GB']} GB, {about['processor']} x {about['processors']}, jax {about['jax']}"
-    )
-    measure.show("Time for one gradient, float32 (medians, run in turn)", table(rows))
-    fits = exponents(rows)
+    for series, size in measure.followed(work, lambda each: f"{each[0].axis} {each[1]:,}"):
+        rows += measure_size(series, size, seconds)
+    fits, title = exponents(rows), "Time for one gradient, float32 (medians, run in turn)"
+    measure.show(title, [r for r in rows if r["ms"]], ("axis", "size", "method", "ms", "times_faster", "compile_s"))
     measure.show("Fitted exponents: time grows as size to this power over the upper half of the range", fits)
-    failed = [{k: row[k] for k in ("axis", "size", "method", "reason")} for row in rows if row["reason"]]
-    if failed:
-        measure.show("Not timed", failed)
-    print(f"{time.perf_counter() - began:.0f} s")
-    if folder is not None:
-        path = measure.save("scaling", rows, folder, stamp=about, exponents=fits)
-        if any(row.get("ms") for row in rows):
-            plot(rows, path.with_suffix(".png"))
-        print(f"{path} and .png")
+    measure.show("Not timed", [r for r in rows if r["reason"]], ("axis", "size", "method", "reason"))
+    measure.publish(given, "scaling", rows, partial(plot, rows), exponents=fits)
     return int(any((row["reason"] or "").startswith("WRONG") for row in rows))
 
 

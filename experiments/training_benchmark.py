@@ -1,21 +1,20 @@
 """How fast do `fit` and `fit_many` train a small network? Beside other ways to take the same steps; and how soon do they start.
 
-    python experiments/training_benchmark.py [--quick]        (PyTorch: pip install '.[peers]')
+    python experiments/training_benchmark.py [--quick] [--out FOLDER]        (PyTorch: pip install '.[peers]')
 
 Digits, network 64-32-32-10, softmax cross entropy, Adam. Every program takes the same steps: before it is timed, each trains
 one epoch in float64 from the same parameters on the same batches, and all must arrive at the same parameters.
 """
 
-import argparse
-import functools
-import importlib.util
+import importlib
 import os
-import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,8 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import optax
+import rivals
+from matplotlib.figure import Figure
 
 import jaxbackprop as jbp
 from jaxbackprop import data, losses
@@ -33,12 +34,14 @@ from jaxbackprop.training.methods import GRADIENTS, shuffled_batches
 from jaxbackprop.training.steps import Problem, TrainState, start, train_epoch, train_step
 
 LOSS, RATE, WIDTHS = "softmax_cross_entropy", 1e-3, (64, 32, 32, 10)
+ADAM = optax.adam(RATE)
 NETWORKS = {"skip_mlp": jbp.skip_mlp(WIDTHS), "mlp": jbp.mlp(WIDTHS)}
 BATCHES = (32, 8, 128, 512)
 TOLERANCE = 1e-8  # of the parameters after an epoch in float64, relative to each array's largest entry
 MANY, CHUNK = 64, 8
-FIT, AUTO, STEPS, EAGER = "fit", "fit, jax.grad", "a jitted step a call", "PyTorch eager"
-FUSED, COMPILED = "PyTorch eager, fused Adam", "torch.compile, fused Adam"
+FIT, AUTO, STEPS = "fit", "fit, jax.grad", "a jitted step a call"
+EAGER, FUSED, COMPILED = "PyTorch eager", "PyTorch eager, fused Adam", "torch.compile, fused Adam"
+COLORS = {FIT: "#4269d0", AUTO: "#9ecae9", STEPS: "#6cc5b0", EAGER: "#ff725c", FUSED: "#efb118", COMPILED: "#a463f2"}
 
 
 class Setting(NamedTuple):
@@ -57,19 +60,14 @@ class Setting(NamedTuple):
 
     def problem(self, gradient: str) -> Problem:
         """What `fit` makes of it."""
-        return Problem(Model(self.network, losses.as_loss(LOSS)), optimizer(), self.batch, GRADIENTS[gradient])
-
-
-@functools.cache
-def optimizer():
-    return optax.adam(RATE)
+        return Problem(Model(self.network, losses.as_loss(LOSS)), ADAM, self.batch, GRADIENTS[gradient])
 
 
 def setting(network: jbp.Network, batch: int, dtype: str) -> Setting:
     digits = data.load("digits")
     x, y = digits.x_train.astype(dtype), digits.y_train
     x, y = x[: len(x) // 512 * 512], y[: len(y) // 512 * 512]  # whole batches at every size: PyTorch gets no padding
-    made = Problem(Model(network, losses.as_loss(LOSS)), optimizer(), batch, GRADIENTS["hand"])
+    made = Problem(Model(network, losses.as_loss(LOSS)), ADAM, batch, GRADIENTS["hand"])
     return Setting(network, batch, x, y, start(made, jax.random.key(0), dtype=jnp.dtype(dtype)))
 
 
@@ -97,7 +95,7 @@ def step_by_step(at: Setting) -> Callable[[], Any]:
         lambda state, x, y: train_step(problem, state, x, y, jnp.ones(len(x), x.dtype), state.key),
         donate_argnums=0,
     )
-    draw = jax.jit(functools.partial(keys_and_rows, examples=len(at.x), batch=at.batch))
+    draw = jax.jit(partial(keys_and_rows, examples=len(at.x), batch=at.batch))
 
     def epoch():
         nonlocal state
@@ -155,26 +153,28 @@ def torch_epoch(at: Setting, fused: bool, compile_it: bool) -> Callable[[], Any]
 def programs(peers: bool, compiler: bool) -> dict[str, Callable[[Setting], Callable[[], Any]]]:
     """What can run here."""
     found = {
-        FIT: functools.partial(fit_epoch, gradient="hand"),
-        AUTO: functools.partial(fit_epoch, gradient="jax.grad"),
+        FIT: partial(fit_epoch, gradient="hand"),
+        AUTO: partial(fit_epoch, gradient="jax.grad"),
         STEPS: step_by_step,
     }
     if peers:
-        found[EAGER] = functools.partial(torch_epoch, fused=False, compile_it=False)
-        found[FUSED] = functools.partial(torch_epoch, fused=True, compile_it=False)
+        found |= {EAGER: partial(torch_epoch, fused=False, compile_it=False)}
+        found |= {FUSED: partial(torch_epoch, fused=True, compile_it=False)}
     if peers and compiler:
-        found[COMPILED] = functools.partial(torch_epoch, fused=True, compile_it=True)
-    return found
-
-
-def has_torch() -> bool:
-    found = importlib.util.find_spec("torch") is not None
-    if not found:
-        print("PyTorch is not installed: its programs are left out")
+        found |= {COMPILED: partial(torch_epoch, fused=True, compile_it=True)}
     return found
 
 
 # ---- one size
+
+
+def require_agreement(where: str, found: dict[str, Any], of: str) -> dict[str, float]:
+    """How far each result is from one of them; too far ends the run."""
+    apart = {name: measure.largest_difference(result, found[of]) for name, result in found.items()}
+    for name, difference in apart.items():
+        if not difference <= TOLERANCE:
+            raise SystemExit(f"{where}: {name} ends {difference:.2g} apart; nothing is timed")
+    return apart
 
 
 def measure_one(name: str, batch: int, made: dict, seconds: float) -> list[dict]:
@@ -184,10 +184,7 @@ def measure_one(name: str, batch: int, made: dict, seconds: float) -> list[dict]
         ends = {program: jax.tree.map(np.array, make(at)()) for program, make in made.items()}
     if not measure.largest_difference(ends[AUTO], at.start.params) > 0.001:
         raise SystemExit(f"{name}, batch {batch}: an epoch changes nothing; nothing is timed")
-    apart = {program: measure.largest_difference(end, ends[AUTO]) for program, end in ends.items()}
-    for program, difference in apart.items():
-        if not difference <= TOLERANCE:
-            raise SystemExit(f"{name}, batch {batch}: {program} ends {difference:.2g} apart; nothing is timed")
+    apart = require_agreement(f"{name}, batch {batch}", ends, AUTO)
     at = setting(NETWORKS[name], batch, "float32")
     times = measure.in_turn({program: make(at) for program, make in made.items()}, seconds)
     return [
@@ -217,7 +214,7 @@ def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
         return jbp.fit_many(network, LOSS, optax.adam, xy, keys=keys, learning_rates=rates, **settings)[1]
 
     def in_turn(xy):
-        histories = [jbp.fit(network, LOSS, optimizer(), xy, key=key, **settings)[1] for key in keys]
+        histories = [jbp.fit(network, LOSS, ADAM, xy, key=key, **settings)[1] for key in keys]
         return jnp.array([[row["loss"] for row in history] for history in histories])
 
     made = setting(network, batch, "float32").problem("hand")
@@ -226,9 +223,9 @@ def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
         state = start(made, key, dtype=xy[0].dtype)
         return jax.lax.scan(lambda state, _: train_epoch(made, state, *xy), state, length=epochs)[1]
 
-    @functools.partial(jax.jit, static_argnums=1)
+    @partial(jax.jit, static_argnums=1)
     def mapped(xy, chunk):
-        return jax.lax.map(functools.partial(one, xy), keys, batch_size=chunk)
+        return jax.lax.map(partial(one, xy), keys, batch_size=chunk)
 
     ways = {
         "fit_many": at_once,
@@ -242,18 +239,14 @@ def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
         return jnp.asarray(at.x), jnp.asarray(at.y)
 
     with jax.enable_x64(True):
-        losses64 = {name: np.asarray(way(arrays("float64"))) for name, way in ways.items()}
-    for name, found in losses64.items():
-        difference = np.max(np.abs(found / losses64["fit in turn"] - 1))
-        if not difference <= TOLERANCE:
-            raise SystemExit(f"{name}: the losses are {difference:.2g} apart; nothing is timed")
+        require_agreement("many networks", {name: way(arrays("float64")) for name, way in ways.items()}, "fit in turn")
     xy, first = arrays("float32"), {}
     for name, way in ways.items():
         jax.clear_caches()
         began = time.perf_counter()
         jax.block_until_ready(way(xy))
         first[name] = time.perf_counter() - began
-    times = measure.in_turn({name: functools.partial(way, xy) for name, way in ways.items()}, seconds, rounds=5)
+    times = measure.in_turn({name: partial(way, xy) for name, way in ways.items()}, seconds, rounds=5)
     return [
         {
             "networks": networks,
@@ -272,79 +265,52 @@ def measure_many(networks: int, epochs: int, seconds: float) -> list[dict]:
 
 def measure_start(rounds: int) -> list[dict]:
     """A whole `jaxbackprop train`, process and all: the first in a fresh cache folder, and the next."""
-    times: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
+    path = os.pathsep.join([str(Path(jbp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    times: dict[str, list[float]] = {"cold": [], "warm": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            for name in times:
-                before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            env = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": path}
+            for name, seconds in times.items():
                 command = [sys.executable, "-m", "jaxbackprop", "train", "--json", "--out", f"{folder}/{name}"]
-                path = os.pathsep.join([str(Path(jbp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-                env = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": path}
+                began = time.perf_counter()
                 subprocess.run(command, env=env, check=True, capture_output=True)
-                after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-                times[name].append((time.perf_counter() - began, used))
-    return [
-        {"start": name, "seconds": measure.median(list(wall)), "processor_seconds": measure.median(list(used))}
-        for name, (wall, used) in ((name, zip(*pairs, strict=True)) for name, pairs in times.items())
-    ]
+                seconds.append(time.perf_counter() - began)
+    return [{"start": name, "seconds": measure.median(seconds)} for name, seconds in times.items()]
 
 
-def plot(rows: list[dict], path) -> None:
+def plot(rows: list[dict]) -> Figure:
     """Bars at batch 32, and steps a second over the batch."""
-    from matplotlib.figure import Figure
-
-    colors = dict(
-        zip(
-            (FIT, AUTO, STEPS, EAGER, FUSED, COMPILED),
-            ("#4269d0", "#9ecae9", "#6cc5b0", "#ff725c", "#efb118", "#a463f2"),
-            strict=True,
-        )
-    )
-    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(9.2, 3.4))
     bars, lines = figure.subplots(1, 2)
-    shown = [row for row in rows if row["network"] == "skip_mlp"]
-    for program, color in colors.items():
-        mine = sorted((row for row in shown if row["program"] == program), key=lambda row: row["batch"])
-        if mine:
-            at32 = next(row["steps_a_second"] for row in mine if row["batch"] == 32)
-            bars.barh(program, at32, color=color)
-            bars.text(at32, program, f" {measure.figure(at32)}", va="center", fontsize="small")
-            rates = [row["steps_a_second"] for row in mine]
-            lines.plot([row["batch"] for row in mine], rates, "o-", color=color)
+    for program, color in COLORS.items():
+        mine = [row for row in rows if (row["network"], row["program"]) == ("skip_mlp", program)]
+        rates = {row["batch"]: row["steps_a_second"] for row in sorted(mine, key=lambda row: row["batch"])}
+        if rates:
+            bars.barh(program, rates[32], color=color)
+            bars.text(rates[32], program, f" {measure.figure(rates[32])}", va="center", fontsize="small")
+            lines.plot(rates.keys(), rates.values(), "o-", color=color)
     bars.invert_yaxis()
     bars.margins(x=0.2)
     bars.set(xlabel="steps a second, batch 32")
     lines.set(xscale="log", yscale="log", xlabel="batch", ylabel="steps a second")
-    lines.set_xticks(sorted(BATCHES), [str(batch) for batch in sorted(BATCHES)])
-    lines.minorticks_off()
-    for axis in (bars, lines):
-        axis.spines[["top", "right"]].set_visible(False)
-    measure.save_picture(figure, path)
+    measure.ticks(lines.xaxis, sorted(BATCHES))
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="batch 32 and four networks only; writes nothing")
-    parser.add_argument(
-        "--no-compiler", action="store_true", help="leave torch.compile out, which needs a C++ compiler"
-    )
-    arguments = parser.parse_args()
-    quick, peers = arguments.quick, has_torch()
+    given = measure.arguments(__doc__, "batch 32 and four networks only, without torch.compile")
+    quick, peers = given.quick, not rivals.missing("torch")
     sizes = [("skip_mlp", 32)] if quick else [("skip_mlp", b) for b in BATCHES] + [("mlp", 32)]
     rows = []
     for name, batch in sizes:
-        made = programs(peers, compiler=batch == 32 and not quick and not arguments.no_compiler)
+        made = programs(peers, compiler=batch == 32 and not quick and shutil.which("c++") is not None)
         rows += measure_one(name, batch, made, seconds=2.0 if quick else 10.0)
     measure.show("steps a second (medians, run in turn)", rows)
     many = measure_many(networks=4 if quick else MANY, epochs=2 if quick else 5, seconds=2.0 if quick else 30.0)
     measure.show("many networks", many)
     begun = measure_start(rounds=1 if quick else 5)
     measure.show("jaxbackprop train, all defaults, the whole process", begun)
-    if not quick:
-        path = measure.save("training", rows, many=many, start=begun)
-        plot(rows, path.with_suffix(".png"))
-        print(f"{path} and .png")
+    measure.publish(given, "training", rows, partial(plot, rows), many=many, start=begun)
 
 
 if __name__ == "__main__":

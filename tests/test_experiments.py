@@ -1,6 +1,8 @@
 """The benchmarks that run on any device: their arithmetic against numbers worked by hand, and one quick run of each."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import any_model_benchmark as any_model
 import checker_benchmark as checker
@@ -168,3 +170,24 @@ def test_a_picture_names_the_device_date_and_commit_of_its_figures(tmp_path):
     said = figure.get_supxlabel()
     assert said.endswith("2001-02-03 · commit abc1234")
     assert about["processor"] in said or about["device"].partition(": ")[2] in said
+
+
+def test_quick_writes_only_where_it_is_told():
+    parser = measure.Parser(None, "briefly")
+    folders = [parser.given(options.split()).folder for options in ("", "--quick", "--out a", "--quick --out a")]
+    assert folders == [measure.RESULTS, None, Path("a"), Path("a")]
+
+
+def test_a_function_of_a_script_is_called_in_a_process_of_its_own():
+    process = measure.in_process(measure.slug, "NVIDIA H200", stderr=subprocess.PIPE)
+    printed, errors = process.communicate()
+    assert (process.returncode, printed, errors) == (0, "", "")
+
+
+def test_bars_begin_at_1_and_what_was_not_timed_is_a_word():
+    axis = Figure().subplots()
+    measure.draw_ratios(
+        axis, [measure.Bar(0, 4.0, "", "red"), measure.Bar(1, 0.5, "", "red"), measure.Bar(2, None, "late", "red")]
+    )
+    assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == [(1, 3.0), (1, -0.5)]
+    assert [text.get_text() for text in axis.texts] == ["4.00", "0.50", "late"]

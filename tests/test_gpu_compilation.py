@@ -111,7 +111,7 @@ def test_what_a_clipped_sum_writes_for_examples_that_are_not_finite():
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(gpu.h200, "TOOLS", None)
+    monkeypatch.setattr(gpu.ahead, "TOOLS", None)
     with pytest.raises(SystemExit) as stopped:
         gpu.main(["--quick"])
     assert stopped.value.code == 2
