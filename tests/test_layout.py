@@ -33,7 +33,8 @@ checking.points checking.differences checking.diagnosis checking.mistakes checki
 checking.report checking.reference checking.tested checking.comparison checking.disputes checking.causes checking.verdict
 checking.check
 grading grading.counters grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
-grading.values grading.curvature grading.reading grading.statements grading.sections grading.stages grading.shapes grading.world grading.derivatives
+grading.values grading.curvature grading.reading grading.statements grading.sections grading.stages grading.shapes
+grading.world grading.derivatives
 grading.points grading.comparison grading.telling grading.numbers grading.correction grading.diagnosis grading.choice
 grading.wiring grading.slips grading.unjudged grading.judge grading.grade
 tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace tracing.shown tracing.circuit
