@@ -50,9 +50,9 @@ ALL = derivations()
 GOOD = {"right", "right given the line above"}
 
 
-def test_the_bank_is_large_and_a_third_of_it_has_mistakes():
-    assert len(ALL) >= 60
-    assert sum("-" in d.truth for d in ALL) >= len(ALL) / 3
+def test_the_bank_is_large_and_much_of_it_has_mistakes():
+    assert len(ALL) >= 400
+    assert sum("-" in d.truth for d in ALL) >= 200
     assert len({d.name for d in ALL}) == len(ALL)
 
 

@@ -1,6 +1,6 @@
 """The verdict on each equation of a text: is it so, does it only inherit an error, and what is wrong with it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,17 +103,20 @@ def _part(part: Part, network: Any) -> Verdict:
         if verdict.status == WRONG and not verdict.label:
             progress.own.update(_own(court.world, claim))
         judged.append(verdict)
-    lines = with_slips(list(reading.claims), list(_with_completed(reading.claims, judged)), reading.loss or "L")
+    lines = with_slips(list(reading.claims), _with_completed(reading.claims, judged), reading.loss or "L")
     words = "; ".join(w for w in (words, steps.words) if w)
     return told(list(lines)[len(part.context) :], basis(court.world, court.point is not None, words), steps)
 
 
-def _with_completed(claims: Sequence[Claim], judged: list[Judged]) -> Iterator[Judged]:
+def _with_completed(claims: Sequence[Claim], judged: list[Judged]) -> list[Judged]:
     """What a later line finishes is right if that is."""
-    for claim, verdict in zip(claims, judged, strict=True):
-        ends = [v for c, v in zip(claims, judged, strict=True) if c.row == claim.completed and c.left == claim.left]
-        right = claim.completed and ends and all(v.status == RIGHT for v in ends)
-        yield Judged(RIGHT, f"with line {claim.completed}") if right else verdict
+    told: list[Judged] = []
+    for i, claim in reversed(list(enumerate(claims))):
+        after = zip(claims[i + 1 :], reversed(told), strict=True)
+        ends = [v.status for c, v in after if c.row == claim.completed and c.left == claim.left]
+        right = bool(claim.completed and ends) and set(ends) == {RIGHT}
+        told.append(Judged(RIGHT, f"with line {claim.completed}") if right else judged[i])
+    return told[::-1]
 
 
 def _unfit(claim: Claim) -> Judged:

@@ -19,9 +19,10 @@ INDEX = "ijklmnpqrsct0"  # letters that index; 0: an o below is a 0, as a scan r
 ELEMENTWISE = frozenset(
     "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sqrt"
     " abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
-    " where max min maximum minimum sum npsum mean std var square power transpose multiply ce pick".split()
+    " where max min maximum minimum sum npsum mean std var square power pow transpose multiply ce pick".split()
 )
 GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")
+CALLED = frozenset("var std mean norm max min sum".split())  # in code, where they are not called, names
 WORDS = frozenset(
     "yhat target targets pred preds prediction loss cost bias mask logits logit net out inp input output total error"
     " err score scores prob probs hidden label labels grad eps lr probabilities act pre post".split()
@@ -101,7 +102,7 @@ def vocabulary(text: str) -> Vocabulary:
     if _IS_CODE.search(text):  # in code a word between operators is a name
         words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", flat) if _is_word(w)}
     used = {m[0] for m in _IDENTIFIER.finditer(flat)}
-    words |= {w for w in _code_names(text) if _is_word(w) or w in ("var", "std", "mean", "norm", "max", "min", "sum")}
+    words |= {w for w in _code_names(text) if _is_word(w) or w in CALLED or re.fullmatch(r"d[a-z]{2}", w)}
     words = {w for w in words if not _of_derivative(w, used | words)}
     layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", flat))
     layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", flat))
@@ -322,6 +323,7 @@ _NUMPY = _rules(
     ("a.copy()", r"\.(?:astype\(\w+\)|(?:float|copy|clone|detach|item)\(\))|\bcopy(?=\()", ""),
     ("np.array(a, copy=True)", r"\barray\((?=\w+\s*(?:,\s*copy\s*=\s*\w+)?\))(\w+)[^()]*\)", r"\1"),
     ("a.transpose()", r"\.(?:t|transpose)\((?:\s*-?\d\s*,\s*-?\d\s*)?\)|\.mT\b", ".T"),
+    ("a.clamp(min=0)", r"\.clamp(?:_min)?\((?:min\s*=\s*)?0(?:\.0?)?\)", ".relu()"),
     ("a.max(1).values", r"\.values\b", ""),
     ("a.mm(b)", r"\.(?:mm|matmul)(?=\()", ".dot"),
     ("zeros_like(a)", r"\bzeros(?:_like)?\((?:[^()]|\([^()]*\))*\)", "0"),
