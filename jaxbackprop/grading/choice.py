@@ -38,7 +38,7 @@ _MARKS = ("transpose", "matmul", "outer", "kron", "hadamard")
 def worlds(reading: Reading) -> Iterator[World]:
     """Every way to take the text, the plainest first."""
     for typed in (False, True) if _letters_differ(reading) else (False,):
-        text = _typed(reading) if typed else reading
+        text = _of_output(_typed(reading) if typed else reading)
         for layout in layouts(text):
             for loss in losses(text, layout):
                 for generic in _generics(text):
@@ -50,6 +50,19 @@ def worlds(reading: Reading) -> Iterator[World]:
                         continue
                     if not (world.loss.mean and _is_summed(world)):
                         yield with_deltas(world)
+
+
+def _of_output(reading: Reading) -> Reading:
+    """Where derivatives are of nothing that is named, and the one output has none: of the output, dx = y of f = x y."""
+    used = {u for _, e in reading.definitions.values() for u in names(e)}
+    last = [v for v, (letters, _) in reading.definitions.items() if v not in used and not letters]
+    by = {n.args[1][0] for e in formulae_of(reading) for n in nodes(e) if n.op == "derivative" and not n.args[0][0]}
+    stands_alone = len(last) == 1 and last[0] in reading.rows and by and last[0] not in by
+    lost = reading.loss or any(v in LOSSES for v in reading.unread) or target_of(reading)
+    deltas = any(v.startswith("δ") for e in formulae_of(reading) for v in names(e))
+    if lost or deltas or not stands_alone or marked_any(reading):
+        return reading
+    return reading._replace(loss=last[0])
 
 
 def _is_one(world: World) -> bool:
@@ -122,6 +135,11 @@ def holds(world: World, claim: Claim) -> bool:
 
 
 # --- numbers, vectors, batches ---------------------------------------------------------------------------------------
+
+
+def marked_any(reading: Reading) -> bool:
+    """Whether a text has vectors or matrices in it."""
+    return any(marked(e) for e in formulae_of(reading))
 
 
 def marked(expr: Expr) -> bool:
