@@ -167,9 +167,21 @@ def layouts(reading: Reading) -> list[Layout]:
         or (n.op == "name" and n.args[0] in {"m", "N", "B", "batch"} - reading.parameters)
         for e in formulae for n in nodes(e)
     ) or "X" in reading.free  # fmt: skip
+    along = {n.args[1] for _, e in reading.definitions.values() for n in nodes(e) if n.op == "reduce"}
+    rows = rows or (not left and not right and along == {0})  # x.mean(axis=0): of the examples
     one, many = Layout(True, rows), Layout(True, rows, True)
     found = [many, one] if several else [one, many]
-    found += [Layout(True, not rows, several)] if not several or not (left or right) or (left and right) else []
+    said = any(
+        (n.op == "reduce" and (n.args[0] == "mean" or n.args[1] is not None))
+        or (n.op == "name" and n.args[0] in {"m", "N", "B", "batch"} - reading.parameters)
+        for e in formulae for n in nodes(e)
+    )  # fmt: skip
+    found = [many] if several and said and _sound(reading, [many]) else found
+    found += (
+        [Layout(True, not rows, several)]
+        if not several or (not (left or right) and along != {0}) or (left and right)
+        else []
+    )
     if any(COLUMN.fullmatch(v) for v in free):
         found += [layout._replace(single=True) for layout in found[:2]]
     fits = strong and reading.definitions and _sound(reading, found)
@@ -291,7 +303,7 @@ def _assumed(reading: Reading, target: str) -> Iterator[Loss | None]:
     shown = f"{show_variable(out.args)} − {show_variable(y.args)}"
     half = Expr("product", (number(0.5), total(Expr("^", (minus(out, y), number(2))))))
     yield Loss(half, f"½({shown})² (assumed)")
-    soft = (e.op == "reduce" and e.args[0] == "softmax") or (e.op == "/" and has(e, "sum"))
+    soft = (e.op == "reduce" and e.args[0] == "softmax") or (e.op == "/" and has(e, "sum", "reduce"))
     if soft:
         yield Loss(Expr("negative", (total(Expr("hadamard", (y, log(out)))),)), "the cross-entropy (assumed)")
     elif (e.op == "call" and (e.args[0] == "sigmoid" or e.args[0].startswith("σ"))) or e.op == "/":
@@ -323,10 +335,12 @@ def with_deltas(world: World) -> World:
     named = _assigned(world, groups, {group[0]: _candidates(world, group[0]) for group in groups})
     if sum(not holds(named, c) for c in about) < 2:
         return named
-    places = _places(world)
-    free = _assigned(world, groups, {group[0]: places for group in groups})
-    better = sum(holds(free, c) for c in about) - sum(holds(named, c) for c in about)
-    return free if better > 1 else named
+    held = sum(holds(named, c) for c in about)
+    for places, enough in ((_places(world), held + 2), (_everywhere(world), len(about))):
+        free = _assigned(world, groups, {group[0]: places for group in groups})
+        if sum(holds(free, c) for c in about) >= enough:
+            return free
+    return named
 
 
 def _assigned(world: World, groups: list[list[str]], candidates: dict[str, list[str]]) -> World:
@@ -357,6 +371,11 @@ def _places(world: World) -> list[str]:
     definitions = {v: e for v, (_, e) in world.reading.definitions.items() if v not in ("", world.reading.loss)}
     acted = ("call", "cases", "reduce", "name")
     return [v for v in reversed(definitions) if definitions[v].op not in acted][:8]
+
+
+def _everywhere(world: World) -> list[str]:
+    """All that is computed, what an activation gives with it."""
+    return [v for v in reversed(world.reading.definitions) if v not in ("", world.reading.loss)][:12]
 
 
 def _candidates(world: World, text: str) -> list[str]:

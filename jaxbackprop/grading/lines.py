@@ -101,7 +101,7 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
 
 def _in_english(text: str) -> str:
     """Decimal commas as points, and words of one letter that are no names: On a, e, y before an equation."""
-    comma = r"(?<![\d,.\[(])(-?\d+),(\d+)(?![\d,.]*[,\])\d])"
+    comma = r"(?<![\d,.\[(])(-?\d+),(\d+)(?!\d*(?:,\d|[\])]))"
     if re.search(rf"=\s*{comma}", text) and not re.search(r"\d\.\d", text):
         text = re.sub(comma, r"\1.\2", text)
     text = re.sub(r"\bOn a\b(?!\s*=)", "On  ", text)

@@ -120,7 +120,9 @@ def vocabulary(text: str) -> Vocabulary:
         r"δ[\d_⟨]", flat
     )
     words -= {w for w in words if deltas and w[0] == "δ"}
-    bars = len({w for w in left if w.endswith("bar") and w[:-3] in used}) > 1 and not quotients
+    barred = {w for w in left if w.endswith("bar") and w[:-3] in used}
+    bars = len(barred) > 1 and not re.search(r"bar(?:⟨[a-z]+⟩)?\s*=\s*(?:[({\s]*1[)\s]*/\s*[({\s]*[nNmM]|mean)", flat)
+    words -= barred if bars else set()
     opaque = {x for x in _OPAQUE.findall(flat) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", flat)}
     functions |= opaque - left
     return Vocabulary(
@@ -411,6 +413,9 @@ _SPELLINGS = _rules(
     ("a.grad", r"\b([A-Za-z]\w*)\.grad\b", r"grad_\1"),
     ("p[range(n), y]", r"\b([A-Za-z]\w*)\s*\[\s*(?:j?np\.arange|torch\.arange|range)\([^()]*\)\s*,\s*([A-Za-z]\w*)\s*\]",
      r"pick(\2 ⊙ \1, axis=1)"),
+    ("log p[k]", r"(?<=log\()\s*([A-Za-z]\w*)\[\s*([kc])\s*\]", r"pick(\2 ⊙ \1)"),
+    ("dz[k] -= 1", r"\b([A-Za-z]\w*)\[\s*([kc])\s*\](?=\s*$)", r"pick(\2 ⊙ \1)"),
+    ("z[i]", r"(?<=[A-Za-z0-9])\[([ijn])\]", r"_{\1}"),
     ("p[target]", r"\b([A-Za-z]\w*)\[\s*(y|Y|Yb|targets?|labels?|correct\w*)\s*\]", r"pick(\2 ⊙ \1)"),
     ("ŷ", r"(?:(?<![A-Za-zÀ-ɏẀ-ỹ])|(?<=/d)|(?<=^d)|(?<=\sd))([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ɏẀ-ỹ])(?![A-Za-zÀ-ɏẀ-ỹ])", _accent),
 )  # fmt: skip
@@ -473,6 +478,7 @@ def _layers(text: str, layered: frozenset[str]) -> str:
 def _derivatives(text: str) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
+    text = re.sub(rf"∇\s*({'|'.join(LOSSES)})(?=\s*$)", "⟪gradient⟫", text)  # by what is not said
     text = re.sub(rf"∇\s*({'|'.join(LOSSES)}|f)\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})(?![A-Za-z0-9])", r" ∂\2/∂\1 ", text)
@@ -607,7 +613,8 @@ def _hat(match: re.Match) -> str:
     command, inside = match[1], (match[2] or match[3] or match[4] or "").lstrip("\\")
     if command not in _HATS or not (len(inside) == 1 or inside in GREEK):
         return match[0]
-    return f" {GREEK.get(inside, inside)}{_HATS[command]}"
+    apart = " " if re.match(r"[A-Za-z\\]", match.string[match.end() :]) else ""  # \bar{y}\sigma
+    return f" {GREEK.get(inside, inside)}{_HATS[command]}{apart}"
 
 
 def _sum(match: re.Match) -> str:

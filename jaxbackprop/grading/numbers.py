@@ -25,7 +25,9 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
         value = float(value_of(point, right).array.ravel()[0])
     except (ShapeError, UnknownError) as error:
         return Judged(UNJUDGED, str(error))
-    if abs(truth - value) <= tolerance(point, right) + 1e-9 * max(abs(truth), abs(value)):
+    rounded = tolerance(point, right)
+    rounded = min(rounded, max(rounded / 3, abs(truth) / 10))  # of a single digit only its own rounding
+    if abs(truth - value) <= rounded + 1e-9 * max(abs(truth), abs(value)):
         return Judged(RIGHT, "at the numbers given")
     if before is not None and _follows(point, before, right, value):
         return Judged(RIGHT, "from the numbers as the text rounds them")

@@ -68,6 +68,9 @@ def _anew(claims: list[Claim], old: tuple[Expr, int], i: int, rows: list[str]) -
         return False
     if not any(_derives(c) for c in claims[at:i]) or not any(_derives(c) for c in claims[i:]):
         return False
+    rows_that_derive = {c.row for c in claims if _derives(c)}
+    if {claims[at].row, claims[i].row} <= rows_that_derive:  # f(z) = z², f'(z) = 2z
+        return True
     apart = claims[i].row - claims[i - 1].row > 1 or _ITEM.match(rows[claims[i].row - 1]) is not None
     return apart or (new.op != before.op and not names(new) & names(before))
 

@@ -154,6 +154,11 @@ def infer(
     } - defined:
         if layout.vectors and sizes.known[v][1:] == (ONE, ONE) and not sizes.known[v][0]:
             raise ShapeError(f"{v} would be a number")
+    for _, e in definitions.values():
+        for n in nodes(e):
+            for f in n.args if n.op == "matmul" else ():
+                if f.op == "name" and f.args[0] not in defined and sizes.known[f.args[0]] == ((), ONE, ONE):
+                    raise ShapeError(f"{f.args[0]} would be a number")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
     # 7 examples: no factor that is forgotten
     count = {ONE: 1} | {r: (2, 3, 4, 5, 6, 8, 9, 10)[i % 8] for i, r in enumerate(r for r in roots if r != ONE)}

@@ -43,7 +43,9 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
     last: dict[Expr, int] = {}
     several: set[str] = set()
     used: set[Expr] = set()
-    active = {c.left.args[0] for c in claims if c.read and c.left.op == "name" and c.right.op == "call"}  # type: ignore
+    active = {
+        c.left.args[0]: c.right.args[2] for c in claims if c.read and c.left.op == "name" and c.right.op == "call"
+    }  # type: ignore
     behind: dict[Expr, Expr] = {}  # dh, once its mask is put on, is dz
     for i, claim in enumerate(claims):
         c = _as_equation(changed(claim, lambda e: replace(e, behind.get)), last, used)
@@ -73,14 +75,17 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
     return [_once(c, several) for c in found] if several else found
 
 
-def _behind(claim: Claim, active: set[str]) -> Expr | None:
-    """dh[h <= 0] = 0 leaves the derivative by what h = relu(z) acts on; None for another statement."""
+def _behind(claim: Claim, active: dict[str, Expr]) -> Expr | None:
+    """dh[h <= 0] = 0, and dh[z <= 0] = 0, leave the derivative by the z of h = relu(z); None for another statement."""
     match claim.left, claim.right:
         case (
             Expr("derivative", (top, (v, ()))),
-            Expr("cases", (Expr("compare", (_, Expr("name", (h, ())), zero)), other, _, kept)),
-        ) if zero == other == ZERO and kept == claim.left and h in active and (h == v or h.startswith(f"{v}_")):
-            return Expr("derivative", (top, (f"z_{h}", ())))
+            Expr("cases", (Expr("compare", (_, Expr("name", (unit, ())), zero)), other, _, kept)),
+        ) if zero == other == ZERO and kept == claim.left:
+            h = next((h for h in active if h == v or h.startswith(f"{v}_")), "")
+            if h and unit in (h, *names(active[h])):
+                z = active[h].args[0] if active[h].op == "name" else f"z_{h}"
+                return Expr("derivative", (top, (z, ())))
     return None
 
 
