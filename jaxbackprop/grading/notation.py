@@ -284,8 +284,9 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     """
     text = _rewritten(_layers(_flat(raw, known.indices, known.counters), known.layered), _NUMPY)
     for v in known.squares:
-        text = re.sub(rf"(?<![A-Za-z0-9_Ͱ-Ͽ]){re.escape(v)}\s*\^\s*\(?2\)?(?!\d)", f"{v}²", text)
-        text = re.sub(rf"([d∂]){re.escape(v)}\s*\^\s*\(?2\)?(?!\d)", rf"\1{v}²", text)
+        text = re.sub(rf"(?<![A-Za-zͰ-Ͽ_])((?:[d∂]\s?)?){v}\s*\^\s*\(?2\)?(?!\d)", rf"\1{v}²", text)
+        if v not in known.bare:  # beside σ², σ is its root
+            text = re.sub(rf"(?<![A-Za-zͰ-Ͽ_∂]){v}(?![²\w⟨'(])", f"({v}²)^(1/2)", text)
     text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])δ\s*(?=[A-Za-z])", "δ_", text) if known.deltas else text
     if known.entrywise:
         text = re.sub(r"(?<=\w)\[(?![^\[\]]*[<>=])", "⟪index⟫[", text).replace("*", "⋆")
@@ -520,9 +521,20 @@ def _words(text: str, known: Vocabulary) -> str:
             or word == "axis"
         ):
             return word
+        if _is_product(word, before, rest) and word not in known.words:
+            return f"{word[0]} {word[1]}"
         return _word(word, rest, before.rstrip().endswith(("∂", "∂²")), known)
 
     return re.sub(rf"⟨[a-z]+(?::\w+)?⟩|{_IDENTIFIER.pattern}", lambda m: m[0] if m[0][0] == "⟨" else resolved(m), text)
+
+
+def _is_product(word: str, before: str, rest: str) -> bool:
+    """Whether two small letters between operators are a product: the wx of wx + b."""
+    if not re.fullmatch(r"[abceghk-z][a-z]", word) or word in STOP or word in WORDS:
+        return False
+    return bool(re.search(r"[-+*/=(\d]\s*$", before) or re.match(r"\s*[-+*/)^]", rest)) and bool(
+        re.search(r"(?:^|[-+*/=(\d])\s*$", before) and re.match(r"\s*(?:$|[-+*/=)^])", rest)
+    )
 
 
 def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:

@@ -127,7 +127,7 @@ def claims_of(found: Iterable[Chain]) -> list[Claim]:
             links = links[1:]
         for at, link in enumerate(links):
             if at and isinstance(links[at - 1].expr, Unread) and link.relation == "=":  # perhaps of another name
-                link = link._replace(expr=Unread("what stands before it was not read"))  # noqa: PLW2901
+                link = link._replace(expr=Unread("what stands before it was not read"))
             text = link.raw if chain.bare else f"{left_text} {link.relation} {link.raw}".strip()
             terms = last_terms if isinstance(left, Expr) else ()
             claims.append(Claim(chain.row, text, left, link.expr, before, link.relation, terms, chain.bare, link.raw))

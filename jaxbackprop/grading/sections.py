@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.expression import Expr, has, names, nodes
 from jaxbackprop.grading.functions import FUNCTIONS
+from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, is_number
 
 MOST = 12  # parts; a text with more is judged as one
@@ -30,7 +31,7 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
     starts = [0]
     known: dict[str, tuple[Expr, int]] = {}
     for i, c in enumerate(claims):
-        v = _defined(c)
+        v = _defined(c) or _unread(c)
         if not v:
             continue
         old = known.get(v)
@@ -44,7 +45,7 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
     found = []
     for start, end in zip(starts, [*starts[1:], len(claims)], strict=True):
         own = claims[start:end]
-        mine = {_defined(c) for c in own}
+        mine = {_defined(c) or _unread(c) for c in own}
         above = {v: c for c in claims[:start] if (v := _defined(c)) and v not in mine}
         found.append(Part(list(above.values()), own))
     return found
@@ -60,11 +61,21 @@ def _defined(claim: Claim) -> str:
     return head if head and plain and head not in names(right) and not head.startswith("δ") else ""
 
 
+def _unread(claim: Claim) -> str:
+    """The name of which a definition was not read: it ends what was said of it before; "" for none."""
+    lost = isinstance(claim.right, Unread) and claim.raw and not claim.bare and not claim.completed
+    return claim.left.args[0] if lost and isinstance(claim.left, Expr) and claim.left.op == "name" else ""
+
+
 def _anew(claims: list[Claim], old: tuple[Expr, int], i: int, rows: list[str]) -> bool:
     """Whether a definition is no other way to say the one before."""
     before, at = old
     new = claims[i].right
-    if not isinstance(new, Expr) or claims[i].row == claims[at].row or new == before or _open(new) or _open(before):
+    if claims[i].row == claims[at].row or not isinstance(before, Expr) or _open(before):
+        return False
+    if isinstance(new, Unread):
+        return any(_derives(c) for c in claims[at:i])
+    if new == before or _open(new):
         return False
     if not any(_derives(c) for c in claims[at:i]) or not any(_derives(c) for c in claims[i:]):
         return False
@@ -72,7 +83,7 @@ def _anew(claims: list[Claim], old: tuple[Expr, int], i: int, rows: list[str]) -
     if {claims[at].row, claims[i].row} <= rows_that_derive:  # f(z) = z², f'(z) = 2z
         return True
     apart = claims[i].row - claims[i - 1].row > 1 or _ITEM.match(rows[claims[i].row - 1]) is not None
-    return apart or (new.op != before.op and not names(new) & names(before))
+    return apart or new.op != before.op
 
 
 def _open(e: Expr) -> bool:
