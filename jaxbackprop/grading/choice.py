@@ -397,6 +397,6 @@ def _candidates(world: World, text: str) -> list[str]:
         )
 
     order = sorted(definitions, key=lambda v: (v not in active, acted(v), -list(definitions).index(v)))
-    tag = text[1:].lstrip("_")
+    tag = text.partition("‹")[0][1:].lstrip("_")
     same = [v for v in order if tag and tag in (v, re.sub(r"^[A-Za-zͰ-Ͽ]+?(?=[\d_⟨]|$)", "", v).lstrip("_"))]
     return same or ([v for v in order if not acted(v)] if not tag else order)

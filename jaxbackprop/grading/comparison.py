@@ -116,7 +116,7 @@ def _plain_sum(expr: Expr) -> bool:
 
 def _compared(world: World, left: Expr, right: Expr) -> Outcome:
     a, b = sides(world, left, right)
-    main = ~world.zero
+    main = ~world.zero & ~_on_a_kink(world)
     finite = np.isfinite(a) & np.isfinite(b)
     if not at_points(finite)[main].any():
         return Outcome(False, "never finite")
@@ -131,6 +131,14 @@ def _compared(world: World, left: Expr, right: Expr) -> Outcome:
     elif at_points(bad).any():
         remark = _kink_words(_zeros(world, at_points(bad)))
     return Outcome(True, remark=remark)
+
+
+def _on_a_kink(world: World) -> np.ndarray:
+    """Points of vectors where something stands exactly at a kink, as the relu of what is off: there no slope is the right one."""
+    on = np.zeros(world.points, bool)
+    for _, a in world.kinks if world.layout.vectors else ():
+        on |= at_points(a == 0) if len(a) == len(on) else False
+    return on if not on.all() else ~on
 
 
 def _zeros(world: World, where: np.ndarray) -> list[str]:

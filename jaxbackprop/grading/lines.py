@@ -104,8 +104,20 @@ def _in_english(text: str) -> str:
     comma = r"(?<![\d,.\[(])(-?\d+),(\d+)(?!\d*(?:,\d|[\])]))"
     if re.search(rf"=\s*{comma}", text) and not re.search(r"\d\.\d", text):
         text = re.sub(comma, r"\1.\2", text)
+    text = re.sub(
+        r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^=\n]+)$", _one_by_one, text
+    )
     text = re.sub(r"\bOn a\b(?!\s*=)", "On  ", text)
     return re.sub(r"(?<=\w\s)([eyi])(?=\s+[A-Za-z]\w*\s*=[^=])(?<!=\s[eyi])", ";", text)
+
+
+def _one_by_one(match: re.Match) -> str:
+    """dx, dy = dz * y, dz * x as dx = dz * y; dy = dz * x."""
+    names_ = [v.strip() for v in match[2].split(",")]
+    values = [v for _, v in _split(match[3], re.compile(","))]
+    if len(names_) != len(values) or not all(re.search(r"\w", v) for v in values):
+        return match[0]
+    return match[1] + "; ".join(f"{v} = {value.strip()}" for v, value in zip(names_, values, strict=True))
 
 
 def _has_equation(line: str) -> bool:

@@ -410,6 +410,7 @@ _SPELLINGS = _rules(
     (r"\frac{\delta L}{\delta w}", r"(\\[dt]?frac\s*\{\s*)(?:δ|\\delta)\s*([^{}]*\}\s*\{\s*)(?:δ|\\delta(?![a-z]))", r"\1∂ \2∂ "),
     ("self.W, a.data", r"\bself\.(?=[A-Za-z])|(?<=\w)\.data\b", ""),
     ("W[0]", r"\b([A-Za-z]\w*)\[(\d)\](?!\[)", r"\1_\2"),
+    ("grads['W1']", r"\bgrad(?:ient)?s?\[['\"](?!d)(\w+)['\"]\]", r"d\1"),
     ("params['W1']", r"\b\w+\[['\"](\w+)['\"]\]", r"\1"),
     ("a.grad", r"\b([A-Za-z]\w*)\.grad\b", r"grad_\1"),
     ("p[range(n), y]", r"\b([A-Za-z]\w*)\s*\[\s*(?:j?np\.arange|torch\.arange|range)\([^()]*\)\s*,\s*([A-Za-z]\w*)\s*\]",
@@ -561,7 +562,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return f"∂{quotient[1]}/∂{quotient[2]}"
     short = re.fullmatch(r"(?:d|d_|D_|grad_?|gradient_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+?)_grad(?:ient)?", word)
     inner = next(g for g in short.groups() if g) if short else ""
-    if (word[:4] == "grad" or "_grad" in word) and (inner in known.words or inner in known.letters):
+    plainly = word[:4] == "grad" or "_grad" in word or (word[:2] == "d_" and inner not in INDEX)
+    if plainly and (inner in known.words or inner in known.letters):
         return f"∂{inner}"
     if known.bars and word.endswith("bar"):
         return f"∂{word[:-3]}"
@@ -631,7 +633,7 @@ def _hat(match: re.Match) -> str:
 
 def _sum(match: re.Match) -> str:
     r"""\sum_{k=1}^{K}, \sum_{i,j}."""
-    below = re.sub(r"\s|\\neq?|\(|\)", "", match[1] or match[2])
+    below = re.sub(r"\s|\\neq?|\(|\)", "", match[1] or match[2] or "")
     letters, _, _ = below.partition("=")
     letters = letters.replace(",", "").replace("∈", "")
     above = re.sub(r"\W", "", match[3] or match[4] or "")

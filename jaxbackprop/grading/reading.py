@@ -162,6 +162,12 @@ def read(claims: list[Claim]) -> Reading:
     definitions = ordered(_with_steps(_with_arguments(learned.definitions, claims)))
     claims = _with_slopes(claims, {*definitions, *learned.notes, *unread})
     loss = _loss(claims, definitions)
+    sides = [e for c in claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    tops = {n.args[0][0] for e in sides for n in nodes(e) if n.op in ("derivative", "second")}
+    for other in (
+        (tops & {*LOSSES}) - {*definitions, *unread, loss} if loss in definitions else ()
+    ):  # dL, and loss = ...
+        claims = [changed(c, lambda e, other=other: _lossless(e, other)) for c in claims]
     claims = [changed(c, lambda e: _lossless(e, loss)) for c in claims]
     notes = _without_circles({v: _lossless(e, loss) for v, e in learned.notes.items() if v not in definitions})
     return Reading(

@@ -12,7 +12,7 @@ from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, is_number
 
-MOST = 12  # parts; a text with more is judged as one
+MOST = 40  # parts; a text with more is judged as one
 _ITEM = re.compile(
     r"\s*(?:[-*+•#>|]|\(?(?:\d{1,2}|[a-h]|[ivx]{1,3})[.)]|\[?\d\]|[A-Z][\w ]*:|With\b|For\b|Case\b|Mit\b|Für\b|Avec\b)"
 )

@@ -267,8 +267,8 @@ def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, for
             top, bottom = inner(a, want), inner(b)
             if bottom is None:
                 bottom = inner(b, Shape((), ONE, ONE))
-            if top is None and bottom:
-                top = inner(a, bottom)
+            if top is None and bottom and (force or not sizes.scalar(bottom) or not sizes.layout.vectors):
+                top = inner(a, bottom if not sizes.scalar(bottom) else want)
             return top and bottom and _joined(top, bottom, sizes, e)
         case "^", (a, b):
             inner(b, Shape((), ONE, ONE))

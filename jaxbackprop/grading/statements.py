@@ -59,11 +59,12 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
             found[begun] = found[begun]._replace(completed=c.row, terms=())
         elif isinstance(v, Expr) and v in last and not c.bare and _changes(c, found[last[v] :]):
             before = found[last[v]]
-            if _adjoint(v):
+            anew = v.op == "name" and claim.relation == "="  # delta = (delta @ W.T) * h * (1 - h): of the layer below
+            if _adjoint(v) and not anew:
                 c = _finished(c, before)
                 found[last[v]] = before._replace(completed=c.row, terms=())
             elif isinstance(right, Expr) and not has(right, "derivative", "second", "partial"):
-                several.add(v.args[0])
+                several |= set() if _adjoint(v) else {v.args[0]}
                 new = f"{v.args[0]}‹{i}›"
                 found = [changed(b, lambda e, v=v, new=new: _other(e, v, new)) for b in found]
                 c = c._replace(right=_other(right, v, new))
@@ -76,14 +77,15 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
 
 
 def _behind(claim: Claim, active: dict[str, Expr]) -> Expr | None:
-    """dh[h <= 0] = 0, and dh[z <= 0] = 0, leave the derivative by the z of h = relu(z); None for another statement."""
+    """dh[h <= 0] = 0, and dh *= 1 - h², leave the derivative by the z of h = g(z); None for another statement."""
     match claim.left, claim.right:
         case (
             Expr("derivative", (top, (v, ()))),
-            Expr("cases", (Expr("compare", (_, Expr("name", (unit, ())), zero)), other, _, kept)),
-        ) if zero == other == ZERO and kept == claim.left:
+            Expr(("cases" | "product" | "hadamard"), (*_,)) as right,
+        ) if any(n == claim.left for n in nodes(right)):
             h = next((h for h in active if h == v or h.startswith(f"{v}_")), "")
-            if h and unit in (h, *names(active[h])):
+            own = {h, *names(active[h])} if h else set()
+            if names(right) and names(right) <= own:
                 z = active[h].args[0] if active[h].op == "name" else f"z_{h}"
                 return Expr("derivative", (top, (z, ())))
     return None
