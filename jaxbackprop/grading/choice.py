@@ -44,6 +44,8 @@ def worlds(reading: Reading) -> Iterator[World]:
                 for generic in _generics(text):
                     try:
                         world = build(text, layout, loss, generic)
+                        if not _is_one(world) and text.loss in LOSSES:
+                            continue
                         if not _is_one(world):  # y of y = A x is no loss
                             world = build(_without_loss(text), layout, Loss(), generic)
                     except (ShapeError, UnknownError):
@@ -68,9 +70,11 @@ def _of_output(reading: Reading) -> Reading:
 def _is_one(world: World) -> bool:
     """Whether what is taken for the loss, though no loss by its name, is one number, or one for each example."""
     reading, batch = world.reading, world.layout.batch
-    if reading.loss in LOSSES or reading.loss not in reading.definitions:
+    if reading.loss not in reading.definitions:
         return True
     node = world.values[reading.loss]
+    if reading.loss in LOSSES:
+        return not batch or {*node.shape} <= {1, world.sized.examples} or bool(node.letters)
     return not node.letters and (1 in node.shape if batch else node.shape == (1, 1))
 
 
@@ -205,7 +209,7 @@ def _sides(reading: Reading) -> tuple[int, int]:
     values = set(reading.definitions)
     for _, e in reading.definitions.values():
         for n in nodes(e):
-            if n.op in ("product", "matmul"):
+            if n.op in ("product", "matmul") and not (n.args[0].op == "transpose" and len(n.args) > 2):
                 plain = [f.args[0] for f in n.args if f.op == "name"]
                 if len(plain) > 1:
                     left += bool(INPUT.fullmatch(plain[0]) or plain[0] in values) and not INPUT.fullmatch(plain[-1])

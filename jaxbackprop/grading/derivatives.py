@@ -212,6 +212,8 @@ def _jacobian(world: World, t: str, b: str, direct: tuple[tuple[str, ...], Expr]
         value = tiled[t]
     seeds = np.eye(entries).reshape(entries, 1, *like.array.shape[1:])
     seed = np.broadcast_to(seeds, (entries, n, *like.array.shape[1:])).reshape(entries * n, *like.array.shape[1:])
+    if value.array.ndim != seed.ndim:
+        raise UnknownError("an index that the formula does not have")
     if value.array.shape != seed.shape:
         value = Node(np.broadcast_to(value.array, seed.shape), value.letters, ((value, lambda d: d),))
     found = pull(value, seed).get(id(start), np.zeros_like(start.array))

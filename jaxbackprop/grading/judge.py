@@ -209,6 +209,8 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
         outcome = _quietly(lambda: compare(court.given, left, right))  # type: ignore[arg-type]
         if outcome is not None and outcome.equal and not outcome.empty:
             return Judged(RIGHT, "at the numbers given", left=left)
+    if court.given is not None and court.point is None and is_number(right):
+        return Judged(UNJUDGED, "a number: not all that it needs is given")
     if claim.bare:
         return Judged(UNREAD, f"a formula without =, which is not {world.called(left)} of the line above")
     why = not_known(world, left, right) or ("np.ones gives it its shape" if "ones(" in claim.raw else "")

@@ -107,6 +107,9 @@ def _in_english(text: str) -> str:
     text = re.sub(
         r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^=\n]+)$", _one_by_one, text
     )
+    text = re.sub(
+        r"(?m)^(\s*)[Ff]or\s+\w+\s*(?:in\b|=[^\n:]*(?:…|\.\.|,|\bto\b))[^\n:]*:", r"\1", text
+    )  # for t = T, …, 1:
     text = re.sub(r"\bOn a\b(?!\s*=)", "On  ", text)
     return re.sub(r"(?<=\w\s)([eyi])(?=\s+[A-Za-z]\w*\s*=[^=])(?<!=\s[eyi])", ";", text)
 

@@ -480,7 +480,7 @@ def _layers(text: str, layered: frozenset[str]) -> str:
 def _derivatives(text: str) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
-    text = re.sub(rf"∇\s*({'|'.join(LOSSES)})(?=\s*$)", "⟪gradient⟫", text)  # by what is not said
+    text = re.sub(rf"∇\s*({'|'.join(LOSSES)})(?=\s*$)", "⟪∂⟫", text)  # by what is not said
     text = re.sub(rf"∇\s*({'|'.join(LOSSES)}|f)\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})(?![A-Za-z0-9])", r" ∂\2/∂\1 ", text)
@@ -722,7 +722,7 @@ _LATEX = _rules(
 )  # fmt: skip
 _BELOW_AND_ABOVE = _rules(
     ("what stands under a brace", r"(?:\\underbrace|\\overbrace)\s*\{([^{}]*)\}\s*[_^]\s*\{[^{}]*\}", r"(\1)"),
-    ("sums", r"Σ\s*_\s*(?:\{([^{}]*)\}|([a-z]))\s*(?:\^\s*(?:\{([^{}]*)\}|(\w)))?", _sum),
+    ("sums", r"Σ\s*_\s*(?:\{([^{}]*)\}|([ijklmn]{2,3}(?![A-Za-z])|[a-z]))\s*(?:\^\s*(?:\{([^{}]*)\}|(\w)))?", _sum),
 )
 _BRACES = _rules(
     ("superscripts", r"\^\s*\{([^{}]*)\}", _superscript),

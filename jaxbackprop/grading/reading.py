@@ -511,7 +511,8 @@ def _loss(claims: list[Claim], definitions: dict) -> str:
         if isinstance(c.left, Expr) and c.left.op == "derivative" and c.left.args[0][0] in ("", *LOSSES)
     ]
     begun = [v for v in ones if v in definitions and v not in used]  # do = 1: of o the derivatives are
-    for group in ([v for v in lost if v in definitions], lost, stated, begun, sinks):
+    one = stated if len(stated) == 1 else []  # loss = ..., beside dL_dout
+    for group in ([v for v in lost if v in definitions], one, lost, stated, begun, sinks):
         if group:
             best = max(group, key=lambda v: (tops.get(v, 0), v in definitions))
             return best if not (group is sinks and best == "yhat") else ""

@@ -129,7 +129,8 @@ def infer(
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
-        if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text):
+        inner = any(_between_vectors(text, e) for _, e in definitions.values())
+        if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text) and not inner:
             sizes.known.setdefault(text, _input(sizes))
         if layout.single and text not in defined and not letters and COLUMN.fullmatch(text):
             sizes.known.setdefault(text, ((), sizes.new(), ONE))
@@ -152,12 +153,12 @@ def infer(
     for v in {
         n.args[0] for _, e in definitions.values() for n in _named(e) if MATRIX.match(n.args[0]) or n.args[0] in "AB"
     } - defined:
-        if layout.vectors and sizes.known[v][1:] == (ONE, ONE) and not sizes.known[v][0]:
+        if layout.vectors and sizes.known.get(v) == ((), ONE, ONE):
             raise ShapeError(f"{v} would be a number")
     for _, e in definitions.values():
         for n in nodes(e):
             for f in n.args if n.op == "matmul" else ():
-                if f.op == "name" and f.args[0] not in defined and sizes.known[f.args[0]] == ((), ONE, ONE):
+                if f.op == "name" and f.args[0] not in defined and sizes.known.get(f.args[0]) == ((), ONE, ONE):
                     raise ShapeError(f"{f.args[0]} would be a number")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
     # 7 examples: no factor that is forgotten
@@ -185,6 +186,16 @@ def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape |
         _anchor(expr, sizes)
         shape = _infer(expr, sizes, bound, None, True)
     return v, letters, shape, bound
+
+
+def _between_vectors(v: str, expr: Expr) -> bool:
+    """Whether a name is the matrix of a^T X b."""
+    for n in _products(expr):
+        for a, x, b in zip(n.args, n.args[1:], n.args[2:], strict=False):
+            small = a.op == "transpose" and a.args[0].op == "name" and a.args[0].args[0].islower()
+            if small and x == name(v) and b.op == "name" and b.args[0].islower():
+                return True
+    return False
 
 
 def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:

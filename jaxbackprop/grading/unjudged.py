@@ -61,7 +61,7 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
 def _may_be_a_condition(reading: Reading, left: Expr, right: Expr) -> bool:
     """X^T X w = X^T y, and dL/dw = 0 for a parameter."""
     if right == ZERO and left.op == "derivative":
-        return left.args[1][0] in reading.free
+        return left.args[1][0] in reading.free or counter(left.args[1][0]) is not None
     quantities = ("name", "derivative", "second", "call", "partial", "reduce", "transpose")
     return left.op not in quantities and not has(left, "derivative", "second", "partial")
 
