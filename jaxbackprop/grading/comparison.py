@@ -172,4 +172,7 @@ def _at_the_kink(world: World, left: Expr, right: Expr) -> Outcome | None:
         if found.equal:
             used = [z for z in touched if z in turned]
             return Outcome(True, found.empty, _kink_words(used))
-    return None
+    other = with_adjoints(world._replace(rules=world.rules._replace(turned=frozenset(touched))))
+    slopes = np.stack([a, sides(other, left, right).left])
+    between = (slopes.min(0) <= b) & (b <= slopes.max(0))  # sign(0) = 0, of |z|
+    return Outcome(True, "", _kink_words(touched)) if touched and between[bad].all() else None

@@ -105,12 +105,16 @@ def _in_english(text: str) -> str:
     if re.search(rf"=\s*{comma}", text) and not re.search(r"\d\.\d", text):
         text = re.sub(comma, r"\1.\2", text)
     text = re.sub(
-        r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^=\n]+)$", _one_by_one, text
+        r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^\n]+)$", _one_by_one, text
     )
     text = re.sub(
         r"(?m)^(\s*)[Ff]or\s+\w+\s*(?:in\b|=[^\n:]*(?:…|\.\.|,|\bto\b))[^\n:]*:", r"\1", text
     )  # for t = T, …, 1:
     text = re.sub(r"\bOn a\b(?!\s*=)", "On  ", text)
+    quotient = r"[∂d][A-Za-z]?\w*\s*/\s*[∂d]\s*\w+\s*="
+    text = re.sub(
+        rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={quotient})", "; ", text
+    )
     return re.sub(r"(?<=\w\s)([eyi])(?=\s+[A-Za-z]\w*\s*=[^=])(?<!=\s[eyi])", ";", text)
 
 
@@ -118,7 +122,8 @@ def _one_by_one(match: re.Match) -> str:
     """dx, dy = dz * y, dz * x as dx = dz * y; dy = dz * x."""
     names_ = [v.strip() for v in match[2].split(",")]
     values = [v for _, v in _split(match[3], re.compile(","))]
-    if len(names_) != len(values) or not all(re.search(r"\w", v) for v in values):
+    several = "=" in re.sub(r"\([^()]*\)", "", match[3])  # x, z = w x, L = z^2
+    if several or len(names_) != len(values) or not all(re.search(r"\w", v) for v in values):
         return match[0]
     return match[1] + "; ".join(f"{v} = {value.strip()}" for v, value in zip(names_, values, strict=True))
 
@@ -393,7 +398,7 @@ def _split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[t
 
 _SEPARATOR = re.compile(
     r"\\q?quad(?![A-Za-z])|(?<!\\)[,;](?!\\\\)|[∴∵]|\\therefore|(?<![A-Za-z])(?:and|where|with|so|then|since|because|hence|thus|therefore|also|daher"
-    r"|und|damit|weil|wobei|mit|donc|où|avec|et|alors)(?![A-Za-z0-9_(])|\.\s+(?=[A-ZÀ-Ý][a-zà-ÿ]+\s)",
+    r"|und|damit|weil|wobei|mit|donc|où|avec|et|alors)(?![A-Za-z0-9_(])|\.\s+(?=[A-ZÀ-ÞЀ-Я][a-zà-ÿа-я]+\s)",
 )
 
 
@@ -455,12 +460,14 @@ def _chains_of(piece: Piece, raw: str, known: Vocabulary) -> list[Chain]:
             return []
         return [Chain(row, (Link("", raw.strip(), _read(links[0][1], known)),), continues=True, bare=True)]
     # A = B => C = D says two things
+    starts = [0]
     for index in range(1, len(links) - 1):
-        implied = links[index][0] in _IMPLIES and any(r not in _IMPLIES for r, _ in links[1:])
+        implied = links[index][0] in _IMPLIES and links[index + 1][0] not in _IMPLIES and index - starts[-1] > 1
         if implied and isinstance(_read(links[index][1], known, first=True), Expr):
-            whole = [links[:index], [("", links[index][1]), *links[index + 1 :]]]
-            if all(len(part) > 1 for part in whole):
-                return [_chain(row, part, continues and part is whole[0], known) for part in whole]
+            starts.append(index)
+    parts = [links[a:b] for a, b in zip(starts, [*starts[1:], len(links)], strict=True)]
+    if len(parts) > 1 and len(parts[-1]) > 1:
+        return [_chain(row, [("", part[0][1]), *part[1:]], continues and part is parts[0], known) for part in parts]
     return [_chain(row, links, continues, known)]
 
 

@@ -387,7 +387,7 @@ class _Learned:
             self.rows.setdefault(function, row)
 
     def _function(self, function: str, variable: str, body: Expr) -> None:
-        calls = any(n.op == "call" and n.args[0] not in FUNCTIONS for n in nodes(body))
+        calls = any(n.op == "call" and n.args[0] not in FUNCTIONS and n.args[0] != "σ" for n in nodes(body))
         if names(body) <= {variable} and not calls and function not in FUNCTIONS:
             self.functions.setdefault(function, (variable, body))
 

@@ -294,7 +294,8 @@ def called(world: World, function: str, primes: int, argument: Expr, inside: Nod
         if e.op == "name" and e.args[0] == variable:
             return start if primes else inside
         if e.op == "call":
-            return apply(FUNCTIONS[e.args[0]], evaluate(e.args[2], scope), e.args[1], turned)
+            known = FUNCTIONS["sigmoid" if e.args[0] == "σ" else e.args[0]]
+            return apply(known, evaluate(e.args[2], scope), e.args[1], turned)
         raise UnknownError(f"{show(e)} in {function}")
 
     if primes > 1:
