@@ -1,4 +1,4 @@
-"""A written derivation, marked line by line: `grade`.
+r"""A written derivation, marked line by line: `grade`.
 
 What it is for. A student derives the gradient of a network on paper; `grade(text)` takes it as people type it (plain text,
 Unicode, LaTeX, as a scan gives it too) and returns a verdict for each line. What a teacher may rely on, in this order: no
@@ -31,6 +31,17 @@ backpropagation through time, W's derivative that of all of them.
 >>> jbp.grade(steps).ok, jbp.grade(steps.replace("Σ_t (dL/dh_t", "Σ_t ((h_t − y_t)")).ok  # the way through h_{t+1} left out
 (True, False)
 
+Code is read as its statements say: dz = dh; dz[z <= 0] = 0 and dW += λ W are one equation with the line that they change,
+p[range(n), y] is the entry of each row's class, and in a text with @ or .dot the star goes entry by entry.
+
+>>> code = "z = W @ x\nh = relu(z)\ndz = dh.copy()\ndz[z <= 0] = 0\ndW = np.outer(dz, x)"
+>>> [line.status for line in jbp.grade(code).lines]
+['right', 'right', 'right', 'right', 'right']
+>>> jbp.grade(code.replace("dz[z <= 0]", "dz[z > 0]")).slips
+1
+
+A text that begins anew, y = x², dy/dx = 2x, and below it y = sin x, is judged part by part; `basis` says so.
+
 What it says. `line.status`, `line.reason` with a counterexample, `line.correction` with the right line, `line.row` where it
 stands; `print(verdict)` is a table, `verdict.to_dict()` the same as JSON can hold it. `jaxbackprop grade derivation.md`
 prints it, with exit status 1 if a line is wrong, 3 if more than a fifth could not be judged. A line that follows from a
@@ -39,9 +50,9 @@ and nesting are bounded, so that a stranger's text may be graded.
 
 What to read next. `help(jaxbackprop.grade)`; `jaxbackprop.tracing`, the right derivation with its numbers.
 
-In the order to read them: report | expression, grammar, counters, notation, lines | reading, stages, values, curvature,
-shapes | world, derivatives, points | comparison, choice, wiring, slips | diagnosis, correction, numbers | unjudged,
-telling, judge, grade. `jaxbackprop.tracing` works a text through.
+In the order to read them: report | expression, grammar, counters, notation, lines | reading, statements, sections, stages,
+values, curvature, shapes | world, derivatives, points | comparison, choice, wiring, slips | diagnosis, correction, numbers |
+unjudged, telling, judge, grade. `jaxbackprop.tracing` works a text through.
 """
 
 from jaxbackprop._lazy import submodules

@@ -32,7 +32,9 @@ def grade(text: str, network: Any = None) -> Verdict:
     Layers and steps counted by a letter (z^l, h_{t-1}) are those that the text speaks of: equations that hold at each are
     written out there, what comes in at the first is given, and so is the adjoint of what goes out. What a step shares
     with all others (W) is judged for one step alone; in a text that adds up over all steps, Σ_t or from 1 to T, for all of
-    them. Second derivatives are judged of numbers. Not read: sums over some of the steps, other indices that are computed.
+    them. Second derivatives are judged of numbers. Statements of code are judged where they are finished: dW = ..., and dW += ...
+    below it, is one equation. Where a name is defined anew, after derivatives, a new part begins, which has what it does not
+    define from the parts above. Not read: sums over some of the steps, other indices that are computed, loops.
 
     Args:
         text: at most 100,000 characters and 400 equations.

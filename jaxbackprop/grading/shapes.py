@@ -132,7 +132,8 @@ def infer(
         inner = any(_between_vectors(text, e) for _, e in definitions.values())
         if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text) and not inner:
             sizes.known.setdefault(text, _input(sizes))
-        if layout.single and text not in defined and not letters and COLUMN.fullmatch(text):
+        weight = any(name(text) in n.args for _, e in definitions.values() for n in _products(e))
+        if layout.single and text not in defined and not letters and COLUMN.fullmatch(text) and weight:
             sizes.known.setdefault(text, ((), sizes.new(), ONE))
         if layout.vectors and text not in defined and _is_vector(text, letters, definitions):
             sizes.known.setdefault(text, ((sizes.new(),), sizes.new(), ONE) if letters else _input(sizes))

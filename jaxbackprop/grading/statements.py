@@ -43,9 +43,7 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
     last: dict[Expr, int] = {}
     several: set[str] = set()
     used: set[Expr] = set()
-    active = {
-        c.left.args[0]: c.right.args[2] for c in claims if c.read and c.left.op == "name" and c.right.op == "call"
-    }  # type: ignore
+    active = _active(claims)
     behind: dict[Expr, Expr] = {}  # dh, once its mask is put on, is dz
     for i, claim in enumerate(claims):
         c = _as_equation(changed(claim, lambda e: replace(e, behind.get)), last, used)
@@ -74,6 +72,12 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
         found.append(c)
         used |= {n for n in nodes(c.right) if n.op == "name"} if isinstance(c.right, Expr) else set()
     return [_once(c, several) for c in found] if several else found
+
+
+def _active(claims: list[Claim]) -> dict[str, Expr]:
+    """The names of what an activation gives -> what it acts on."""
+    called = [(c.left, c.right) for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
+    return {v.args[0]: e.args[2] for v, e in called if v.op == "name" and e.op == "call"}
 
 
 def _behind(claim: Claim, active: dict[str, Expr]) -> Expr | None:

@@ -138,7 +138,8 @@ def canvas(corners: tuple[float, float, float, float], text: str) -> tuple["Figu
     left, bottom, right, top = corners
     lines = textwrap.wrap(text, int((right - left) / LETTER))
     roof = top + 0.2 * len(lines)
-    figure = Figure(figsize=(right - left, roof - bottom), facecolor="white", layout="none")  # whatever a user prefers
+    figure = Figure(figsize=(right - left, roof - bottom), facecolor="white")
+    figure.set_layout_engine("none")  # whatever a user prefers
     axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, roof))
     axes.axis("off")
     for i, part in enumerate(lines):
