@@ -403,4 +403,5 @@ def _candidates(world: World, text: str) -> list[str]:
     order = sorted(definitions, key=lambda v: (v not in active, acted(v), -list(definitions).index(v)))
     tag = text.partition("‹")[0][1:].lstrip("_")
     same = [v for v in order if tag and tag in (v, re.sub(r"^[A-Za-zͰ-Ͽ]+?(?=[\d_⟨]|$)", "", v).lstrip("_"))]
+    same = [v for v in same if not acted(v) or v == tag] or same  # of z_2 and a_2 it is z_2
     return same or ([v for v in order if not acted(v)] if not tag else order)
