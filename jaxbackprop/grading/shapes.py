@@ -161,6 +161,10 @@ def infer(
             for f in n.args if n.op == "matmul" else ():
                 if f.op == "name" and f.args[0] not in defined and sizes.known.get(f.args[0]) == ((), ONE, ONE):
                     raise ShapeError(f"{f.args[0]} would be a number")
+            if layout.vectors and n.op == "reduce" and n.args[0] in ("softmax", "log_softmax") and not _lettered(n):
+                inside = _infer(n.args[2], sizes, {}, None, False)
+                if inside is not None and sizes.scalar(inside):
+                    raise ShapeError(f"in {show(n)} there would be one class")
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
     # 7 examples: no factor that is forgotten
     count = {ONE: 1} | {r: (2, 3, 4, 5, 6, 8, 9, 10)[i % 8] for i, r in enumerate(r for r in roots if r != ONE)}
@@ -187,6 +191,10 @@ def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape |
         _anchor(expr, sizes)
         shape = _infer(expr, sizes, bound, None, True)
     return v, letters, shape, bound
+
+
+def _lettered(expr: Expr) -> bool:
+    return any(n.args[1] for n in _named(expr))
 
 
 def _between_vectors(v: str, expr: Expr) -> bool:

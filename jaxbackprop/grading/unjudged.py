@@ -23,11 +23,7 @@ def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
     hanging = _hangs_on(world, left, right)
     if hanging:
         return _not_read(world.reading, hanging)
-    if (
-        left.op == "name"
-        and re.search(r"(?i)delta|error|grad|adjoint", left.args[0])
-        and not _leads_on(world, left.args[0])
-    ):
+    if left.op == "name" and _sounds_derived(world, left.args[0]) and not _leads_on(world, left.args[0]):
         return f"what {world.called(left)} stands for is not said: write dL/d… for a derivative"
     if left.op == "name" and _is_only_a_word(world.reading, left.args[0]):
         return f"it defines {left.args[0]}, which nothing else in the text is about"
@@ -81,6 +77,13 @@ def shared(world: World, *formulae: Expr) -> list[str]:
     derived = [n.args for e in formulae for n in nodes(e) if n.op == "derivative"]
     by = {bottom for (top, _), (bottom, _) in derived if top or not reading.whole}
     return sorted(by & reading.shared.keys())
+
+
+def _sounds_derived(world: World, v: str) -> bool:
+    """Whether a name may stand for a derivative: l1_delta, gW2, y_bar."""
+    base = re.fullmatch(r"g_?([A-Za-z]\w*)|(\w+?)_?bar(\d*)", v)
+    of = (base[1] or f"{base[2]}{base[3]}") if base else ""
+    return re.search(r"(?i)delta|error|grad|adjoint", v) is not None or (of in world.values and of != v)
 
 
 def _leads_on(world: World, v: str) -> bool:
