@@ -36,6 +36,14 @@ KINDS = {
     "a mean is of several": ("pred = X @ w\nloss = np.mean((pred - y)**2)\ndw = 2 * X.T @ (pred - y)", "++-"),
     "a Jacobian without a loss": ("z = W x + b\ndz/dx = W", "++"),
     "of a softmax": ("p = softmax(z)\n∂p/∂z = diag(p) - p p^T", "++"),
+    "capitals alone": ("C = A B\ndB = A dC\ndA = dC B", "+??"),
+    "capitals, and what is transposed": ("C = A B\n∂L/∂A = ∂L/∂C B^T\n∂L/∂B = A^T ∂L/∂C", "+++"),
+    "capitals, and the wrong one transposed": ("C = A B\n∂L/∂A = B^T ∂L/∂C\n∂L/∂B = A^T ∂L/∂C", "+-+"),
+    "two outputs": ("u = w x\nv = w z\n∂L/∂w = ∂L/∂u x + ∂L/∂v z\n∂L/∂w = ∂L/∂u x", "+++-"),
+    "attention is of several": (
+        "q = x @ Wq\nk = x @ Wk\nv = x @ Wv\na = softmax(q @ k.T)"
+        "\no = a @ v\ndv = a @ do\ndv = a.T @ do", "+++++-+"),
+    "what a name stands for": ("h = sigmoid(X @ W1)\nout = h @ W2\ng_out = out - y\ng_W2 = g_out.T @ h", "++??"),
     # at a kink
     "what is off is no counterexample": (
         "z1 = W1 x\nh1 = relu(z1)\nz2 = W2 h1\nh2 = relu(z2)\ny = W3 h2\ndz2 = W3^T dy ⊙ (z2 > 0)", "++++++"),

@@ -35,11 +35,11 @@ TRIALS = 60_000  # symbols evaluated in the choice of a reading
 _MARKS = ("transpose", "matmul", "outer", "kron", "hadamard")
 
 
-def worlds(reading: Reading) -> Iterator[World]:
-    """Every way to take the text, the plainest first."""
+def worlds(reading: Reading, allowed: tuple[Layout, ...] = ()) -> Iterator[World]:
+    """Every way to take the text, the plainest first; or these layouts alone."""
     for typed in (False, True) if _letters_differ(reading) else (False,):
         text = _of_output(_typed(reading) if typed else reading)
-        for layout in layouts(text):
+        for layout in allowed or layouts(text):
             for loss in losses(text, layout):
                 for generic in _generics(text):
                     try:

@@ -1,12 +1,13 @@
 """The verdict on each equation of a text: is it so, does it only inherit an error, and what is wrong with it."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxbackprop.grading.choice import choose, holds, marked
+from jaxbackprop.grading.choice import choose, holds, marked, worlds
 from jaxbackprop.grading.comparison import Outcome, compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
@@ -40,6 +41,7 @@ class Court(NamedTuple):
         numbers: the same as plain numbers, for derivatives of one matrix by another; None where it is that already.
         written: with the forward slip left in; None where there is none.
         point: at the numbers that the text gives; None where it leaves one open.
+        matrices: the same as matrices, where capitals alone are multiplied and may be either; None elsewhere.
         given: with the numbers that the text gives, and any for the others; None where it gives none.
         evidence: name -> the backward claims that its forward equation contradicts.
         mixed: a text that derives a quantity first with numbers and then with matrices does so from this line on.
@@ -50,6 +52,7 @@ class Court(NamedTuple):
     written: World | None
     point: World | None
     given: World | None
+    matrices: World | None
     evidence: dict[str, list[Claim]]
     mixed: int
 
@@ -145,7 +148,28 @@ def convene(reading: Reading, stated: Reading | None = None) -> Court | None:
         loss = Loss(mended.loss.formula, mended.loss.words)
         numbers = _quietly(lambda: build(mended.reading, Layout(), loss, mended.generic))
         numbers = numbers and numbers._replace(deltas=mended.deltas)
-    return Court(mended, numbers, written, at_numbers(mended), with_given(mended), evidence, _mixed(reading))
+    return Court(
+        mended,
+        numbers,
+        written,
+        at_numbers(mended),
+        with_given(mended),
+        _as_matrices(mended),
+        evidence,
+        _mixed(reading),
+    )
+
+
+def _as_matrices(world: World) -> World | None:
+    """C = A B: in capitals alone a text of numbers may be one of matrices."""
+    definitions = world.reading.definitions.items()
+    capital = all(
+        re.fullmatch("[A-Z]", v) for v in {*world.reading.free, *(v for v, _ in definitions if v != world.reading.loss)}
+    )
+    products = any(n.op == "product" and len({*n.args}) > 1 for _, (_, e) in definitions for n in nodes(e))
+    if world.layout.vectors or world.reading.given or not (capital and products):
+        return None
+    return next((w for w in worlds(world.reading, (Layout(True), Layout(True, True)))), None)
 
 
 def _as_written(world: World, stated: Reading) -> World | None:
@@ -204,7 +228,7 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     except UnknownError as error:
         return Judged(UNJUDGED, str(error))
     if found is not None:
-        return _right(world, claim, found, left, right)
+        return _right(world, claim, found, left, right, court.matrices)
     if court.given is not None and any(n.op == "number" for n in nodes(right)):
         outcome = _quietly(lambda: compare(court.given, left, right))  # type: ignore[arg-type]
         if outcome is not None and outcome.equal and not outcome.empty:
@@ -224,12 +248,14 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     return progress.faults[left, right]._replace(left=left)
 
 
-def _right(world: World, claim: Claim, found: Outcome, left: Expr, right: Expr) -> Judged:
+def _right(world: World, claim: Claim, found: Outcome, left: Expr, right: Expr, matrices: World | None) -> Judged:
     """A line whose sides are equal, or say nothing."""
     if found.empty == "0 on both sides":
         return Judged(UNJUDGED, "both sides are 0 wherever one looks: it says nothing")
     if found.empty:
         return Judged(UNJUDGED, f"{world.called(right)} has no finite value at the points tried")
+    if matrices is not None and left.op == "derivative" and not holds(matrices, claim._replace(left=left, right=right)):
+        return Judged(UNJUDGED, "right of numbers; of matrices the order counts, and what is transposed")
     if claim.bare:
         remark = f"read as going on from the line above: {world.called(left)} = {world.called(right)}"
         return Judged(RIGHT, remark, left=left)
