@@ -104,3 +104,8 @@ def test_parts_are_said_and_slips_counted_through():
     assert verdict.basis.startswith("2 parts, as names are defined anew; from line 1: ")
     assert [line.slip for line in verdict.lines] == [None, 1, None, 2]
     assert grade("z = w x\ndz/dw = x\nz = w x\ndz/dx = w").basis.count("parts") == 0  # said twice, and no other
+
+
+def test_slopes_that_have_a_name_are_called_by_it():
+    assert grade("y = sin(x)\ndy/dx = -cos(x)").lines[1].correction == "dy/dx = cos(x)"
+    assert grade("y = cos(x)\ndy/dx = sin(x)").lines[1].correction == "dy/dx = -sin(x)"

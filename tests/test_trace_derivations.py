@@ -126,6 +126,7 @@ def test_an_index_may_stand_for_one_entry_and_a_letter_for_a_vector():
     p = np.exp([0.7, 0.4]) / np.exp([0.7, 0.4]).sum()
     np.testing.assert_allclose(t["dL/dz_j"].value, p - [1, 0], rtol=1e-12)
     assert "c is the first entry" in t.title
+    assert "target" not in t.title  # s is computed from z
     text, x = (
         "y_n = W x_n; L = \\sum_n 1/2 ||y_n - t_n||^2",
         np.array([[1.0, 2], [0, 1], [3, 1]]),

@@ -19,6 +19,7 @@ from jaxbackprop.grading.expression import (
     has,
     name,
     names,
+    negated,
     nodes,
     number,
     plus,
@@ -353,9 +354,11 @@ def relu_like(world: World, call: Expr) -> str:
 
 
 def spelled(world: World, expr: Expr) -> Expr:
-    """A formula with relu'(z1) written as its cases."""
+    """A formula with relu'(z1) written as its cases, and sin'(z) as cos(z)."""
 
     def change(node: Expr) -> Expr | None:
+        if (shorter := slope(node)) is not None:
+            return shorter
         if node.op == "call" and node.args[1] == 1 and node.args[2].op == "name":
             sign = relu_like(world, node)
             if sign:
@@ -365,6 +368,16 @@ def spelled(world: World, expr: Expr) -> Expr:
         return None
 
     return replace(expr, change)
+
+
+def slope(node: Expr) -> Expr | None:
+    """The slopes that have a name of their own; None for another formula."""
+    if node.op != "call" or node.args[1] != 1:
+        return None
+    a = node.args[2]
+    sine, cosine = (Expr("call", (f, 0, a)) for f in ("sin", "cos"))
+    shorter = {"log": Expr("/", (ONE, a)), "exp": Expr("call", ("exp", 0, a)), "sin": cosine, "cos": negated(sine)}
+    return shorter.get(node.args[0])
 
 
 def derivative_words(world: World, call: Expr) -> str:

@@ -19,11 +19,10 @@ import numpy as np
 
 from jaxbackprop.activations import ACTIVATIONS
 from jaxbackprop.grading.comparison import compare
-from jaxbackprop.grading.correction import formula_of, right_line
+from jaxbackprop.grading.correction import formula_of, right_line, slope
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.derivatives import scope_of
 from jaxbackprop.grading.expression import (
-    ONE,
     Expr,
     ShapeError,
     UnknownError,
@@ -193,18 +192,10 @@ def _formulae(world: World, at: World, v: str, letters: tuple[str, ...]) -> Iter
         except (ShapeError, UnknownError):
             continue
         if right:
-            yield replace(formula, _slope)
+            yield replace(formula, slope)
     other = right_line(world, left)
     if other is not None:
         yield other
-
-
-def _slope(node: Expr) -> Expr | None:
-    """The slopes that have a shorter name."""
-    if node.op != "call" or node.args[1] != 1:
-        return None
-    a = node.args[2]
-    return {"log": Expr("/", (ONE, a)), "exp": Expr("call", ("exp", 0, a))}.get(node.args[0])
 
 
 def _predictions(world: World) -> list[tuple[str, str]]:
@@ -212,7 +203,13 @@ def _predictions(world: World) -> list[tuple[str, str]]:
     definitions = world.reading.definitions
     inside = dict.fromkeys(n.args[0] for n in nodes(definitions[world.reading.loss][1]) if n.op == "name")
     targets = [v for v in inside if v not in definitions]
-    return [(p, y) for p in inside if p in definitions for y in targets]
+    return [(p, y) for p in inside if p in definitions for y in targets if y not in _above(definitions, p)]
+
+
+def _above(definitions: Mapping[str, tuple[Any, Expr]], v: str) -> set[str]:
+    """All that a name is computed from."""
+    below = [u for u in _used(definitions[v][1]) if u != v] if v in definitions else []
+    return {*below}.union(*(_above(definitions, u) for u in below))
 
 
 def _title(world: World) -> str:
