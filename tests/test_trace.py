@@ -403,6 +403,15 @@ def counted(t):
     return Counter(text.get_gid() for text, _ in texts), [text.get_text() for text, _ in texts]
 
 
+def test_a_picture_fills_its_page_whatever_layout_a_user_prefers(traces):
+    matplotlib = pytest.importorskip("matplotlib")
+    with matplotlib.rc_context({"figure.constrained_layout.use": True}):
+        figure = traces["exercise"].figure()
+        figure.draw_without_rendering()
+    assert figure.get_layout_engine() is None or not figure.get_layout_engine().adjust_compatible
+    assert figure.axes[0].get_position().bounds == (0, 0, 1, 1)
+
+
 def test_the_picture_of_the_exercise(traces):
     kinds, texts = counted(traces["exercise"])
     assert kinds["node"] == 5

@@ -82,7 +82,7 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"the text has {len(text):,} characters; at most {MAX_TEXT:,} are read: grade it in parts")
-    text = _tables(_unboxed_text(_in_english(text)))
+    text = _tables(_unboxed_text(_one_way(text)))
     known = given or vocabulary(text)
     found: list[Chain] = []
     covered: set[int] = set()
@@ -99,8 +99,8 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
     return sorted(found, key=lambda c: c.row) if lost else found
 
 
-def _in_english(text: str) -> str:
-    """Decimal commas as points, and words of one letter that are no names: On a, e, y before an equation."""
+def _one_way(text: str) -> str:
+    """What is typed in several ways in one: decimal commas, dx, dy = a, b, heads of loops, and words that join two equations."""
     comma = r"(?<![\d,.\[(])(-?\d+),(\d+)(?!\d*(?:,\d|[\])]))"
     if re.search(rf"=\s*{comma}", text) and not re.search(r"\d\.\d", text):
         text = re.sub(comma, r"\1.\2", text)

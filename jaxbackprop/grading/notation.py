@@ -533,9 +533,9 @@ def _is_product(word: str, before: str, rest: str) -> bool:
     """Whether two small letters between operators are a product: the wx of wx + b."""
     if not re.fullmatch(r"[abceghk-z][a-z]", word) or word in STOP or word in WORDS:
         return False
-    return bool(re.search(r"[-+*/=(\d]\s*$", before) or re.match(r"\s*[-+*/)^]", rest)) and bool(
-        re.search(r"(?:^|[-+*/=(\d])\s*$", before) and re.match(r"\s*(?:$|[-+*/=)^])", rest)
-    )
+    before, rest = before.rstrip(), rest.lstrip()
+    apart = (not before or before[-1] in "-+*/=(0123456789") and (not rest or rest[0] in "-+*/=)^")
+    return apart and bool(before or rest)
 
 
 def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:

@@ -151,20 +151,7 @@ def infer(
         sizes.known[v] = (tuple(by.get(x, bound.get(x, ONE)) for x in letters), shape.rows, shape.columns)
     if fixed & running:
         raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
-    for v in {
-        n.args[0] for _, e in definitions.values() for n in _named(e) if MATRIX.match(n.args[0]) or n.args[0] in "AB"
-    } - defined:
-        if layout.vectors and sizes.known.get(v) == ((), ONE, ONE):
-            raise ShapeError(f"{v} would be a number")
-    for _, e in definitions.values():
-        for n in nodes(e):
-            for f in n.args if n.op == "matmul" else ():
-                if f.op == "name" and f.args[0] not in defined and sizes.known.get(f.args[0]) == ((), ONE, ONE):
-                    raise ShapeError(f"{f.args[0]} would be a number")
-            if layout.vectors and n.op == "reduce" and n.args[0] in ("softmax", "log_softmax") and not _lettered(n):
-                inside = _infer(n.args[2], sizes, {}, None, False)
-                if inside is not None and sizes.scalar(inside):
-                    raise ShapeError(f"in {show(n)} there would be one class")
+    _refuse_single(definitions, defined, sizes)
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
     # 7 examples: no factor that is forgotten
     count = {ONE: 1} | {r: (2, 3, 4, 5, 6, 8, 9, 10)[i % 8] for i, r in enumerate(r for r in roots if r != ONE)}
@@ -175,6 +162,29 @@ def infer(
         for v, s in sizes.known.items()
     }
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
+
+
+def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> None:
+    """A matrix of one number and a softmax of one class are no reading: there any mistake would fit."""
+    for v in {
+        n.args[0] for _, e in definitions.values() for n in _named(e) if MATRIX.match(n.args[0]) or n.args[0] in "AB"
+    } - defined:
+        if sizes.layout.vectors and sizes.known.get(v) == ((), ONE, ONE):
+            raise ShapeError(f"{v} would be a number")
+    for _, e in definitions.values():
+        for n in nodes(e):
+            for f in n.args if n.op == "matmul" else ():
+                if f.op == "name" and f.args[0] not in defined and sizes.known.get(f.args[0]) == ((), ONE, ONE):
+                    raise ShapeError(f"{f.args[0]} would be a number")
+            if (
+                sizes.layout.vectors
+                and n.op == "reduce"
+                and n.args[0] in ("softmax", "log_softmax")
+                and not _lettered(n)
+            ):
+                inside = _infer(n.args[2], sizes, {}, None, False)
+                if inside is not None and sizes.scalar(inside):
+                    raise ShapeError(f"in {show(n)} there would be one class")
 
 
 def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape | None, dict[str, int]]:
