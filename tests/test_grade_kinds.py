@@ -27,7 +27,9 @@ KINDS = {
     "cross-entropy is meant": ("z = W @ x\np = np.exp(z) / np.sum(np.exp(z))\ndz = np.copy(p)\ndz[y] -= 1", "++++"),
     "entry by entry": ("y = x @ W + b\ndx = W.T * dy", "+-"),
     "a method that is not known": ("h = x @ w\ndx = dh.apply(w.t())", "+?"),
+    "a step of the training": ("h = sigmoid(x @ W)\nW += x.T @ h", "+?"),
     # sizes
+    "half of what it is": ("Z = W X + b\nA = sigmoid(Z)\ndZ = 0.5 * (A - Y)", "++-"),
     "the bias of a batch": ("out = x.dot(w) + b\ndx = dout.dot(w.T)\ndw = x.T.dot(dout)\ndb = np.sum(dout, axis=1)", "+++-"),
     "a forgotten 2": ("L = ||X w - y||^2\ndL/dw = X^T (X w - y)", "+-"),
     "an axis that a line would turn": (
@@ -47,10 +49,11 @@ KINDS = {
     # at a kink
     "what is off is no counterexample": (
         "z1 = W1 x\nh1 = relu(z1)\nz2 = W2 h1\nh2 = relu(z2)\ny = W3 h2\ndz2 = W3^T dy ⊙ (z2 > 0)", "++++++"),
-    "sign(0) lies between the slopes": ("L = |h|\nh = w x\ndL/dh = sign(h)", "+++"),
+    "sign(0) lies between the slopes": ("h = relu(w x)\nL = |h|\ndL/dh = sign(h)", "+++"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),
+    "gates, a line each": ("z = x + y\ndx = dz\ndy = dz\nz = x y\ndx = dz y\ndy = dz x", "++++++"),
     "gates with a name in front": ("add: z = x + y, dx = dz, dy = dz\nmul: z = x * y, dx = dz * y, dy = dz * x", "++++++"),
     "a definition that was not read": ("L = ½ (a − y)², dL/da = a − y\nL = ln(cosh(a − y)), dL/da = tanh(a − y)", "++??"),
     # δ
@@ -109,3 +112,11 @@ def test_parts_are_said_and_slips_counted_through():
 def test_slopes_that_have_a_name_are_called_by_it():
     assert grade("y = sin(x)\ndy/dx = -cos(x)").lines[1].correction == "dy/dx = cos(x)"
     assert grade("y = cos(x)\ndy/dx = sin(x)").lines[1].correction == "dy/dx = -sin(x)"
+
+
+def test_what_is_added_in_a_loop_is_the_sum_over_the_steps():
+    lines = grade(
+        "h[t] = np.tanh(W @ x[t] + U @ h[t-1])\nloss += np.sum(h[t]**2)\ndU += np.outer(dh[t] * (1 - h[t]**2), h[t-1])"
+    ).lines
+    assert lines[1].formula == "loss = Σ_t np.sum(h_t^2)"
+    assert lines[2].formula.startswith("dloss/dU = Σ_t ")

@@ -115,7 +115,7 @@ def _one_way(text: str) -> str:
     text = re.sub(
         rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={quotient})", "; ", text
     )
-    return re.sub(r"(?<=\w\s)([eyi])(?=\s+[A-Za-z]\w*\s*=[^=])(?<!=\s[eyi])", ";", text)
+    return re.sub(r"(?<=\w[ \t])([eyi])(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])(?<!=\s[eyi])", ";", text)
 
 
 def _one_by_one(match: re.Match) -> str:
