@@ -64,6 +64,33 @@ KINDS = {
         "h = σ(V x), o = σ(W h), L = 1/2||o - t||^2\nδ_out = (o - t) ⊙ o ⊙ (1 - o)\nδ_hid = W^T δ_out ⊙ h ⊙ (1 - h)", "+++++"),
     "a delta that lacks its slope": ("h = σ(V x), o = σ(W h), L = 1/2||o - t||^2\nδ_out = o - t\ndL/dW = δ_out h^T", "+++-+"),
     "o is a name": ("o = σ(w h)\nE = 1/2 (o - t)^2\nδ_o = (o - t) o (1 - o)", "+++"),
+    # indices, functions, layouts
+    "for equal indices, and for others": (
+        "p_i = e^{z_i}/Σ_k e^{z_k}\nif i = j: ∂p_i/∂z_j = p_i (1 - p_i)\nif i ≠ j: ∂p_i/∂z_j = -p_i p_j", "+++"),
+    "for other indices, the sign wrong": (
+        "p_i = e^{z_i}/Σ_k e^{z_k}\n∂p_i/∂z_j = p_i (1 - p_j) for i = j\n∂p_i/∂z_j = p_i p_j for i ≠ j", "++-"),
+    "indices said in front of a display": (
+        "p_i = e^{z_i}/Σ_k e^{z_k}\nCase $i = j$:\n$$\\frac{\\partial p_i}{\\partial z_j} = p_i(1-p_i)$$", "++"),
+    "indices in cases": (
+        "p_i = e^{z_i}/Σ_k e^{z_k}\n∂p_i/∂z_j = p_i (1 - p_i) if i = j, -p_i p_j otherwise", "++"),
+    "a hypothesis of each example": (
+        "h(x_i) = w x_i + b\nJ = 1/(2m) Σ_i (h(x_i) - y_i)^2\n∂J/∂w = 1/m Σ_i (h(x_i) - y_i) x_i\n∂J/∂b = Σ_i (h(x_i) - y_i)",
+        "+++-"),
+    "a hypothesis with its parameters below": (
+        "h_θ(x) = θ^T x\nJ(θ) = 1/2m Σ_{i=1}^m (h_θ(x^(i)) - y^(i))^2\n∂J/∂θ = 1/m Σ_i (h_θ(x^(i)) - y^(i)) x^(i)", "+++"),
+    "an example's derivatives are of its own loss": (
+        "z^(i) = w^T x^(i) + b\na^(i) = σ(z^(i))\nL(a, y) = -(y log a + (1-y) log(1-a))\nJ = 1/m Σ_i L(a^(i), y^(i))\n"
+        "dz^(i) = a^(i) - y^(i)\ndw = 1/m Σ_i dz^(i) x^(i)\ndb = Σ_i dz^(i)", "++++++-"),
+    "unless nothing says so": ("L = 1/n Σ_i (p_i - y_i)^2\n∂L/∂p_i = 2 (p_i - y_i)", "+-"),
+    "a loss of which nothing is said": ("J = L(W) + λ/2 ||W||²\ndJ/dW = dL/dW + λ W\ndJ/dW = dL/dW + 2 λ W", "++-"),
+    "a loss of two, of which nothing is said": (
+        "z = w x\na = σ(z)\nJ = L(a, y)\ndJ/dz = dJ/da a (1 - a)\ndJ/dz = dJ/da a\ndJ/dz = a - y", "++++-?"),
+    "the gradient of any name": ("f = x^T A x\n∇_x f = (A + A^T) x\n∇_x f = 2 A x", "++-"),
+    "of a symmetric matrix": ("f(x) = x^T A x, A symmetric\n∇f = 2 A x\n∇f = A x", "+++-"),
+    "numerators up": ("y = A x\ndy/dx = A\nf = x^T A x\ndf/dx = x^T (A + A^T)\ndf/dx = x^T (A - A^T)", "++++-"),
+    "an arrow from value to value": ("x → z = w x + b → a = σ(z) → L = ½(a − y)²\ndL/dz = (a − y) a (1 − a)", "++++"),
+    "the adjoint that comes in is a number": (
+        "x = 2, w = 3\nz = w x = 6\ndL/dz = 0.5\ndL/dw = dL/dz x = 1\ndL/dx = 2.5", "+++++++-"),
     # notation
     "σ beside σ²": (
         r"\mu = \frac1n \sum_i x_i" "\n"

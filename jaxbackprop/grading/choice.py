@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.counters import counter, moved
-from jaxbackprop.grading.derivatives import output_of
+from jaxbackprop.grading.derivatives import letter_of_examples, output_of, own_losses
 from jaxbackprop.grading.expression import (
     Expr,
     ShapeError,
     UnknownError,
     has,
+    has_local,
     name,
     names,
     nodes,
@@ -100,12 +101,13 @@ def choose(reading: Reading) -> World | None:
     """The world under which the most lines hold."""
     best, most = None, -1.0
     trials = max(2, TRIALS // (1 + sum(size(e) for e in formulae_of(reading))))
+    numerators = any(c.read and has_local(c.left) for c in reading.claims)  # type: ignore[arg-type]  # dy/dx = A
     for world in _limited(worlds(reading), trials):
         for variant in (world, world._replace(turned_adjoints="all"), world._replace(turned_adjoints="vectors")):
             if variant.turned_adjoints and (not world.layout.vectors or most > 0.9 * len(reading.claims)):
                 break
             held = sum(many * holds(variant, c) for c, many in _distinct(variant.reading.claims))
-            if held > most + bool(variant.turned_adjoints):
+            if held > most + (bool(variant.turned_adjoints) and not numerators):
                 best, most = variant, held
         if most == sum(c.read for c in reading.claims):
             break
@@ -267,8 +269,8 @@ def losses(reading: Reading, layout: Layout) -> list[Loss]:
     target = None if stated else target_of(reading)
     if target:
         base = [loss for loss in _assumed(reading, target) if loss] + base
-    if not layout.batch:
-        return base
+    if not layout.batch or letter_of_examples(reading):
+        return [loss._replace(each=each) for loss in base for each in (False, True)[: 1 + own_losses(reading)]]
     stated = nodes(reading.definitions[reading.loss][1]) if own else ()
     mean = any((n.op == "reduce" and n.args[0] == "mean") or (n.op == "name" and n.args[0] in "mNnB") for n in stated)
     ways = [(False, False), (False, True)] if own and mean else [(False, False), (True, True), (True, False)]

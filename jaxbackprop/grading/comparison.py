@@ -101,7 +101,7 @@ def compare(world: World, left: Expr, right: Expr) -> Outcome:
 def variants(world: World, left: Expr, right: Expr) -> Iterator[World]:
     """The world under each way to read what these formulae leave open, the plainest first."""
     both = Expr("+", (left, right))
-    locals_ = ("rows", "columns", "diagonal") if has_local(both) and (world.layout.vectors) else ("rows",)
+    locals_ = ("rows", "columns", "diagonal", "turned") if has_local(both) and (world.layout.vectors) else ("rows",)
     through = (left.op == "derivative" and left.args[0][0]) or has(both, "partial")
     totals = ("", "literal", "total") if through else ("",)
     sums = (False, True) if world.layout.batch and _plain_sum(right) else (False,)

@@ -27,6 +27,7 @@ from jaxbackprop.grading.expression import (
     size,
 )  # fmt: skip
 from jaxbackprop.grading.functions import Function
+from jaxbackprop.grading.reading import OPAQUE
 from jaxbackprop.grading.world import World, resolved
 
 LONG = 30  # symbols in a formula beyond which the chain rule is given instead
@@ -51,7 +52,7 @@ def right_line(world: World, left: Expr) -> Expr | None:
 
 def _with_counts(world: World, left: Expr):
     """What is proposed; and over a batch the same divided by the number of examples."""
-    found = [f for f in _proposed(world, left) if f is not None]
+    found = [g for f in _proposed(world, left) if f is not None for g in dict.fromkeys((_tidied(f), f))]
     yield from found
     m = next(
         (
@@ -63,6 +64,20 @@ def _with_counts(world: World, left: Expr):
     )
     if world.layout.batch and m is not None:
         yield from (Expr("product", (Expr("/", (ONE, name(m))), f)) for f in found)
+
+
+def _tidied(expr: Expr) -> Expr:
+    """(A B)ᵀ as Bᵀ Aᵀ, and Aᵀᵀ as A."""
+
+    def change(node: Expr) -> Expr | None:
+        match node:
+            case Expr("transpose", (Expr("transpose", (a,)),)):
+                return _tidied(a)
+            case Expr("transpose", (Expr(("product" | "matmul"), factors) as a,)):
+                return _tidied(Expr(a.op, tuple(Expr("transpose", (f,)) for f in reversed(factors))))
+        return None
+
+    return replace(expr, change)
 
 
 def _beside_target(world: World, bottom):
@@ -140,6 +155,9 @@ def formula_of(world: World, bottom) -> Expr | None:
     for t, (own, e) in world.reading.definitions.items():
         if text in names(e):
             seed = ONE if t == (world.reading.loss or "") or t == "" else adjoint(t, own)
+            if any(n.op == "call" and n.args[0].startswith(OPAQUE) for n in nodes(e)):
+                terms.append(times(seed, Expr("derivative", ((t, own), bottom))))
+                continue
             terms.append(gathered(pullback(world, e, seed), bottom, ()))
     return plus([t for t in terms if t is not None]) if terms else None
 
@@ -269,7 +287,7 @@ def pullback(world: World, expr: Expr, seed: Expr) -> list[Share]:
             power = a if n == 2 else Expr("^", (a, number(n - 1)))
             scaled = times(number(n), seed)
             return pullback(
-                world, a, times(scaled, power, "product" if scaled.op == "number" or shape(a) == (1, 1) else "hadamard")
+                world, a, times(scaled, power, "product" if (1, 1) in (shape(scaled), shape(a)) else "hadamard")
             )
         case "call", (function, primes, a):
             op = "product" if shape(a) == (1, 1) else "hadamard"
@@ -318,6 +336,9 @@ def times(a: Expr, b: Expr, op: str = "product") -> Expr:
             return times(number(left[0].args[0] * right[0].args[0]), _joined((*left[1:], *right[1:])))
         if right[0].op == "number":
             return times(right[0], _joined((*left, *right[1:])))
+        match left, right[0]:
+            case [Expr("number", (x, _))], Expr("/", (a, Expr("number", (y, _)))) if y:  # 2 (λ / 2)
+                return times(number(x / y), _joined((a, *right[1:])))
         return Expr("product", (*left, *right))
     return Expr(op, (a, b))
 

@@ -9,6 +9,7 @@ from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import Expr, UnknownError, Variable, has, name, names, nodes, show
 from jaxbackprop.grading.reading import Reading
+from jaxbackprop.grading.shapes import EVERY
 from jaxbackprop.grading.values import Node, Scope, at_first, evaluate, pull
 from jaxbackprop.grading.world import Values, World, resolved, scope_by, stored, unknown
 
@@ -59,6 +60,8 @@ def with_adjoints(world: World, own: dict[str, np.ndarray] | None = None) -> Wor
     outputs = () if stated else outputs_of(world.reading)
     rng = np.random.default_rng(1)
     seeds = {v: rng.normal(size=world.values[v].array.shape) for v in outputs if v in world.values}
+    if not world.layout.vectors:
+        seeds |= {v: np.full_like(seeds[v], x) for v, x in world.reading.upstream.items() if v in seeds}
     if not outputs and key in world.values:
         seeds = {key: _seed(world, world.values[key])}
     return world._replace(adjoints=_backward(world, seeds, own or {}), outputs=outputs)
@@ -73,22 +76,58 @@ def _seed(world: World, node: Node) -> np.ndarray:
 def _backward(world: World, seeds: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Reverse mode through one definition after the other, so that an adjoint can be put in on the way."""
     total: dict[str, np.ndarray] = {v: np.broadcast_to(s, world.values[v].array.shape) for v, s in seeds.items()}
-    scale = world.sized.examples if world.loss.each else 1
+    scale = _scales(world) if world.loss.each else {}
     for v, (letters, e) in reversed(world.reading.definitions.items()):
         if v in own:
-            total[v] = own[v] / (scale if _by_example(world, v) else 1)
+            total[v] = own[v] / scale.get(v, 1)
         if v not in total:
             continue
         for u, part in pulled(world, (v, letters), e, total[v]).items():
             total[u] = total.get(u, 0) + part
     adjoints = {v: np.broadcast_to(total.get(v, 0.0), n.array.shape) for v, n in world.values.items()}
-    if world.loss.each:
-        adjoints = {v: a * world.sized.examples if _by_example(world, v) else a for v, a in adjoints.items()}
+    adjoints = {v: a * scale.get(v, 1) for v, a in adjoints.items()}
     return adjoints | {v: a for v, a in own.items() if v in adjoints}
 
 
-def _by_example(world: World, v: str) -> bool:
-    return world.layout.batch and world.sized.names[v][1 if world.layout.rows else 2] == world.sized.examples > 1
+def _scales(world: World) -> dict[str, int]:
+    """Of what differs from example to example: how many examples there are."""
+    reading, sized = world.reading, world.sized
+    by = letter_of_examples(reading)
+    if by:
+        of = {n.args[0]: sized.names[n.args[0]][0][n.args[1].index(by)] for n in _named(reading) if by in n.args[1]}
+        return {v: n for v, n in of.items() if v != reading.loss}
+    along = 1 if world.layout.rows else 2
+    many = sized.examples
+    return {v: many for v in world.values if world.layout.batch and sized.names[v][along] == many > 1}
+
+
+def _named(reading: Reading) -> list[Expr]:
+    heads = [name(v, letters) for v, (letters, _) in reading.definitions.items()]
+    inside = [n for _, e in reading.definitions.values() for n in nodes(e) if n.op == "name"]
+    return [n for n in heads + inside if n.args[0] in reading.definitions or n.args[0] in reading.free]
+
+
+def letter_of_examples(reading: Reading) -> str:
+    """The i of J = 1/m Σ_i L_i; "" where the loss is no mean over a letter."""
+    loss = reading.definitions.get(reading.loss, ((), None))[1]
+    sums = _means(loss) if loss is not None else []
+    return sums[0].args[0][0] if len(sums) == 1 else ""
+
+
+def own_losses(reading: Reading) -> bool:
+    """Whether dz_i may be the derivative of L_i alone: of J = 1/m Σ_i L_i, or beside dw = 1/m Σ_i dz_i x_i."""
+    by = letter_of_examples(reading)
+    if not by:
+        return False
+    (mean,) = _means(reading.definitions[reading.loss][1])
+    inside = [n for c in reading.claims if isinstance(c.right, Expr) for m in _means(c.right) for n in nodes(m)]
+    return mean.args[1].op == "name" or any(n.op == "derivative" and by in n.args[1][1] for n in inside)
+
+
+def _means(e: Expr) -> list[Expr]:
+    """The sums over one letter, if a formula divides by how many there are."""
+    counted = any(n.op == "name" and n.args[0] in EVERY for n in nodes(e))
+    return [n for n in nodes(e) if n.op == "sum" and len(n.args[0]) == 1] if counted else []
 
 
 def outputs_of(reading: Reading) -> tuple[str, ...]:
@@ -246,6 +285,7 @@ def _laid_out(world: World, jacobian: np.ndarray, tops: int, upper, bottoms: int
     lead = a.shape[: 1 + len(letters)]
     if tr * tc == 1:
         matrix = a.reshape(*lead, br, bc)
+        matrix = np.swapaxes(matrix, -1, -2) if world.local == "turned" else matrix
     elif br * bc == 1:
         matrix = a.reshape(*lead, tr, tc)
     elif 1 in (tr, tc) and 1 in (br, bc):

@@ -270,6 +270,8 @@ def _show(expr: Expr, loss: str, binding: int) -> str:
         case "cases", branches:
             pairs = zip(branches[1::2], branches[::2], strict=True)
             return "{" + "; ".join(f"{inside(value)}, {inside(guard)}" for value, guard in pairs) + "}"
+        case "compare", (sign, Expr("delta", (i, j)), Expr("number")):
+            return f"{i} {'=' if sign == '==' else '≠'} {j}"
         case "compare", (sign, a, b):
             return f"{inside(a)} {sign} {inside(b)}"
         case "and", (a, b):

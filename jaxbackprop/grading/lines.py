@@ -29,30 +29,32 @@ class Link(NamedTuple):
 class Chain(NamedTuple):
     """A chain of equalities: the line it begins on, its links, and whether it goes on from the chain before.
 
-    `bare` marks a formula that stands alone, without a relation.
+    `bare` marks a formula that stands alone, without a relation; `where` says for which indices it holds: "i ≟ j".
     """
 
     row: int
     links: tuple[Link, ...]
     continues: bool = False
     bare: bool = False
+    where: str = ""
 
 
 class Piece(NamedTuple):
-    """A stretch of text that is read as one: its first and last line, and whether it is set as mathematics."""
+    """A stretch of text that is read as one: its first and last line, whether it is set as mathematics, and for which indices."""
 
     row: int
     end: int
     raw: str
     display: bool = False
+    where: str = ""
 
 
 _RELATION = re.compile(
     r"\\(?:Rightarrow|Longrightarrow|implies|rightarrow|longrightarrow|to|mapsto|equiv|coloneqq|triangleq|leftarrow|gets)(?![A-Za-z])"
-    r"|\\approx(?![a-z])|≈|⇒|⟹|→|⟶|↦|≔|≡|←|:=|=>|->|[-+*/]=(?![=>])|(?<![<>!=:])={1,2}(?!=)"
+    r"|\\approx(?![a-z])|≈|⇒|⟹|→|⟶|↦|≔|≡|←|:=|=>|-{1,2}>|[-+*/]=(?![=>])|(?<![<>!=:])={1,2}(?!=)"
 )
 _SINGLE = re.compile(_RELATION.pattern.replace("={1,2}", "="))
-_ARROWS = ("\\rightarrow", "\\longrightarrow", "\\to", "\\mapsto", "→", "⟶", "↦", "->")
+_ARROWS = ("\\rightarrow", "\\longrightarrow", "\\to", "\\mapsto", "→", "⟶", "↦", "->", "-->")
 _IMPLIES = ("\\Rightarrow", "\\Longrightarrow", "\\implies", "⇒", "⟹", "=>")
 _ENVIRONMENT = r"(?:align|aligned|alignat|equation|gather|gathered|eqnarray|split|multline|flalign|tabular|array)\*?"
 _DELIMITER = re.compile(rf"\$\$|\$|\\[\[\]()]|\\(?:begin|end)\{{{_ENVIRONMENT}\}}(?:\{{[lrc|\d ]*\}})?")
@@ -115,7 +117,55 @@ def _one_way(text: str) -> str:
     text = re.sub(
         rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={quotient})", "; ", text
     )
-    return re.sub(r"(?<=\w[ \t])([eyi])(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])(?<!=\s[eyi])", ";", text)
+    text = re.sub(r"(?<=\w[ \t])([eyi])(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])(?<!=\s[eyi])", ";", text)
+    text = _SYMMETRIC.sub(lambda m: f"; {m[1] or m[2]} = {m[1] or m[2]}^T;", text)
+    indices = {*re.findall(r"_\{?[a-z]?,?([a-z])(?![a-z])", text), *re.findall(r"[_{]([a-z])[a-z]?\}", text)}
+
+    def condition(m: re.Match) -> str:
+        return f"{m[1]}{m[2]} ≟ {m[3]}" if {m[2], m[3]} <= indices and m[2] != m[3] else m[0]
+
+    return _EQUAL_INDICES.sub(condition, text)
+
+
+_SYMMETRIC = re.compile(
+    r"[(,;]?[ \t]*(?:(?:[Ii]f|[Ff]or|[Ww]ith|[Ww]here|[Ww]hen|[Ll]et|[Ff]alls|[Ff]ür|[Mm]it|[Ss]i|[Aa]vec)[ \t]+)?"
+    r"(?:\$?([A-Z])\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
+    r"|(?:a |the )?(?:symmetric|symmetrische[sn]?)[ \t]+(?:matrix[ \t]+|Matrix[ \t]+)?\$?([A-Z])(?![\w(])\$?)[),.:]?"
+)
+_IF = r"(?:if|for|when|where|case|wenn|falls|für|si|pour|quand|cas|fall)"
+_EQUAL_INDICES = re.compile(  # if i = j, (i = j), & i = j, i = j:
+    rf"(?im)((?:\b{_IF}|\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*{_IF}\s*\}}|[,(&]|\\q?quad|^[-*\s]*)\s*\$?\s*)([i-nc])\s*&?={{1,2}}\s*([i-nc])(?=\s*(?:$|[$,;:).&\\}}]|\b[a-z]{{2}}))"
+)
+_WHERE = re.compile(
+    rf"(?i)[\s,(&]*(?:\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*\}}|\\q?quad|\b{_IF}\b|[\s,(&])*(?<![\w\\{{])([i-nc])\s*(≟|≠|!=|\\neq?(?![a-z])|\\not\s*=)\s*([i-nc])(?![\w(])\s*[),.:]*"
+)
+
+
+def _with_conditions(pieces: list[Piece]) -> list[Piece]:
+    """If i = j: A = B, and A = B for i ≠ j, as A = B with what it holds for; a condition alone is that of what follows."""
+    found: list[Piece] = []
+    before = ""
+    for piece in pieces:
+        marks = [*_WHERE.finditer(piece.raw)]
+        if (
+            len(marks) != 1
+            or re.search(
+                r"cases|otherwise|else|[Σ∑]|\\sum", piece.raw[: marks[0].start()] + piece.raw[marks[0].end() :]
+            )
+            or piece.raw.count("≟") > 1
+        ):
+            whole = piece
+        else:
+            (mark,) = marks
+            rest = f"{piece.raw[: mark.start()]} {piece.raw[mark.end() :]}".strip()
+            where = f"{mark[1]} {'≟' if mark[2] == '≟' else '≠'} {mark[3]}"
+            if not _RELATION.search(rest):
+                before = where
+                continue
+            whole = piece._replace(raw=rest, where=where)
+        found.append(whole if whole.where or not _RELATION.search(whole.raw) else whole._replace(where=before))
+        before = before if not _RELATION.search(whole.raw) else ""
+    return found
 
 
 def _one_by_one(match: re.Match) -> str:
@@ -254,7 +304,7 @@ def _pieces(text: str) -> list[Piece]:
             line.append((row, row + part.count("\n"), part, True))
             row += part.count("\n")
     end_line()
-    return _joined_lines(pieces)
+    return _joined_lines(_with_conditions(pieces))
 
 
 def _parts(text: str) -> list[tuple[str, str]]:
@@ -424,7 +474,7 @@ def _statements(piece: Piece, known: Vocabulary) -> list[Chain]:
     for part in parts:
         if part.strip(" ,.;"):
             found.extend(_chains_of(piece, part.strip(), known))
-    return found
+    return [c._replace(where=piece.where) for c in found] if piece.where else found
 
 
 def _readable_together(raw: str, known: Vocabulary) -> bool:
@@ -459,14 +509,17 @@ def _chains_of(piece: Piece, raw: str, known: Vocabulary) -> list[Chain]:
         if not piece.display or _is_prose(links[0][1], known):
             return []
         return [Chain(row, (Link("", raw.strip(), _read(links[0][1], known)),), continues=True, bare=True)]
-    # A = B => C = D says two things
+    # A = B => C = D says two things, x → z = w x → a = g(z) too
     starts = [0]
     for index in range(1, len(links) - 1):
-        implied = links[index][0] in _IMPLIES and links[index + 1][0] not in _IMPLIES and index - starts[-1] > 1
-        if implied and isinstance(_read(links[index][1], known, first=True), Expr):
+        relation, after = links[index][0], links[index + 1][0]
+        implied = relation in _IMPLIES and after not in _IMPLIES and index - starts[-1] > 1
+        onward = relation in _ARROWS and after == "=" and (index - starts[-1] > 1 or _CODE.fullmatch(alone))
+        if (implied or onward) and isinstance(_read(links[index][1], known, first=True), Expr):
             starts.append(index)
     parts = [links[a:b] for a, b in zip(starts, [*starts[1:], len(links)], strict=True)]
-    if len(parts) > 1 and len(parts[-1]) > 1:
+    parts = [part for part in parts if len(part) > 1 or len(parts) == 1]
+    if len(starts) > 1 and len(parts[-1]) > 1:
         return [_chain(row, [("", part[0][1]), *part[1:]], continues and part is parts[0], known) for part in parts]
     return [_chain(row, links, continues, known)]
 
@@ -494,7 +547,7 @@ def _chain(row: int, links: list[tuple[str, str]], continues: bool, known: Vocab
         kind = "→" if relation in _ARROWS else "⇒" if relation in _IMPLIES else "="
         kind = relation if relation in ("+=", "-=", "*=", "/=") else kind
         expr = _read(raw, known, index == 0, index == last, boxed)
-        read.append(Link(kind if index else "", " ".join(raw.split()).strip(" ,;"), expr))
+        read.append(Link(kind if index else "", " ".join(raw.split()).strip(" ,;").replace("≟", "="), expr))
     return Chain(row, tuple(read), continues)
 
 

@@ -9,7 +9,7 @@ the left of an equation or in a derivative, the letters that are functions, and 
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from jaxbackprop.grading.counters import coded, counting
@@ -291,7 +291,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     if known.entrywise:
         text = re.sub(r"(?<=\w)\[(?![^\[\]]*[<>=])", "⟪index⟫[", text).replace("*", "⋆")
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
-    text = _words(_derivatives(_rewritten(text, _FUNCTION_NAMES)), known)
+    text = _words(_derivatives(_rewritten(text, _FUNCTION_NAMES), known.bare), known)
     return _rewritten(text, _CASES).strip(" ,;:").rstrip(" ,;.:")
 
 
@@ -349,6 +349,7 @@ _FUNCTION_NAMES = _rules(
     ("g'_1 is g1'", r"('+)_?(\d+)(?=\s*\()", r"\2\1"),
 )  # fmt: skip
 _CASES = _rules(
+    ("i = j, of indices", "≟", "=="),
     ("1 if z > 0 and 0 otherwise", r"\band\s+(?=[\w.]+\s+(?:otherwise|else|if|for|when)\b)", ", "),
     ("commas in a row", r",(?:\s*,)+", ","),
     ("a comma before if", r",\s*(?=(?:if|for|when|else|otherwise|elsewhere)\b)", " "),
@@ -425,6 +426,7 @@ _LAYERS = _rules(
     ("z^[1], a^(2)", r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}"),
 )  # fmt: skip
 _SYMBOLS = _rules(
+    ("h_θ(x)", r"(?<![A-Za-z0-9_])([hfgp])_\(?(?:θ|\\theta|w|W|[wW],\s*b)\)?\s?(?=\()", r"\1"),
     ("d^2L/dw^2", _SECOND.pattern, _second),
     ("z^l where nothing counts: not read",
      r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫"),
@@ -477,13 +479,15 @@ def _layers(text: str, layered: frozenset[str]) -> str:
                   lambda m: f"{m[1]}{m[2]}{m[3] or m[4]}" if m[2] in layered else m[0], text)  # fmt: skip
 
 
-def _derivatives(text: str) -> str:
-    """dL/dz, d/dw (…), ∇_w L, dg(z)/dz."""
+def _derivatives(text: str, values: Collection[str]) -> str:
+    """dL/dz, d/dw (…), ∇_w L, dg(z)/dz; `values` are names that the text computes."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
+    tops = "|".join(dict.fromkeys((*LOSSES, "f", *sorted(values))))
     text = re.sub(rf"∇\s*({'|'.join(LOSSES)})(?=\s*$)", "⟪∂⟫", text)  # by what is not said
-    text = re.sub(rf"∇\s*({'|'.join(LOSSES)}|f)\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
-    text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)
-    text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({'|'.join(LOSSES)})(?![A-Za-z0-9])", r" ∂\2/∂\1 ", text)
+    text = re.sub(rf"∇\s*({tops})(?=\s*$)", r"\1'", text)
+    text = re.sub(rf"∇\s*({tops}|[a-zA-Z])\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
+    text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({tops})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)
+    text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({tops})(?![A-Za-z0-9'_⟨])", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?\(?\s*({NAME})\)?", r" ∂\1 ", text)
     text = re.sub(
         rf"([d∂])\s*({GENERIC.pattern}|{'|'.join(ELEMENTWISE)})\s*\(\s*({NAME})\s*\)\s*/\s*[d∂]\s*({NAME})",
@@ -553,7 +557,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return f"⨍{word}" if function or bare or primed else word
     if word in KEYWORDS or after_d:
         return word
-    if word in known.functions and function:
+    several = len(word) == 1 or word.lower() in ("loss", "cost")  # L(a, y): of several arguments
+    if (word in known.functions and function) or (several and re.match(r"\s?\([\w⟨⟩^ ]+(?:,[\w⟨⟩^ ]+)+\)", rest)):
         return f"⨍{word}"
     if GENERIC.fullmatch(word) and function and (primed or word not in known.bare):
         return f"⨍{word}"

@@ -12,12 +12,11 @@ from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, names
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.reading import Reading, formulae_of, ordered
-from jaxbackprop.grading.shapes import INPUT, RATE, Layout, Sized, infer
+from jaxbackprop.grading.shapes import EVERY, INPUT, RATE, Layout, Sized, infer
 from jaxbackprop.grading.values import Rules
 from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved
 
 DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
-EVERY = ("n", "m", "N", "M", "B", "batch", "D", "d", "K", "H", "C")  # names for how many there are
 
 
 def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", seed: int = 0) -> World:
@@ -132,6 +131,8 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
             axis = axis if a.shape[axis] > 1 else -1 if axis == -2 else -2
             a = a / a.sum(axis=axis, keepdims=True) if a.shape[axis] > 1 else a
             a = (a == a.max(axis=axis, keepdims=True)).astype(float) if v in classes else a
+        if v in reading.symmetric and rows == columns:
+            a = (a + np.swapaxes(a, -1, -2)) / 2
         drawn[v] = a
     return drawn
 

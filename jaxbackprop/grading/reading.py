@@ -13,12 +13,25 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.counters import moved
 from jaxbackprop.grading.curvature import jet
-from jaxbackprop.grading.expression import Expr, has, has_local, name, names, nodes, renamed, replace, symbols
+from jaxbackprop.grading.expression import (
+    ONE,
+    Expr,
+    has,
+    has_local,
+    name,
+    names,
+    negated,
+    nodes,
+    renamed,
+    replace,
+    symbols,
+)
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import Chain
 from jaxbackprop.grading.notation import GENERIC, LOSSES
 
+OPAQUE = "φ9"  # how a function begins of which nothing is said
 Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and its formula
 
 
@@ -26,7 +39,7 @@ class Claim(NamedTuple):
     """One equation: `left = right`, the term before `right` in its chain, and the chain's terms.
 
     `bare` marks a formula that stands alone; `raw` is what was written on the right; `completed` is the line of code that
-    finishes what this one begins, 0 for none.
+    finishes what this one begins, 0 for none; `where` says for which indices it holds, "i ≟ j".
     """
 
     row: int
@@ -39,6 +52,7 @@ class Claim(NamedTuple):
     bare: bool
     raw: str
     completed: int = 0
+    where: str = ""
 
     @property
     def read(self) -> bool:
@@ -74,6 +88,18 @@ class Reading(NamedTuple):
     loss: str
     shared: Mapping[str, int] = MappingProxyType({})
     whole: bool = False
+
+    @property
+    def symmetric(self) -> frozenset[str]:
+        """Matrices of which A = A^T is said."""
+        said = (c.left for c in self.claims if c.left == getattr(c.right, "args", (None,))[0])
+        return frozenset(v.args[0] for v in said if isinstance(v, Expr) and v.op == "name")
+
+    @property
+    def upstream(self) -> dict[str, float]:
+        """Numbers that the text gives for derivatives of the loss: dL/dz = 3."""
+        said = [(c.left, c.right) for c in self.claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
+        return {v.args[1][0]: _number(x) for v, x in said if v.op == "derivative" and not v.args[0][0] and is_number(x)}
 
     @property
     def free(self) -> list[str]:
@@ -130,9 +156,34 @@ def claims_of(found: Iterable[Chain]) -> list[Claim]:
                 link = link._replace(expr=Unread("what stands before it was not read"))
             text = link.raw if chain.bare else f"{left_text} {link.relation} {link.raw}".strip()
             terms = last_terms if isinstance(left, Expr) else ()
-            claims.append(Claim(chain.row, text, left, link.expr, before, link.relation, terms, chain.bare, link.raw))
+            if chain.where and isinstance(left, Expr) and isinstance(link.expr, Expr):
+                link, terms = link._replace(expr=_there(left, link.expr, chain.where)), ()
+                text += f" for {chain.where.replace('≟', '=')}"
+            claims.append(
+                Claim(
+                    chain.row,
+                    text,
+                    left,
+                    link.expr,
+                    before,
+                    link.relation,
+                    terms,
+                    chain.bare,
+                    link.raw,
+                    where=chain.where,
+                )
+            )
             before = link.expr if isinstance(link.expr, Expr) else None
     return [_turned(c) for c in claims]
+
+
+def _there(left: Expr, right: Expr, where: str) -> Expr:
+    """The right side where it is said to hold, and elsewhere the left: [i = j] right + (1 − [i = j]) left."""
+    i, equal, j = where.split()
+    here = Expr("delta", (i, j))
+    elsewhere = Expr("+", (ONE, negated(here)))
+    here, elsewhere = (here, elsewhere) if equal == "≟" else (elsewhere, here)
+    return Expr("+", (Expr("product", (here, right)), Expr("product", (elsewhere, left))))
 
 
 def _turned(claim: Claim) -> Claim:
@@ -152,9 +203,10 @@ def read(claims: list[Claim]) -> Reading:
     >>> list(found.definitions), found.free, found.loss
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
-    claims = _families(_with_parameters(_of_all_entries(claims)))
+    claims, opaque = _with_opaque(_with_parameters(_of_all_entries(claims)))
+    claims = _families(claims)
     claims = [changed(c, lambda e: replace(e, _product)) for c in claims]
-    learned = _Learned()
+    learned = _Learned(definitions=opaque)
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
     claims = [changed(c, lambda e: _by_its_own(e, learned.definitions)) for c in claims]
@@ -243,23 +295,82 @@ def _with_steps(definitions: dict[str, Definition]) -> dict[str, Definition]:
 
 
 def _with_parameters(claims: list[Claim]) -> list[Claim]:
-    """Where f(x) = x^n, with another name than x in it, f is a value, and f'(x) its derivative by x."""
+    """Where f(x) = x^n, with another name than x in it, f is a value, and f'(x) its derivative by x; L(a, y) = … too.
+
+    Beside h(x) = w x, h(x_i) is h_i = w x_i; f(u) with another u is f's formula with u in it.
+    """
     every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
-    heads: dict[str, Expr] = {}
+    heads: dict[str, tuple[tuple[Expr, ...], Expr]] = {}
     for c in claims:
         if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and not c.left.args[1]:
-            function, _, argument, *more = c.left.args
-            alone = all(n.args[2:] == (argument,) for n in every if n.op == "call" and n.args[0] == function)
-            if len(function) == 1 and function != "σ" and argument.op == "name" and alone and not more:
-                heads |= {function: argument} if names(c.right) - {argument.args[0]} and not has_local(c.right) else {}
+            function, _, *inside = c.left.args
+            values = all(a.op == "name" for a in inside) and len({*inside}) == len(inside)
+            open_ = len(inside) > 1 or (names(c.right) - {inside[0].args[0]} and not has_local(c.right))
+            if len(function) == 1 and function != "σ" and values and open_:
+                heads.setdefault(function, (tuple(inside), c.right))
+    letters: dict[str, tuple[str, ...]] = {}
+    for f, (inside, _) in heads.items():
+        calls = {n.args[2:] for n in every if n.op == "call" and n.args[0] == f}
+        others = [[a.args for a in call if a.op == "name"] for call in calls if call != inside]
+        by = {tuple(dict.fromkeys(x for _, its in call for x in its)) for call in others}
+        alike = all([a.args[0] for a in call if a.op == "name"] == [a.args[0] for a in inside] for call in calls)
+        families = {n.args[0] for n in every if n.op == "name" and n.args[1]}
+        own = tuple(dict.fromkeys(x for a in inside for x in a.args[1]))
+        if not own and len(by) == 1 and alike and all(a.args[0] in families for a in inside):
+            own = next(iter(by))
+        letters[f] = own
+
+    def lettered(e: Expr, inside: tuple[Expr, ...], own: tuple[str, ...]) -> Expr:
+        return replace(e, lambda n: name(n.args[0], own) if n in inside and not n.args[1] else None)
 
     def change(n: Expr) -> Expr | None:
         if n.op != "call" or n.args[0] not in heads or n.args[1] > 2:
             return None
-        variables = ((n.args[0], ()), *(heads[n.args[0]].args,) * n.args[1])
-        return Expr(("name", "derivative", "second")[n.args[1]], variables if n.args[1] else variables[0])
+        (f, primes, *given), (inside, body) = n.args, heads[n.args[0]]
+        own = letters[f]
+        if primes:
+            variables = ((f, ()), *(inside[0].args,) * primes)
+            return Expr(("derivative", "second")[primes - 1], variables) if given == [*inside] else None
+        if tuple(given) in (inside, tuple(name(a.args[0], own) for a in inside)):
+            return name(f, own)
+        put = dict(zip(inside, given, strict=True)) if len(given) == len(inside) else None
+        return put and replace(body, put.get)
 
-    return [changed(c, lambda e: replace(e, change)) for c in claims] if heads else claims
+    def valued(c: Claim) -> Claim:
+        if isinstance(c.left, Expr) and c.left.op == "call" and c.left.args[0] in heads and not c.left.args[1]:
+            inside, own = heads[c.left.args[0]][0], letters[c.left.args[0]]
+            c = changed(c, lambda e: lettered(e, inside, own)) if own else c
+        return changed(c, lambda e: replace(e, change))
+
+    return [valued(c) for c in claims] if heads else claims
+
+
+def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition]]:
+    """In J = L(W) + ½ λ ‖W‖², L(W) is a value of which nothing is said but what it is a function of; with its definition."""
+    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op in ("call", "name")}
+    called: dict[str, set[tuple]] = {}
+    for n in every:
+        if n.op == "call" and not n.args[1] and n.args[0] in (*LOSSES, "R", "Ω") and n.args[0] not in heads:
+            called.setdefault(n.args[0], set()).add(n.args[2:])
+    found: dict[str, Definition] = {}
+    for f, calls in called.items():
+        (given, *more) = calls
+        if not more and all(a.op == "name" for a in given):
+            letters = tuple(dict.fromkeys(x for a in given for x in a.args[1]))
+            parts = [Expr("call", (f"{OPAQUE}{i}", 0, a)) for i, a in enumerate(given)]
+            body = Expr("+", tuple(parts)) if len(parts) > 1 else parts[0]
+            found[f] = (letters, body if letters else Expr("reduce", ("sum", None, body)))
+
+    def change(n: Expr) -> Expr | None:
+        return name(n.args[0], found[n.args[0]][0]) if n.op == "call" and not n.args[1] and n.args[0] in found else None
+
+    def valued(c: Claim) -> Claim:
+        c = changed(c, lambda e: replace(e, change)) if found else c
+        lost = [n for n in nodes(c.right) if n.op == "call" and len(n.args) > 3] if isinstance(c.right, Expr) else []
+        return c._replace(right=Unread(f"the function {lost[0].args[0]} is not given"), terms=()) if lost else c
+
+    return [valued(c) for c in claims], found
 
 
 def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:

@@ -5,14 +5,15 @@ of its own, so that a missing transpose does not fit. One is no unknown: a vecto
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.expression import Expr, ShapeError, has, name, names, nodes, show
 
 ONE = 0
-EXAMPLES = 7
+EXAMPLES = 7  # no factor that is forgotten
+EVERY = ("n", "m", "N", "M", "B", "batch", "D", "d", "K", "H", "C")  # names for how many there are
 INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
 BIAS = re.compile(r"(?:b|c|β|γ|bias|gain|scale|B)(?:\d|_|$)|\w+(?:bias|gain|scale)\d*$")  # the same for every example
 TARGET = re.compile(r"(?:y|Y|t|T|target|targets|label|labels|ytrue|y_true)(?:_?\w{0,3}|⟨\w+⟩)?")
@@ -153,15 +154,24 @@ def infer(
         raise ShapeError(f"the index {min(fixed & running)} stands on one side only")
     _refuse_single(definitions, defined, sizes)
     roots = dict.fromkeys(sizes.find(i) for s in sizes.known.values() for i in (*s[0], s[1], s[2]))
-    # 7 examples: no factor that is forgotten
     count = {ONE: 1} | {r: (2, 3, 4, 5, 6, 8, 9, 10)[i % 8] for i, r in enumerate(r for r in roots if r != ONE)}
     many = sizes.find(sizes.examples)
-    count |= {many: EXAMPLES} if many in count and many != ONE else {}
+    count |= {root: EXAMPLES for root in {many, *_averaged(definitions, sizes)} if root in count and root != ONE}
     found = {
         v: (tuple(count[sizes.find(i)] for i in s[0]), count[sizes.find(s[1])], count[sizes.find(s[2])])
         for v, s in sizes.known.items()
     }
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
+
+
+def _averaged(definitions: Mapping, sizes: Sizes) -> Iterator[int]:
+    """The sizes over which a formula averages: the i of 1/m Σ_i."""
+    for _, e in definitions.values():
+        sums = [n for n in nodes(e) if n.op == "sum"] if names(e) & {*EVERY[:6]} else []
+        for v in _named(sums[0]) if sums else ():
+            slots = sizes.known.get(v.args[0], ((),))[0]
+            if len(v.args[1]) == len(slots):
+                yield from (sizes.find(i) for x, i in zip(v.args[1], slots, strict=True) if x == sums[0].args[0][0])
 
 
 def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> None:
@@ -224,7 +234,8 @@ def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
         if not letters and matrices and v in names(e) and v == moved(head, "t", -1):
             return True
         for n in _products(e) if len(letters) == 1 and INPUT.fullmatch(v) else ():
-            if name(v, letters) in n.args and any(m in n.args for m in matrices):
+            turned = any(f.op == "transpose" and f.args[0].op == "name" and not f.args[0].args[1] for f in n.args)
+            if name(v, letters) in n.args and (turned or any(m in n.args for m in matrices)):
                 return True
     return False
 

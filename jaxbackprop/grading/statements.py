@@ -112,7 +112,7 @@ def _once(claim: Claim, several: set[str]) -> Claim:
 
 def _changes(claim: Claim, since: list[Claim]) -> bool:
     """Whether a statement computes a quantity from what it held before; `since`: the lines from there on."""
-    if not isinstance(claim.right, Expr) or claim.row == since[0].row:
+    if not isinstance(claim.right, Expr) or claim.row == since[0].row or claim.where:
         return False
     if any(n == claim.left for n in nodes(claim.right)):
         return True

@@ -6,7 +6,7 @@ from jaxbackprop.grading.choice import holds
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import ZERO, Expr, adjoint, has, names, nodes, symbols
 from jaxbackprop.grading.grammar import Unread
-from jaxbackprop.grading.reading import Claim, Reading, is_number
+from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, is_number
 from jaxbackprop.grading.world import World
 
 
@@ -15,7 +15,7 @@ def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
     if _is_step(left, right):
         return "a step of the training, not a derivative"
     given = left in map(adjoint, world.outputs)
-    if is_number(right) and (left.op == "name" or given):
+    if is_number(right) and (left.op == "name" or (given and world.layout.vectors)):
         return "a number: it holds for one choice of the inputs only, and is not judged"
     if given and not has(right, "derivative"):
         follows = f"{world.called(left)} is the adjoint that is given: the text has no loss from which it could follow"
@@ -39,6 +39,9 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         lost = next((c.row for c in reading.claims if isinstance(c.left, Unread)), 0)
         if lost and reading.loss not in reading.definitions:
             return f"the loss may stand in line {lost}, which was not read"
+    opaque = next((v for v, (_, e) in reading.definitions.items() if any(map(_is_opaque, nodes(e)))), "")
+    if opaque and not has(right, "derivative", "partial") and not any(v.startswith("δ") for v in names(right)):
+        return f"what {opaque} is a function of is said, and not which function it is"
     if _may_be_a_condition(reading, left, right):
         return "it may be a condition, such as a derivative that is set to 0"
     if dead := _leads_nowhere(world, left, right):
@@ -52,6 +55,10 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"it needs {min(inside)}, of which nothing is said"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
+
+
+def _is_opaque(e: Expr) -> bool:
+    return e.op == "call" and e.args[0].startswith(OPAQUE)
 
 
 def _may_be_a_condition(reading: Reading, left: Expr, right: Expr) -> bool:

@@ -64,7 +64,8 @@ class World(NamedTuple):
         deltas: what δ stands for -> a name.
         generic: what an activation is that the text gives no formula for, "any" or "relu".
         rules: how to read what a formula leaves open.
-        local: how a derivative of one vector by another is laid out: "rows" dz/dh = W, "columns" Wᵀ, "diagonal".
+        local: how a derivative of one vector by another is laid out: "rows" dz/dh = W, "columns" Wᵀ, "diagonal"; "turned":
+            as "rows", and that of a number by a vector is a row too.
         total: what such a derivative goes through: "" the definition alone where it has the name, else all that lies
             between; "literal" the definition alone, "total" all.
         turned_adjoints: gradients are laid out the other way: "", "vectors" as rows, "all".
