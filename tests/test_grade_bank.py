@@ -283,7 +283,7 @@ def test_derivatives_of_the_functions_agree_with_differences(name_):
          "dWhy = sum_t dy[t] @ h[t].T\nh[t] = relu(h[t-1])", ["right"] * 5),  # a line of its own, and no dy[t] = …
         ("y_k = v h_k; L = \\sum_k ½ ||y_k - d_k||^2; dL/dv = \\sum_k (y_k - d_k) h_k", ["right"] * 3),  # of one y_k
         ("h_t = tanh(W h_{t-1} + U x_t); e_t = v^T h_t; a = softmax(e); c = \\sum_t a_t h_t; L = ½ ||c - y||^2; "
-         "dL/da_t = h_t^T (c - y); dL/dc = y - c", ["right"] * 5 + ["not judged", "wrong"]),  # a_t is an entry of a
+         "dL/da_t = h_t^T (c - y); dL/dc = y - c", ["right"] * 6 + ["wrong"]),  # a_t is an entry of a
         ("L = \\sum_t γ^t r_t^2; dL/dr_t = 2 γ^t r_t", ["right", "right"]),  # a power, where nothing counts
         ("h_t = w h_{t-1}; L = Σ_t h_t^2; dL/dw = Σ_t Σ_t dL/dh_t h_{t-1}; dL/dw = Σ_t (1 + Σ_t h_t)",
          ["right", "right", "not read", "not read"]),

@@ -22,14 +22,15 @@ from jaxbackprop.grading.expression import (
     nodes,
     number,
     replace,
+    show,
     show_variable,
     size,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
-from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, Reading, changed, formulae_of, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
+from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import Loss, World
 
 TRIALS = 60_000  # symbols evaluated in the choice of a reading
@@ -38,6 +39,7 @@ _MARKS = ("transpose", "matmul", "outer", "kron", "hadamard")
 
 def worlds(reading: Reading, allowed: tuple[Layout, ...] = ()) -> Iterator[World]:
     """Every way to take the text, the plainest first; or these layouts alone."""
+    last: list[World] = []
     for typed in (False, True) if _letters_differ(reading) else (False,):
         text = _of_output(_typed(reading) if typed else reading)
         for layout in allowed or layouts(text):
@@ -51,8 +53,13 @@ def worlds(reading: Reading, allowed: tuple[Layout, ...] = ()) -> Iterator[World
                             world = build(_without_loss(text), layout, Loss(), generic)
                     except (ShapeError, UnknownError):
                         continue
-                    if not (world.loss.mean and _is_summed(world)):
+                    if world.loss.mean and _is_summed(world):
+                        continue
+                    if _is_number(world):
                         yield with_deltas(world)
+                    else:
+                        last.append(world)
+    yield from map(with_deltas, last)
 
 
 def _of_output(reading: Reading) -> Reading:
@@ -77,6 +84,12 @@ def _is_one(world: World) -> bool:
     if reading.loss in LOSSES:
         return not batch or {*node.shape} <= {1, world.sized.examples} or bool(node.letters)
     return not node.letters and (1 in node.shape if batch else node.shape == (1, 1))
+
+
+def _is_number(world: World) -> bool:
+    """Whether the loss is one number, where it is that of one example, or there is none."""
+    loss = world.values.get(world.reading.loss) if world.reading.loss in world.reading.definitions else None
+    return loss is None or world.layout.batch or bool(loss.letters) or loss.shape == (1, 1)
 
 
 def _is_summed(world: World) -> bool:
@@ -168,9 +181,10 @@ def layouts(reading: Reading) -> list[Layout]:
         return [Layout()] if reading.given or _sound(reading, [Layout()]) else [Layout(vectors=True)]
     left, right = _sides(reading)
     rows = left > right
+    counts = {"m", "N", "B", "batch"} - reading.parameters - reading.definitions.keys()
     several = any(
         (n.op == "reduce" and n.args[0] in ("npsum", "mean", "sum") and (n.args[1] is not None or n.args[2].op == "derivative"))
-        or (n.op == "name" and n.args[0] in {"m", "N", "B", "batch"} - reading.parameters)
+        or (n.op == "name" and n.args[0] in counts)
         for e in formulae for n in nodes(e)
     ) or "X" in reading.free  # fmt: skip
     along = {n.args[1] for _, e in reading.definitions.values() for n in nodes(e) if n.op == "reduce"}
@@ -179,7 +193,7 @@ def layouts(reading: Reading) -> list[Layout]:
     found = [many, one] if several else [one, many]
     said = any(
         (n.op == "reduce" and (n.args[0] == "mean" or n.args[1] is not None))
-        or (n.op == "name" and n.args[0] in {"m", "N", "B", "batch"} - reading.parameters)
+        or (n.op == "name" and n.args[0] in counts)
         for e in formulae for n in nodes(e)
     )  # fmt: skip
     found = [many] if several and said and _sound(reading, [many]) else found
@@ -188,8 +202,14 @@ def layouts(reading: Reading) -> list[Layout]:
         if not several or (not (left or right) and along != {0}) or (left and right)
         else []
     )
+    plain = found[:2]
     if any(COLUMN.fullmatch(v) for v in free):
-        found += [layout._replace(single=True) for layout in found[:2]]
+        found += [layout._replace(single=True) for layout in plain]
+    if any(re.fullmatch(r"[a-tx-z]\d*", v) for v in free):
+        found += [layout._replace(scale=True) for layout in plain]
+    code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
+    if code and any(n.op == "matmul" and show(n.args[0])[0].islower() for e in formulae for n in nodes(e)):
+        found += [Layout(True, flat=True)]
     fits = strong and reading.definitions and _sound(reading, found)
     return found if fits else [*found, Layout()]
 

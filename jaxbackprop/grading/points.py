@@ -8,15 +8,37 @@ import re
 import numpy as np
 
 from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, names, nodes, show
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
-from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.reading import Reading, formulae_of, ordered
-from jaxbackprop.grading.shapes import EVERY, INPUT, RATE, Layout, Sized, infer
+from jaxbackprop.grading.shapes import EVERY, INPUT, RATE, Asked, Layout, Sized, infer
 from jaxbackprop.grading.values import Rules
+from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved
 
 DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
+
+
+def asked_of(reading: Reading) -> Asked:
+    """What a text derives by, and how its lines add up."""
+    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    by = frozenset(n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative")
+    said = [(c.left, c.right) for c in reading.claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
+    derived = [(v.args[1][0], e) for v, e in said if v.op == "derivative"]
+    shared = {
+        v for v, e in derived if any(n.op == "reduce" and n.args[:2] in (("sum", 0), ("sum", 1)) for n in nodes(e))
+    }
+    spread = {v for v, e in derived if not has(e, "reduce", "sum", "transpose")}
+    whole = {v for v, e in derived if e.op == "reduce" and e.args[0] in ("sum", "npsum") and e.args[1] is None}
+    weights = {
+        n.args[0]
+        for _, e in reading.definitions.values()
+        for m in nodes(e)
+        if m.op == "matmul"
+        for n in m.args
+        if n.op == "name"
+    }
+    return Asked(by, frozenset(shared), frozenset(spread), frozenset(whole - weights))
 
 
 def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", seed: int = 0) -> World:
@@ -29,12 +51,12 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
     if loss.formula is not None:
         definitions = {**reading.definitions, "": ((), loss.formula)}
         reading = reading._replace(definitions=ordered(definitions))
-    sized = infer(reading.definitions, layout, reading.parameters, reading.added_up, reading.not_added_up)
+    sized = infer(reading.definitions, layout, asked_of(reading))
     rng = np.random.default_rng(seed)
     plain = not layout.vectors and all(not s[0] for s in sized.names.values())
     counts = _counts(reading, sized, layout)
     draws = _draw(reading, sized, counts, layout, rng, DRAWN if plain else POINTS)
-    rules = Rules(rows=layout.rows)
+    rules = Rules(rows=layout.rows, flat=layout.flat)
     empty = World(
         reading,
         layout,

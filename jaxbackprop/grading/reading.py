@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxbackprop.grading.counters import moved
+from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.curvature import jet
 from jaxbackprop.grading.expression import (
     ONE,
@@ -29,7 +29,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import Chain
-from jaxbackprop.grading.notation import GENERIC, LOSSES
+from jaxbackprop.grading.words import GENERIC, LOSSES
 
 OPAQUE = "φ9"  # how a function begins of which nothing is said
 Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and its formula
@@ -118,26 +118,6 @@ class Reading(NamedTuple):
         """What derivatives are taken by."""
         sides = [e for c in self.claims for e in (c.left, c.right) if isinstance(e, Expr)]
         return frozenset(n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative")
-
-    @property
-    def derived(self) -> list[tuple[str, Expr]]:
-        """What a derivative is taken by, and what it is said to be."""
-        return [
-            (c.left.args[1][0], c.right)
-            for c in self.claims
-            if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "derivative"
-        ]
-
-    @property
-    def added_up(self) -> frozenset[str]:
-        """What is derived by with a sum along one axis: dγ = sum(dy ⊙ xhat, axis=0)."""
-        along = (("sum", 0), ("sum", 1))
-        return frozenset(v for v, e in self.derived if any(n.op == "reduce" and n.args[:2] in along for n in nodes(e)))
-
-    @property
-    def not_added_up(self) -> frozenset[str]:
-        """What is derived by without a sum: dγ = dy ⊙ xhat."""
-        return frozenset(v for v, e in self.derived if not has(e, "reduce", "sum", "transpose"))
 
 
 def claims_of(found: Iterable[Chain]) -> list[Claim]:
@@ -254,8 +234,14 @@ def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
         n.args[1][0] for n in every if n.op == "derivative" and re.fullmatch(r"(?:z|Z|a|net|s|u|pre)\w*", n.args[1][0])
     ]
     deltas = [n.args[0][1:] for n in every if n.op == "name" and n.args[0].startswith("δ")]
+    counted = {found[:2] for v in known if (found := counter(v))}
     asked = [z for z in dict.fromkeys(asked + [f"z{tag}" for tag in deltas]) if z not in known]
-    inline = {v: d for v, d in definitions.items() if d[1].op == "call" and d[1].args[2].op not in ("name", "number")}
+    asked = [z for z in asked if (found := counter(z)) is None or found[:2] not in counted]
+    inline = {
+        v: (letters, e)
+        for v, (letters, e) in definitions.items()
+        if (e.op == "call" or (e.op == "reduce" and e.args[0] == "softmax")) and e.args[2].op not in ("name", "number")
+    }
     new = dict(definitions)
     for z in asked:
         tag = z[2:] if z.startswith("z_") else re.sub(r"^[A-Za-z]+_?", "", z)
@@ -274,7 +260,7 @@ def _apart(definitions: dict[str, Definition], v: str, z: str) -> None:
     """h = g(W x) as h = g(z), with z = W x."""
     letters, e = definitions[v]
     definitions[z] = (letters, e.args[2])
-    definitions[v] = (letters, Expr("call", (*e.args[:2], name(z, letters))))
+    definitions[v] = (letters, Expr(e.op, (*e.args[:2], name(z, letters))))
 
 
 def _with_steps(definitions: dict[str, Definition]) -> dict[str, Definition]:

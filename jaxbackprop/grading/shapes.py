@@ -40,12 +40,32 @@ class Layout(NamedTuple):
         rows: an example is a row, and weights stand on the right.
         batch: there are several examples.
         single: weights of one small letter are columns: w gives one number for each example.
+        scale: a small letter in front of a vector is a number: g of g v / ‖v‖.
+        flat: vectors are arrays of one axis, as in NumPy: v @ h is a number, and dz @ W is W^T dz.
     """
 
     vectors: bool = False
     rows: bool = False
     batch: bool = False
     single: bool = False
+    scale: bool = False
+    flat: bool = False
+
+
+class Asked(NamedTuple):
+    """What derivatives are taken by.
+
+    Attributes:
+        parameters: all of it.
+        shared: what a sum along one axis is by: dγ = sum(dy ⊙ xhat, axis=0), which the examples of a batch share.
+        spread: what no sum is by.
+        numbers: what a sum over all entries is by: da = sum(dy ⊙ x).
+    """
+
+    parameters: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+    spread: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
 
 
 Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its rows, its columns
@@ -54,15 +74,9 @@ Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its
 class Sizes:
     """The unknown sizes, and what has been made equal."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        parameters: Collection[str] = (),
-        shared: Collection[str] = (),
-        spread: Collection[str] = (),
-    ):
-        self.layout, self.parent = layout, [ONE]
-        self.parameters, self.shared, self.spread = parameters, shared, spread
+    def __init__(self, layout: Layout, asked: Asked, values: Collection[str] = ()):
+        self.layout, self.parent, self.asked = layout, [ONE], asked
+        self.values = values  # names that are called like rates, and are none
         self.known: dict[str, Slots] = {}
         self.examples_by: set[str] = set()  # letters of which each stands for a vector: the n of W x_n
         self.examples = self.new() if layout.batch else ONE
@@ -89,8 +103,8 @@ class Sizes:
 
     def rate(self, v: str) -> bool:
         """Whether a name is one number: a rate, or how many there are; the B of B u is none where dL/dB is asked for."""
-        a_count = RATE.fullmatch(v) is not None and not (v.isupper() and v in self.parameters)
-        return a_count and not (v == "γ" and (v in self.shared or v in self.spread))
+        a_count = RATE.fullmatch(v) is not None and not (v.isupper() and v in self.asked.parameters)
+        return a_count and v not in self.values and not (v == "γ" and v in self.asked.shared | self.asked.spread)
 
     def one(self, i: int) -> bool:
         """Whether a size is 1."""
@@ -109,24 +123,15 @@ class Sized(NamedTuple):
     fixed: frozenset[str] = frozenset()
 
 
-def infer(
-    definitions: Mapping[str, tuple[tuple[str, ...], Expr]],
-    layout: Layout,
-    parameters: Collection[str] = (),
-    shared: Collection[str] = (),
-    spread: Collection[str] = (),
-) -> Sized:
+def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout, asked: Asked = Asked()) -> Sized:
     """The size of every name in the definitions, numbered 2, 3, ...; 1 is one.
-
-    Derivatives are taken by `parameters`; those by `shared` are sums over a batch's examples, which share the name, and those
-    by `spread` are no sums.
 
     >>> from jaxbackprop.grading.grammar import parse
     >>> z = parse("W x + b")
     >>> infer({"z": ((), z)}, Layout(vectors=True)).names
     {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
     """
-    sizes = Sizes(layout, parameters, shared, spread)
+    sizes = Sizes(layout, asked, _values(definitions))
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -164,6 +169,17 @@ def infer(
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
 
 
+def _values(definitions: Mapping) -> set[str]:
+    """Names that are called like rates or counts, and are neither: the noise in z = μ + σ eps, the K of Q K^T, the B of A X B."""
+    products = [n.args for _, e in definitions.values() for n in nodes(e) if n.op in ("product", "matmul")]
+    capitals = [[v for f in factors if re.fullmatch("[A-Z]", v := show(f).removesuffix("^T"))] for factors in products]
+    matrices = {v for those in capitals if len({*those}) > 1 for v in those}
+    factors = [
+        {*map(show, n.args)} for _, e in definitions.values() for n in nodes(e) if n.op in ("product", "hadamard")
+    ]
+    return matrices | {v for f in factors for v in f & {"eps", "ε"} if f & {"std", "sigma", "σ", "sd", "s"}}
+
+
 def _averaged(definitions: Mapping, sizes: Sizes) -> Iterator[int]:
     """The sizes over which a formula averages: the i of 1/m Σ_i."""
     for _, e in definitions.values():
@@ -186,12 +202,7 @@ def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> Non
             for f in n.args if n.op == "matmul" else ():
                 if f.op == "name" and f.args[0] not in defined and sizes.known.get(f.args[0]) == ((), ONE, ONE):
                     raise ShapeError(f"{f.args[0]} would be a number")
-            if (
-                sizes.layout.vectors
-                and n.op == "reduce"
-                and n.args[0] in ("softmax", "log_softmax")
-                and not _lettered(n)
-            ):
+            if n.op == "reduce" and n.args[0] in ("softmax", "log_softmax") and not _lettered(n):
                 inside = _infer(n.args[2], sizes, {}, None, False)
                 if inside is not None and sizes.scalar(inside):
                     raise ShapeError(f"in {show(n)} there would be one class")
@@ -237,6 +248,8 @@ def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
             turned = any(f.op == "transpose" and f.args[0].op == "name" and not f.args[0].args[1] for f in n.args)
             if name(v, letters) in n.args and (turned or any(m in n.args for m in matrices)):
                 return True
+        if letters and any(n == Expr("transpose", (name(v, letters),)) for n in nodes(e)):
+            return True
     return False
 
 
@@ -348,8 +361,10 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
             sizes.known[text] = ((), ONE, ONE)
         elif want is not None:
             rows, columns = want.rows, want.columns
-            if (BIAS.match(text) or text in sizes.shared) and sizes.layout.batch:
+            if (BIAS.match(text) or text in sizes.asked.shared) and sizes.layout.batch:
                 rows, columns = (ONE, columns) if sizes.layout.rows else (rows, ONE)
+            if text in sizes.asked.numbers:
+                rows = columns = ONE
             sizes.known[text] = ((), rows, columns)
         else:
             return None
@@ -413,12 +428,15 @@ def _together(terms, e: Expr, sizes: Sizes, bound, want: Shape | None, force: bo
 def _chain(factors, e: Expr, sizes: Sizes, bound, want: Shape | None, force: bool) -> Shape | None:
     """A product from left to right; one unknown factor is what fits between the others."""
     found = [_infer(f, sizes, bound, None, force and f.op != "name") for f in factors]
-    for i, s in enumerate(found):
-        if s is None:
+    waiting = [i for i, s in enumerate(found) if s is None]
+    while waiting:
+        for i in waiting:
             fitting = _between(i, factors, found, e, sizes, want, force)
             found[i] = fitting and _infer(factors[i], sizes, bound, fitting, force)
-            if found[i] is None:
-                return None
+        left = [i for i in waiting if found[i] is None]
+        if left == waiting:
+            return None
+        waiting = left
     first, *rest = [s for s in found if s is not None]
     for s in rest:
         first = _times(first, s, sizes, e)
@@ -433,6 +451,9 @@ def _times(a: Shape, b: Shape, sizes: Sizes, e: Expr) -> Shape:
     alike = [sizes.find(i) for i in (a.rows, a.columns)] == [sizes.find(i) for i in (b.rows, b.columns)]
     if e.op == "product" and alike and sizes.find(a.columns) != sizes.find(b.rows):
         return Shape(letters, a.rows, a.columns)
+    if sizes.layout.flat and e.op == "matmul" and sizes.one(a.columns) and not sizes.one(b.rows):
+        sizes.same(a.rows, b.rows, e)
+        return Shape(letters, ONE if sizes.one(b.columns) else b.columns, ONE)
     if sizes.one(a.columns) == sizes.one(b.rows) and e.op != "hadamard":
         sizes.same(a.columns, b.rows, e)
         return Shape(letters, a.rows, b.columns)
@@ -453,9 +474,14 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     logs = any(f.op in ("call", "reduce") and "log" in f.args[0] for f in factors)
     if core.op == "name" and TARGET.fullmatch(core.args[0]) and not turned and logs and (right or left):
         return right or left  # y log p: entry by entry
+    small = core.op == "name" and core.args[0][:1].islower()
+    if sizes.layout.flat and e.op == "matmul" and small and not turned and not (left and right):
+        return Shape((), left.columns if left else right.rows, ONE) if left or right else None
     if right is not None:
         if found[i + 1] is None:
             return None
+        if sizes.layout.scale and re.fullmatch(r"[a-tx-z]\d*", show(core)) and not turned and not left:
+            return Shape((), ONE, ONE)
         if core.op == "name" and core.args[0][:1].islower() and not turned and _is_step(core.args[0]) and not left:
             return right  # f_t * c_{t-1}: entry by entry
         vector = turned and core.op == "name" and core.args[0][:1].islower() and not _weight(core.args[0])
@@ -466,6 +492,8 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
         columns = ONE if vector else want.columns if want and not sizes.scalar(want) else sizes.new() if force else None
         return None if columns is None else Shape((), left.columns, columns)
     if all(s is not None for j, s in enumerate(found) if j != i):
+        if force and not want and core.op == "name" and TARGET.fullmatch(core.args[0]) and not core.args[1]:
+            return Shape((), *_input(sizes)[1:])  # (1 - ε) y
         return want or (Shape((), ONE, ONE) if force else None)  # beside numbers
     return None
 

@@ -35,6 +35,7 @@ class Rules(NamedTuple):
         kron: ⊗ is the Kronecker product, not the outer one.
         bound: letters that a sum around runs over: of Σ_n ‖y_n‖² the norm is that of one y_n.
         turned: the arguments at whose kink the other slope is taken.
+        flat: vectors have one axis, as NumPy's: v @ h is a number, dz @ W is W^T dz.
     """
 
     rows: bool = False
@@ -42,6 +43,7 @@ class Rules(NamedTuple):
     kron: bool = False
     bound: frozenset[str] = frozenset()
     turned: frozenset[str] = frozenset()
+    flat: bool = False
 
 
 class Node:
@@ -159,6 +161,13 @@ def matmul(a: Node, b: Node, expr: Expr) -> Node:
         (b, lambda d: _gathered(np.swapaxes(x, -1, -2) @ d, b, letters)),
     )
     return Node(array, letters, parents)
+
+
+def _flat(a: Node, b: Node, expr: Expr) -> Node:
+    """A @ B where a vector is an array of one axis, here a column: v @ h is vᵀ h, and v @ W is Wᵀ v."""
+    if a.shape[1] == 1 != b.shape[0] == a.shape[0]:
+        return matmul(transpose(b), a, expr)
+    return matmul(a, b, expr)
 
 
 def negative(a: Node) -> Node:
@@ -323,7 +332,7 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
         case "product", factors:
             return _products([value(f) for f in factors], expr)
         case "matmul", (a, b):
-            return matmul(value(a), value(b), expr)
+            return (_flat if scope.rules.flat else matmul)(value(a), value(b), expr)
         case "hadamard", (a, b):
             return times(value(a), value(b), expr)
         case (("outer" | "kron"), (a, b)):

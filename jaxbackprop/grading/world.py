@@ -22,10 +22,10 @@ from jaxbackprop.grading.expression import (
     show_variable,
 )
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
-from jaxbackprop.grading.notation import LOSSES
 from jaxbackprop.grading.reading import Reading, is_generic
 from jaxbackprop.grading.shapes import Layout, Sized
 from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, constant, evaluate, pull
+from jaxbackprop.grading.words import LOSSES
 
 
 class Loss(NamedTuple):

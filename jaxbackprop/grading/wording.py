@@ -1,0 +1,161 @@
+"""What people word in several ways, in one way: decimal commas, dx, dy = a, b, heads of loops, boxes, conditions in front."""
+
+import re
+
+from jaxbackprop.grading.grammar import MAX_PIECE
+from jaxbackprop.grading.words import rewritten, rules
+
+_QUOTIENT = r"[∂d][A-Za-z]?\w*\s*/\s*[∂d]\s*\w+\s*="
+_COMMA = r"(?<![\d,.\[(])(-?\d+),(\d+)(?!\d*(?:,\d|[\])]))"
+IF = r"(?:if|for|when|where|case|wenn|falls|für|si|pour|quand|cas|fall)"
+_JOINS = r"(?:and|where|with|so that|so|then|because|since|und|wobei|mit|damit|et|où|avec|donc|if|for|when|y|donde)"
+_ACTIVATION = r"\\?(?:tanh|sigmoid|[Ll]ogistic|[Rr]e[Ll][Uu]|softplus|sigma|σ|identity|Sigmoid\w*|Tanh)"
+_THE = r"(?:the|a|an|die|der|das|eine?|la|le|une?|el)\s+"
+
+
+def one_way(text: str) -> str:
+    """The text with each of these in the one way that is read on."""
+    if re.search(rf"=\s*{_COMMA}", text) and not re.search(r"\d\.\d", text):
+        text = re.sub(_COMMA, r"\1.\2", text)
+    return _with_equal_indices(_with_guards(rewritten(text, _WORDING)))
+
+
+def _symmetric(match: re.Match) -> str:
+    matrix = match[1] or match[2]
+    return f"; {matrix} = {matrix}^T;"
+
+
+_EQUAL_INDICES = re.compile(  # if i = j, (i = j), & i = j, i = j:
+    rf"(?im)((?:\b{IF}|\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*{IF}\s*\}}|[,(&]|\\q?quad|^[-*\s]*)\s*\$?\s*)"
+    r"([i-nc])\s*&?={1,2}\s*([i-nc])(?=\s*(?:$|[$,;:).&\\}]|\b[a-z]{2}))"
+)
+
+
+def _with_equal_indices(text: str) -> str:
+    """If i = j, of indices, as i ≟ j: it is no equation."""
+    indices = {*re.findall(r"_\{?[a-z]?,?([a-z])(?![a-z])", text), *re.findall(r"[_{]([a-z])[a-z]?\}", text)}
+
+    def condition(m: re.Match) -> str:
+        return f"{m[1]}{m[2]} ≟ {m[3]}" if {m[2], m[3]} <= indices and m[2] != m[3] else m[0]
+
+    return _EQUAL_INDICES.sub(condition, text)
+
+
+_GUARD = re.compile(
+    rf"(?i)\s*(?:[-*•]\s+)?{IF}\b[\s:]*((?:(?!\bthen\b)[^=:,;])*?(?:[<>≤≥]|\\[gl]e?q?(?![a-z]))=?(?:(?!\bthen\b)[^=:,;])*?)\s*"
+    r"(?:[:,]|\bthen\b|\bwe have\b|\bdann\b|\balors\b|\bgilt\b|\bis\b)[\s:,]*([^<>≤≥]*[^<>≤≥=]=[^=<>≤≥]+)"
+)
+_ELSE = re.compile(
+    r"(?i)\s*(?:[-*•]\s+)?(?:otherwise|else|sonst|sinon|ansonsten|andernfalls)\b[\s:,]*([^<>≤≥=]*[^<>≤≥=]=[^=<>≤≥]+)"
+)
+_SIGNS = {
+    "<": ">=",
+    ">": "<=",
+    "≤": ">",
+    "≥": "<",
+    "<=": ">",
+    ">=": "<",
+    r"\le": ">",
+    r"\ge": "<",
+    r"\leq": ">",
+    r"\geq": "<",
+}
+
+
+def _with_guards(text: str) -> str:
+    """If z > 0: A = B, as A = B if z > 0; and below it, otherwise: A = C, as A = C if z <= 0."""
+    rows, guard = text.split("\n"), ""
+    for i, row in enumerate(rows):
+        clauses = re.split(rf"[,;]\s*(?=(?:and\s+)?{IF}\s+\$?[^=,\n]*[<>≤≥])", row) if len(row) < MAX_PIECE else [row]
+        for j, clause in enumerate(clauses):
+            given, other = _GUARD.fullmatch(clause), _ELSE.fullmatch(clause)
+            signs = re.findall(r"[<>]=?|[≤≥]|\\[gl]e?q?(?![a-z])", guard)
+            if given:
+                guard = given[1].replace("$", "").strip()
+                clauses[j] = f"{given[2].replace('$', '').strip(' .')} if {guard}"
+            elif other and len(signs) == 1 and signs[0] in _SIGNS:
+                clauses[j] = (
+                    f"{other[1].replace('$', '').strip(' .')} if {guard.replace(signs[0], f' {_SIGNS[signs[0]]} ')}"
+                )
+        rows[i] = "; ".join(clauses)
+    return "\n".join(rows)
+
+
+def _one_by_one(match: re.Match) -> str:
+    """dx, dy = dz * y, dz * x as dx = dz * y; dy = dz * x."""
+    names_ = [v.strip() for v in match[2].split(",")]
+    values = [v for _, v in split(match[3], re.compile(","))]
+    several = "=" in re.sub(r"\([^()]*\)", "", match[3])  # x, z = w x, L = z^2
+    if several or len(names_) != len(values) or not all(re.search(r"\w", v) for v in values):
+        return match[0]
+    return match[1] + "; ".join(f"{v} = {value.strip()}" for v, value in zip(names_, values, strict=True))
+
+
+_WORDING = rules(
+    ("dx, dy = a, b", r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^\n]+)$", _one_by_one),
+    ("for t = T, …, 1:", r"(?m)^(\s*)[Ff]or\s+\w+\s*(?:in\b|=[^\n:]*(?:…|\.\.|,|\bto\b))[^\n:]*:", r"\1"),
+    ("on a, in French", r"\bOn a\b(?!\s*=)", "On  "),
+    (r"\text{ where }", rf"\\(?:text|mbox|textrm)\{{\s*,?\s*({_JOINS})\s*\}}", r" \1 "),
+    ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
+    ("φ = tanh", rf"(?<![\w(])([fgφϕψσ]|\\(?:phi|varphi|psi))\s*=\s*({_ACTIVATION})(?=\s*(?:$|[.,;$\n]))", r"\1(z) = \2(z)"),
+    ("f is the sigmoid",
+     rf"(?<![\w(])([fgφϕψ]|\\(?:phi|varphi|psi))\$?\s+(?:is|ist|est|es|being|denotes|be)\s+(?:{_THE})?(?:usual\s+|logistic\s+)?({_ACTIVATION})(?![\w(])",
+     r"; \1(z) = \2(z);"),
+    ("f sigmoid", rf"(?<=,)\s*([fgφϕψ])\s+({_ACTIVATION})(?=\s*(?:$|[.,;\n]))", r" \1(z) = \2(z)"),
+    ("dL/dx = …   dL/dy = …, or joined by a word",
+     rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={_QUOTIENT})", "; "),
+    ("y = a and z = b, by one letter", r"(?<=\w[ \t])([eyi])(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])(?<!=\s[eyi])", ";"),
+    ("A symmetric",
+     r"[(,;]?[ \t]*(?:(?:[Ii]f|[Ff]or|[Ww]ith|[Ww]here|[Ww]hen|[Ll]et|[Ff]alls|[Ff]ür|[Mm]it|[Ss]i|[Aa]vec)[ \t]+)?"
+     r"(?:\$?([A-Z])\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
+     r"|(?:a |the )?(?:symmetric|symmetrische[sn]?)[ \t]+(?:matrix[ \t]+|Matrix[ \t]+)?\$?([A-Z])(?![\w(])\$?)[),.:]?",
+     _symmetric),
+)  # fmt: skip
+
+
+def unboxed_text(text: str) -> str:
+    r"""\boxed{A = B} as A = B, lines kept."""
+    text = re.sub(
+        r"\\left\s*\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?((?:(?!\\begin).)*?)\\end\{array\}\s*\\right\s*\.",
+        lambda m: rf"\begin{{cases}}{m[1]}\end{{cases}}", text, flags=re.DOTALL,
+    )  # fmt: skip
+    for _ in range(100):
+        mark = re.search(r"\\(?:boxed|fbox|colorbox\{\w+\}|underline|cancel)\s*\{", text)
+        if not mark:
+            break
+        level, at = 1, mark.end()
+        while at < len(text) and level and at - mark.end() < 4 * MAX_PIECE:
+            level += (text[at] == "{") - (text[at] == "}")
+            at += 1
+        if level:
+            break
+        text = text[: mark.start()] + " " + text[mark.end() : at - 1] + " " + text[at:]
+    return text
+
+
+_DELTA = re.compile(r"\[\s*[a-z]\s*=\s*[a-z]\s*\]")
+
+
+def split(raw: str, pattern: re.Pattern, keep_brackets: bool = False) -> list[tuple[str, str]]:
+    """Split where `pattern` matches outside braces, parentheses and cases: [(separator before, piece), ...]."""
+    opening, closing = ("{(", "})") if keep_brackets else ("{([", "})]")
+    level, start, before, parts, position = 0, 0, "", [], 0
+    while position < len(raw):
+        if raw.startswith(("\\begin", "\\end"), position):
+            level += 1 if raw.startswith("\\begin", position) else -1
+            position += 4
+            continue
+        delta = (
+            _DELTA.match(raw, position) if raw[:position].strip() else None
+        )  # [j = k], and no box around an equation
+        if delta:
+            position = delta.end()
+            continue
+        match = pattern.match(raw, position) if level <= 0 else None
+        if match:
+            parts.append((before, raw[start:position]))
+            before, start, position = match[0], match.end(), match.end()
+            continue
+        level += (raw[position] in opening) - (raw[position] in closing)
+        position += 1
+    return [*parts, (before, raw[start:])]
