@@ -30,6 +30,7 @@ from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, Reading, changed, formulae_of, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
+from jaxbackprop.grading.updates import goes_up
 from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import Loss, World
 
@@ -358,7 +359,12 @@ def with_deltas(world: World) -> World:
         together.setdefault(found[:2] if found else (text,), []).append(text)
     groups = list(together.values())[:12]
     about = [c for c in world.reading.claims if c.read and (names(c.right) | names(c.left)) & {*texts}][:24]  # type: ignore
-    named = _assigned(world, groups, {group[0]: _candidates(world, group[0]) for group in groups})
+    candidates = {group[0]: _candidates(world, group[0]) for group in groups}
+    named = _assigned(world, groups, candidates)
+    if any(goes_up(c.left, c.right) for c in about):  # type: ignore[arg-type]  # Δw = η δ h: δ is −dL/dz
+        other = _assigned(world._replace(opposite=True), groups, candidates)
+        if sum(holds(other, c) for c in about) > sum(holds(named, c) for c in about):
+            return other
     if sum(not holds(named, c) for c in about) < 2:
         return named
     held = sum(holds(named, c) for c in about)

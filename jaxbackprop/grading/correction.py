@@ -130,9 +130,9 @@ def _proposed(world: World, left: Expr):
                 yield local and spelled(world, times(curve, Expr("^", (local, number(2)))))
         case "name", (text, letters):
             if text in world.deltas:
-                bottom = (world.deltas[text], letters)
-                yield from _proposed(world, Expr("derivative", (("", ()), bottom)))
-                yield Expr("derivative", (("", ()), bottom))
+                its = Expr("derivative", (("", ()), (world.deltas[text], letters)))
+                for found in (*_proposed(world, its), its):
+                    yield _negative(found) if found is not None and world.opposite else found
             elif text in reading.definitions:
                 yield reading.definitions[text][1]
         case "call", _:

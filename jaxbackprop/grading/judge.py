@@ -26,6 +26,7 @@ from jaxbackprop.grading.stages import continued, placed
 from jaxbackprop.grading.statements import as_equations
 from jaxbackprop.grading.telling import Judged, basis, joined, told, with_slips
 from jaxbackprop.grading.unjudged import not_known, nothing_said, shared
+from jaxbackprop.grading.updates import Update, toward, update_of
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.wiring import completed, from_network
 from jaxbackprop.grading.world import Loss, Values, World
@@ -214,6 +215,9 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
         return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
         return number_verdict(court.point, left, right, claim.before)
+    step = update_of(left, right)
+    if step is not None and step.of[0] in world.values and not claim.bare:
+        return _stepped(court, step, claim.row, progress)
     contradicted = left.op == "name" and left.args[0] in court.evidence and not claim.bare
     why = "" if contradicted else nothing_said(world, claim, left, right)
     if why:
@@ -246,6 +250,23 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     if (left, right) not in progress.faults:
         progress.faults[left, right] = _wrong(court, left, right, progress)
     return progress.faults[left, right]._replace(left=left)
+
+
+def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged:
+    """A step of the training: right where it goes down the derivative."""
+    by, said = adjoint(*step.of), toward(step)
+    try:
+        found = _equal(court, by, said, row, progress)
+    except UnknownError:
+        return Judged(UNJUDGED, "a step of the training, not a derivative")
+    if found is not None and not found.empty:
+        return Judged(RIGHT, f"a step down {court.world.called(by)}")
+    if found is None and step.down and step.of[0] not in names(said):
+        verdict = _wrong(court, by, said, progress)
+        return verdict._replace(
+            reason=f"a step along what is not {court.world.called(by)}: {verdict.reason}", correction=""
+        )
+    return Judged(UNJUDGED, "a step of the training, not a derivative")
 
 
 def _right(world: World, claim: Claim, found: Outcome, left: Expr, right: Expr, matrices: World | None) -> Judged:

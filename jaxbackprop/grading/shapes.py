@@ -68,6 +68,7 @@ class Asked(NamedTuple):
     numbers: frozenset[str] = frozenset()
 
 
+NOTHING = Asked()
 Slots = tuple[tuple[int, ...], int, int]  # sizes of a name's index letters, its rows, its columns
 
 
@@ -123,7 +124,7 @@ class Sized(NamedTuple):
     fixed: frozenset[str] = frozenset()
 
 
-def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout, asked: Asked = Asked()) -> Sized:
+def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layout, asked: Asked = NOTHING) -> Sized:
     """The size of every name in the definitions, numbered 2, 3, ...; 1 is one.
 
     >>> from jaxbackprop.grading.grammar import parse

@@ -25,6 +25,7 @@ from jaxbackprop.grading.expression import (
 )
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, changed
+from jaxbackprop.grading.updates import update_of
 
 MOST = 150  # symbols in a statement that is put together of several
 
@@ -113,6 +114,8 @@ def _once(claim: Claim, several: set[str]) -> Claim:
 def _changes(claim: Claim, since: list[Claim]) -> bool:
     """Whether a statement computes a quantity from what it held before; `since`: the lines from there on."""
     if not isinstance(claim.right, Expr) or claim.row == since[0].row or claim.where:
+        return False
+    if update_of(claim.left, claim.right) is not None:  # type: ignore[arg-type]
         return False
     if any(n == claim.left for n in nodes(claim.right)):
         return True

@@ -7,13 +7,17 @@ from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import ZERO, Expr, adjoint, has, names, nodes, symbols
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, is_number
+from jaxbackprop.grading.updates import is_update
+from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import World
 
 
 def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
     """Why the line is not judged, before it is compared; "" where it is."""
-    if _is_step(left, right):
+    if is_update(left, right):
         return "a step of the training, not a derivative"
+    if left.op == "derivative" and has(right, "derivative") and left.args[1][0] in {world.reading.loss, *LOSSES} - {""}:
+        return f"a differential: write d{left.args[1][0]}/d… for a derivative"
     given = left in map(adjoint, world.outputs)
     if is_number(right) and (left.op == "name" or (given and world.layout.vectors)):
         return "a number: it holds for one choice of the inputs only, and is not judged"
@@ -101,22 +105,6 @@ def _leads_on(world: World, v: str) -> bool:
 
 def _not_read(reading: Reading, v: str) -> str:
     return f"{v}'s definition in line {reading.unread[v][0]} was not read"
-
-
-def _is_step(left: Expr, right: Expr) -> bool:
-    """w = w - 0.1 dL/dw, and w_{t+1} = w_t - ...; w_new = w - ..."""
-    if left.op != "name" or right.op != "+":
-        return False
-    counted = counter(left.args[0])
-    old = counted[0] if counted else left.args[0].partition("_")[0]
-
-    def is_old(v: str) -> bool:
-        found = counter(v)
-        return (found[0] if found else v) == old
-
-    return left in right.args or (
-        has(right, "derivative") and any(t.op == "name" and is_old(t.args[0]) for t in right.args)
-    )
 
 
 def _is_only_a_word(reading: Reading, v: str) -> bool:

@@ -72,6 +72,7 @@ class World(NamedTuple):
         zero: the points at which the inputs are 0.
         kinks: what decides on which branch a value is -> its value, at the points.
         counts: names for how many there are, of examples or of what a sum runs over.
+        opposite: δ is the derivative with a minus: δ = (t − o) o (1 − o), beside Δw = η δ h.
     """
 
     reading: Reading
@@ -90,6 +91,7 @@ class World(NamedTuple):
     zero: np.ndarray = np.zeros(0, bool)
     counts: Mapping[str, int] = MappingProxyType({})
     kinks: tuple[tuple[str, np.ndarray], ...] = ()
+    opposite: bool = False
 
     @property
     def points(self) -> int:
@@ -228,7 +230,8 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
     if note is not None and note != name(*variable):
         return evaluate(note, scope_by(world, [note, *formulae], derived))
     if text in world.deltas:
-        return _adjoint(world, (world.deltas[text], letters))
+        found = _adjoint(world, (world.deltas[text], letters))
+        return Node(-found.array, found.letters) if world.opposite else found
     if text == world.reading.loss and "" in world.values:
         return world.values[""]
     if text in world.counts:
