@@ -50,6 +50,62 @@ KINDS = {
     "what is off is no counterexample": (
         "z1 = W1 x\nh1 = relu(z1)\nz2 = W2 h1\nh2 = relu(z2)\ny = W3 h2\ndz2 = W3^T dy ⊙ (z2 > 0)", "++++++"),
     "sign(0) lies between the slopes": ("h = relu(w x)\nL = |h|\ndL/dh = sign(h)", "+++"),
+    "arrays of one axis": (
+        "h = np.tanh(W @ x + b)\ny = v @ h\nL = 0.5*(y - t)**2\ndy = y - t\ndv = dy * h\ndh = dy * v\ndz = dh * (1 - h**2)\n"
+        "dW = np.outer(dz, x)\ndW = np.outer(x, dz)", "++++++++-"),
+    "a dot of two arrays": ("z = np.dot(w, x)\nloss = 0.5 * (z - y)**2\ndw = (z - y) * x\ndw = (z - y) * w", "+++-"),
+    "a sum over all is by a number": (
+        "y = a * x + b\nL = np.sum((y - t)**2)\ngrad_y = 2*(y - t)\ngrad_a = (grad_y * x).sum()\ngrad_b = grad_y.sum()", "+++++"),
+    "one vector and its mean": (
+        "mu = x.mean()\nxc = x - mu\nvar = (xc**2).mean()\nxhat = xc / np.sqrt(var + eps)\ny = gamma * xhat + beta\n"
+        "dgamma = dy * xhat\ndbeta = dy\ndgamma = dy * xc", "+++++++-"),
+    "a number in front of a vector": ("w = g v / ‖v‖\ndL/dg = dL/dw^T v / ‖v‖\ndL/dg = dL/dw^T v", "++-"),
+    "a step size": (
+        "x1 = x0 + h f0, f0 = tanh(W x0)\nL = ½ ‖x1 − y‖²\n∂L/∂f0 = h (x1 − y)\n∂L/∂f0 = x1 − y", "++++-"),
+    "a label in front": ("m = y w^T x\nL = log(1 + exp(−m))\ndL/dw = −y x/(1 + exp(m))\ndL/dw = y x/(1 + exp(m))", "+++-"),
+    "an adapter": (
+        "y = W x + B A x\nL = ½ ‖y − t‖²\n∂L/∂B = (y − t) (A x)^T\n∂L/∂A = B^T (y − t) x^T\n∂L/∂A = B (y − t) x^T", "++++-"),
+    "matrices on both sides": ("Y = A X B\ndL/dX = A dL/dY B^T\ndL/dX = A^T dL/dY B^T", "+-+"),
+    "the trace of a product": ("f = tr(A X B)\ndf/dX = B A\ndf/dX = A^T B^T", "+-+"),
+    "attention in capitals": ("S = Q K^T\nP = softmax(S)\nO = P V\ndV = P dO\ndV = P^T dO", "+++-+"),
+    "vectors of a family": ("L = −log σ(u^T v) − Σ_k log σ(−n_k^T v)\n∂L/∂u = (σ(u^T v) − 1) v\n∂L/∂n_k = σ(n_k^T v) v\n"
+        "∂L/∂n_k = −σ(n_k^T v) v", "+++-"),
+    # conditions and words
+    "a condition in front": (
+        "s = w x\nL = max(0, 1 - y s)\nIf y s < 1: dL/ds = -y\nOtherwise: dL/ds = 0\nIf y s < 1: dL/ds = y", "++++-"),
+    "conditions in one line": ("h = relu(z)\nFor z > 0 we have dh/dz = 1, for z < 0 we have dh/dz = 0", "+++"),
+    "the wrong side of a condition": ("h = relu(z)\nIf z > 0: dh/dz = 0", "+-"),
+    "a remark in brackets": ("h = relu(z)   (hidden)\nL = ½ (h − y)²   (loss)\ndL/dh = h − y  (outer product)", "+++"),
+    "sentences that end": ("h = tanh(W x + b). Salida: ŷ = V h. L = 1/2 ||ŷ − y||^2.\ndL/dV = (ŷ − y) h^T", "++++"),
+    "a sentence in front": ("x is a row vector. h = σ(x W₁), ŷ = h W₂\n∂L/∂h = ∂L/∂ŷ W₂ᵀ", "+++"),
+    "code in a sentence": ("Forward is `z = X @ W`, then `h = relu(z)`.\n`dz = dh * (z > 0)`\n`dW = X.T @ dz`", "++++"),
+    "a word of LaTeX": (r"h = \tanh(w x) \text{ and } L = ½(h - y)^2" "\ndL/dh = h - y", "+++"),
+    "an activation by its name": ("h = φ(w x) with φ = tanh\ndh/dw = (1 - h²) x\ndh/dw = h (1 - h) x", "+++-"),
+    "an activation in words": ("Here f is the sigmoid function.\nh = f(w x)\ndh/dw = h (1 - h) x", "+++"),
+    "an activation by its slope": ("h = f(w x)\nf'(a) = f(a)(1 − f(a))\ndh/dw = h (1 − h) x\ndh/dw = h x", "+++-"),
+    "a slope of what is not said": ("h = f(w x)\nf'(a) = 1 + f(a)", "+?"),
+    "a differential": ("L = ½‖W x − y‖²\ndL = (W x − y)^T dW x\ndL/dW = (W x - y) x^T", "+?+"),
+    # steps and loops
+    "what is added up in a loop": (
+        "J = 0\nfor i in range(m):\n    z = w * x[i] + b\n    a = sigmoid(z)\n    J += -(y[i]*np.log(a) + (1-y[i])*np.log(1-a))\n"
+        "    dz = a - y[i]\n    dw += x[i] * dz\n    db += dz\nJ /= m\ndw /= m", "++++++-++"),
+    "a loop over pairs": (
+        "for x, y in zip(X, Y):\n    h = np.tanh(W1 @ x)\n    out = W2 @ h\n    loss += 0.5 * np.sum((out - y)**2)\n"
+        "    dW2 += np.outer(out - y, h)\n    dW2 += np.outer(h, out - y)", "++++-"),
+    "a step down": ("z = w x\nL = (z - y)^2\nw = w - 0.1 * 2 (z - y) x\nw := w - η (z - y) x\nw = w - η dL/dw", "+++-+"),
+    "a step that may be right": ("z = w x\nL = (z - y)^2\nw = w + η dL/dw\nw = w - η (dL/dw + λ w)", "++??"),
+    "a δ that is added": ("o = σ(w h)\nE = 1/2 (t - o)^2\nδ = (t - o) o (1 - o)\nΔw = η δ h\nΔw = η δ", "++++-"),
+    "a δ with the wrong sign": ("o = σ(w h)\nE = 1/2 (t - o)^2\nδ = (t - o) o (1 - o)\nΔw = -η δ h", "++-+"),
+    "a second step by numbers": (
+        "w = 1, x = 2, t = 1\ny = w x = 2\nL = (y - t)^2 = 1\ndL/dw = 2 (y - t) x = 4\nw = w - 0.1 * dL/dw = 0.6\n"
+        "y = w x = 1.2\nL = (y - t)^2 = 0.04\ndL/dw = 0.8\ndL/dw = 4", "+++++++++++++++++-"),
+    "a new name for the next value": (
+        "w = 1, x = 2, t = 1\ny = w x = 2\nL = (y - t)^2 = 1\ndL/dw = 4\nw_new = w - 0.1 * dL/dw = 0.6\nw_new = 0.7",
+        "++++++++++-"),
+    "a residual called δ": ("q = w φ\nδ = r − q\nL = ½ δ²\ndL/dq = −δ\ndL/dw = δ φ", "++++-"),
+    "deltas in the order of appearance": (
+        "h = sigmoid(x W1 + b1), ŷ = softmax(h W2 + b2)\nJ = −Σ_i y_i log ŷ_i\nδ1 = ŷ − y\n∂J/∂W2 = h^T δ1\n∂J/∂W2 = δ1 h^T",
+        "+++++-"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

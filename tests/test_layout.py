@@ -32,9 +32,10 @@ checking checking.products checking.leaves checking.arguments checking.closures 
 checking.points checking.differences checking.diagnosis checking.mistakes checking.layers checking.lines checking.steps
 checking.report checking.reference checking.tested checking.comparison checking.disputes checking.causes checking.verdict
 checking.check
-grading grading.counters grading.expression grading.functions grading.grammar grading.notation grading.lines grading.report
-grading.values grading.curvature grading.reading grading.statements grading.sections grading.stages grading.shapes
-grading.world grading.derivatives
+grading grading.counters grading.expression grading.functions grading.grammar grading.words grading.characters
+grading.vocabulary grading.notation grading.sides grading.wording grading.pieces grading.lines grading.report
+grading.values grading.curvature grading.updates grading.reading grading.statements grading.sections grading.stages
+grading.shapes grading.world grading.derivatives
 grading.points grading.comparison grading.telling grading.numbers grading.correction grading.diagnosis grading.choice
 grading.wiring grading.slips grading.unjudged grading.judge grading.grade
 tracing tracing.symbols tracing.render tracing.rows tracing.picture tracing.trace tracing.shown tracing.circuit

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.curvature import Jet, jet
-from jaxbackprop.grading.derivatives import value_of
+from jaxbackprop.grading.derivatives import letter_of_examples, value_of
 from jaxbackprop.grading.expression import (
     ONE,
     ZERO,
@@ -62,7 +62,7 @@ def _with_counts(world: World, left: Expr):
         ),
         None,
     )
-    if world.layout.batch and m is not None:
+    if (world.layout.batch or letter_of_examples(world.reading)) and m is not None:
         yield from (Expr("product", (Expr("/", (ONE, name(m))), f)) for f in found)
 
 

@@ -209,7 +209,7 @@ def show(expr: Expr, loss: str = "L", above: int = 0) -> str:
 def show_variable(variable: Variable) -> str:
     """A name with its index letters: z1, w_ji."""
     text, letters = variable
-    return re.split("[⟨‹]", text)[0] + ("_" if letters else "") + "".join(letters)
+    return re.split("[⟨‹]", text)[0].replace("ẟ", "δ") + ("_" if letters else "") + "".join(letters)
 
 
 def is_over_steps(expr: Expr) -> bool:

@@ -29,6 +29,7 @@ from jaxbackprop.grading.unjudged import not_known, nothing_said, shared
 from jaxbackprop.grading.updates import Update, toward, update_of
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.wiring import completed, from_network
+from jaxbackprop.grading.wording import loops
 from jaxbackprop.grading.world import Loss, Values, World
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ class Progress:
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
 def judge(text: str, network: Any = None) -> Verdict:
     """Judge each equation of the text; see `jaxbackprop.grade`."""
-    claims = as_equations(claims_of(chains(text)))
+    claims = as_equations(claims_of(chains(text)), loops(text))
     if not claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
     return joined([_part(part, network) for part in parts(claims, text)])
@@ -261,7 +262,8 @@ def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged
         return Judged(UNJUDGED, "a step of the training, not a derivative")
     if found is not None and not found.empty:
         return Judged(RIGHT, f"a step down {court.world.called(by)}")
-    if found is None and step.down and step.of[0] not in names(said):
+    added = court.world.opposite and any(v.startswith("δ") for v in names(said))
+    if found is None and (step.down or added) and step.of[0] not in names(said):
         verdict = _wrong(court, by, said, progress)
         return verdict._replace(
             reason=f"a step along what is not {court.world.called(by)}: {verdict.reason}", correction=""

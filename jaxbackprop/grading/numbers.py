@@ -18,10 +18,11 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
 
     `before` is the term before it: a number may be worked out from what the text has rounded.
     """
-    if left.op == "name" and left.args[0] in point.reading.given and left.args[0] not in point.reading.definitions:
+    note = point.reading.notes.get(left.args[0]) if left.op == "name" else None
+    if left.op == "name" and left.args[0] in {*point.reading.given} - {*point.reading.definitions} and note is None:
         return Judged(RIGHT, "given")
     try:
-        truth = float(value_of(point, left).array.ravel()[0])
+        truth = float(value_of(point, note or left).array.ravel()[0])
         value = float(value_of(point, right).array.ravel()[0])
     except (ShapeError, UnknownError) as error:
         return Judged(UNJUDGED, str(error))

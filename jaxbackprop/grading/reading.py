@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxbackprop.grading.counters import counter, moved
-from jaxbackprop.grading.curvature import jet
+from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import (
     ONE,
     Expr,
+    UnknownError,
     has,
     has_local,
     name,
@@ -31,6 +34,7 @@ from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import Chain
 from jaxbackprop.grading.words import GENERIC, LOSSES
 
+RESIDUAL = "ẟ"  # what a δ is called that stands for no derivative
 OPAQUE = "φ9"  # how a function begins of which nothing is said
 Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and its formula
 
@@ -183,12 +187,13 @@ def read(claims: list[Claim]) -> Reading:
     >>> list(found.definitions), found.free, found.loss
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
-    claims, opaque = _with_opaque(_with_parameters(_of_all_entries(claims)))
+    claims, opaque = _with_opaque(_with_parameters(_of_all_entries(_with_residuals(claims))))
     claims = _families(claims)
     claims = [changed(c, lambda e: replace(e, _product)) for c in claims]
     learned = _Learned(definitions=opaque)
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
+    _known_slopes(claims, learned.functions)
     claims = [changed(c, lambda e: _by_its_own(e, learned.definitions)) for c in claims]
     unread = _unread(claims, learned.definitions)
     definitions = ordered(_with_steps(_with_arguments(learned.definitions, claims)))
@@ -331,6 +336,39 @@ def _with_parameters(claims: list[Claim]) -> list[Claim]:
     return [valued(c) for c in claims] if heads else claims
 
 
+def _with_residuals(claims: list[Claim]) -> list[Claim]:
+    """Where L = ½ δ² is computed from it, δ is a value like any other, and stands for no derivative."""
+    inside = {
+        v
+        for c in claims
+        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name" and c.left.args[0] in LOSSES
+        for v in names(c.right)
+        if v.startswith("δ")
+    }
+    return [changed(c, lambda e: renamed(e, lambda v: RESIDUAL + v[1:] if v in inside else v)) for c in claims]
+
+
+def _known_slopes(claims: Iterable[Claim], functions: dict[str, tuple[str, Expr]]) -> None:
+    """f'(z) = f(z) (1 − f(z)) says that f is the sigmoid, f'(z) = 1 − f(z)² that it is tanh."""
+    z = np.linspace(-2, 2, 9)
+    point = Jet(z, np.ones_like(z), np.ones_like(z), np.zeros_like(z))
+    for c in claims:
+        if not (isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and c.left.args[1] == 1):
+            continue
+        f, _, argument = c.left.args
+        calls = [n for n in nodes(c.right) if n.op == "call"]
+        own = all(n.args == (f, 0, argument) for n in calls) and calls and argument.op == "name"
+        if f in functions or not is_generic(f) or not own:
+            continue
+        for known in ("sigmoid", "tanh"):
+            try:
+                slope = jet(c.right, {argument.args[0]: point}, lambda *_, known=known: FUNCTIONS[known]).value
+            except UnknownError:
+                continue
+            if np.allclose(slope, FUNCTIONS[known].derivative(z)):
+                functions[f] = (argument.args[0], Expr("call", (known, 0, argument)))
+
+
 def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition]]:
     """In J = L(W) + ½ λ ‖W‖², L(W) is a value of which nothing is said but what it is a function of; with its definition."""
     every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
@@ -469,6 +507,8 @@ class _Learned:
         elif head.op == "name" and derived is not None:
             if head.args[0] not in symbols(derived):
                 self.notes.setdefault(show_key(head), derived)
+                for x in values[-1:]:
+                    self.given.setdefault(head.args[0], _number(x))
         elif head.op == "name":
             self._named(list(dict.fromkeys(t for t in terms if t.op == "name")), formulae, row)
 

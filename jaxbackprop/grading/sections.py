@@ -11,6 +11,7 @@ from jaxbackprop.grading.expression import Expr, has, names, nodes
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, is_number
+from jaxbackprop.grading.updates import is_update
 
 MOST = 40  # parts; a text with more is judged as one
 _ITEM = re.compile(
@@ -30,7 +31,11 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
     rows = text.split("\n")
     starts = [0]
     known: dict[str, tuple[Expr, int]] = {}
+    stepped = False
     for i, c in enumerate(claims):
+        if stepped and not _is_step(claims, i):  # w has a new value
+            starts.append(i)
+        stepped = _is_step(claims, i) and any(_is_given(b) and b.left == c.left for b in claims[:i])
         v = _defined(c) or _unread(c)
         if not v:
             continue
@@ -47,8 +52,23 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
         own = claims[start:end]
         mine = {_defined(c) or _unread(c) for c in own}
         above = {v: c for c in claims[:start] if (v := _defined(c)) and v not in mine}
-        found.append(Part(list(above.values()), own))
+        numbers = {c.left: c for c in claims[:start] if _is_given(c) and c.left.args[0] not in {*mine, *above}}
+        found.append(Part([*above.values(), *(c._replace(terms=(c.left, c.right)) for c in numbers.values())], own))
     return found
+
+
+def _is_step(claims: list[Claim], i: int) -> bool:
+    """Whether a claim is of a step of the training, w = w − η dL/dw = 0.6."""
+    c = claims[i]
+    row = (b for b in claims if b.row == c.row and b.left == c.left and isinstance(b.right, Expr))
+    return isinstance(c.left, Expr) and any(is_update(c.left, b.right) for b in row)
+
+
+def _is_given(claim: Claim) -> bool:
+    """Whether a claim says which number a name is."""
+    left, right = claim.left, claim.right
+    plain = isinstance(left, Expr) and isinstance(right, Expr) and left.op == "name" and not left.args[1]
+    return plain and is_number(right)
 
 
 def _defined(claim: Claim) -> str:

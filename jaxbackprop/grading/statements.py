@@ -8,6 +8,7 @@ A derivative is judged where it is finished, and what stands before says that it
 """
 
 import re
+from collections.abc import Sequence
 
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import (
@@ -15,6 +16,7 @@ from jaxbackprop.grading.expression import (
     OTHERWISE,
     ZERO,
     Expr,
+    Variable,
     has,
     names,
     negated,
@@ -26,11 +28,12 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, changed
 from jaxbackprop.grading.updates import update_of
+from jaxbackprop.grading.wording import Loop
 
 MOST = 150  # symbols in a statement that is put together of several
 
 
-def as_equations(claims: list[Claim]) -> list[Claim]:
+def as_equations(claims: list[Claim], over: Sequence[Loop] = ()) -> list[Claim]:
     r"""The claims with every statement as an equation; one that a later line finishes has `completed`.
 
     >>> from jaxbackprop.grading.lines import chains
@@ -40,6 +43,8 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
     >>> [(show(c.right), c.completed) for c in found]
     [('p - y', 2), ('(p - y) / m', 0), ('dL/dz * x', 0)]
     """
+    for loop in over:
+        claims = _of_each(claims, loop)
     found: list[Claim] = []
     last: dict[Expr, int] = {}
     several: set[str] = set()
@@ -59,7 +64,9 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
         elif isinstance(v, Expr) and v in last and not c.bare and _changes(c, found[last[v] :]):
             before = found[last[v]]
             anew = v.op == "name" and claim.relation == "="  # delta = (delta @ W.T) * h * (1 - h): of the layer below
-            if _adjoint(v) and not anew:
+            between = [b.right for b in found[last[v] + 1 :] if isinstance(b.right, Expr)]
+            goes_on = claim.relation != "=" and not any(n == v for e in between for n in nodes(e))  # J += …, J /= m
+            if (_adjoint(v) and not anew) or goes_on:
                 c = _finished(c, before)
                 found[last[v]] = before._replace(completed=c.row, terms=())
             elif isinstance(right, Expr) and not has(right, "derivative", "second", "partial"):
@@ -73,6 +80,39 @@ def as_equations(claims: list[Claim]) -> list[Claim]:
         found.append(c)
         used |= {n for n in nodes(c.right) if n.op == "name"} if isinstance(c.right, Expr) else set()
     return [_once(c, several) for c in found] if several else found
+
+
+def _of_each(claims: list[Claim], loop: Loop) -> list[Claim]:
+    """In a loop over i what is computed from x[i] is one of each i, and what is added up is Σ_i: J += (a − y[i])²."""
+    i = (loop.letter,)
+    inside = [c for c in claims if c.row in loop.rows and isinstance(c.left, Expr) and isinstance(c.right, Expr)]
+    if not any(c.relation == "+=" for c in inside):
+        return claims
+    mine = {*loop.taken}
+    for c in inside:
+        of_one = any(n.op == "name" and (n.args[1] == i or n.args[0] in mine) for n in nodes(c.right))  # type: ignore[arg-type]
+        if of_one and c.relation == "=" and c.left.op == "name" and not c.left.args[1]:  # type: ignore[union-attr]
+            mine.add(c.left.args[0])  # type: ignore[union-attr]
+
+    def one(variable: Variable) -> Variable:
+        return (variable[0], i) if variable[0] in mine and not variable[1] else variable
+
+    def lettered(n: Expr) -> Expr | None:
+        if n.op == "name":
+            return Expr("name", one(n.args))
+        return Expr("derivative", tuple(map(one, n.args))) if n.op == "derivative" else None
+
+    found, begun = [], {c.left: c.row for c in inside if c.relation == "+="}
+    for c in claims:
+        if c.left in begun and c.right == ZERO:  # J = 0, in front
+            c = c._replace(completed=begun[c.left], terms=())
+        if c.row in loop.rows:
+            c = changed(c, lambda e: replace(e, lettered))
+            if c.relation == "+=" and isinstance(c.right, Expr):
+                whole = Expr("sum", (i, c.right, ""))
+                c = c._replace(right=whole, relation="=", terms=(c.left, whole))  # type: ignore[arg-type]
+        found.append(c)
+    return found
 
 
 def _active(claims: list[Claim]) -> dict[str, Expr]:

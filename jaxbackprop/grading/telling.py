@@ -77,7 +77,7 @@ def _shapes(world: World) -> str:
     one = "row" if world.layout.rows else "column"
     what = f"a batch of examples as {one}s" if world.layout.batch else f"one example as a {one}"
     sizes = [(v, "x".join(str(n) for n in (*s[0], *s[1:]))) for v, s in list(world.sized.names.items())[:8] if v]
-    return f"vectors and matrices, {what}: {', '.join(f'{v} ({size})' for v, size in sizes)}"
+    return f"vectors and matrices, {what}: {', '.join(f'{show_variable((v, ()))} ({size})' for v, size in sizes)}"
 
 
 def with_slips(claims: list[Claim], judged: list[Judged], loss: str) -> Iterator[Line]:

@@ -5,11 +5,12 @@ import re
 from jaxbackprop.grading.choice import holds
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import ZERO, Expr, adjoint, has, names, nodes, symbols
+from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.grammar import Unread
-from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, is_number
+from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, is_generic, is_number
 from jaxbackprop.grading.updates import is_update
 from jaxbackprop.grading.words import LOSSES
-from jaxbackprop.grading.world import World
+from jaxbackprop.grading.world import World, resolved
 
 
 def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
@@ -46,6 +47,8 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
     opaque = next((v for v, (_, e) in reading.definitions.items() if any(map(_is_opaque, nodes(e)))), "")
     if opaque and not has(right, "derivative", "partial") and not any(v.startswith("δ") for v in names(right)):
         return f"what {opaque} is a function of is said, and not which function it is"
+    if left.op == "call" and left.args[1] and is_generic(left.args[0]) and not _is_given(world, left):
+        return f"which function {left.args[0]} is is not said"
     if _may_be_a_condition(reading, left, right):
         return "it may be a condition, such as a derivative that is set to 0"
     if dead := _leads_nowhere(world, left, right):
@@ -59,6 +62,11 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"it needs {min(inside)}, of which nothing is said"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
+
+
+def _is_given(world: World, call: Expr) -> bool:
+    function = resolved(world, call.args[0], call.args[2])
+    return not isinstance(function, Function) or function in FUNCTIONS.values()
 
 
 def _is_opaque(e: Expr) -> bool:

@@ -1,6 +1,7 @@
 """What people word in several ways, in one way: decimal commas, dx, dy = a, b, heads of loops, boxes, conditions in front."""
 
 import re
+from typing import NamedTuple
 
 from jaxbackprop.grading.grammar import MAX_PIECE
 from jaxbackprop.grading.words import rewritten, rules
@@ -79,6 +80,40 @@ def _with_guards(text: str) -> str:
                 )
         rows[i] = "; ".join(clauses)
     return "\n".join(rows)
+
+
+class Loop(NamedTuple):
+    """A loop over examples in code: its letter, the names that it takes from lists, and its rows."""
+
+    letter: str
+    taken: frozenset[str]
+    rows: range
+
+
+_NAMES = r"[^\W\d]\w*(?:\s*,\s*[^\W\d]\w*)*"
+_LOOP = re.compile(
+    r"([ \t]*)for\s+(?:([ijkn])\s+in\s+range"
+    rf"|(?:[ijkn]\s*,\s*)?\(?({_NAMES})\)?\s+in\s+(?:enumerate\()?zip)\(.*:\s*(?:#.*)?"
+)
+
+
+def loops(text: str) -> list[Loop]:
+    r"""The loops over examples: for i in range(m), for x, y in zip(X, Y).
+
+    >>> loops("for x, y in zip(X, Y):\n    z = w * x\nJ = 0")
+    [Loop(letter='i', taken=frozenset({'x', 'y'}), rows=range(2, 3))]
+    """
+    rows = text.split("\n")
+    found = []
+    for at, row in enumerate(rows, 1):
+        head = _LOOP.fullmatch(row)
+        if head:
+            end = at
+            while end < len(rows) and (not rows[end].strip() or re.match(rf"{head[1]}[ \t]+", rows[end])):
+                end += 1
+            taken = frozenset(v.strip() for v in (head[3] or "").split(",") if v.strip())
+            found.append(Loop(head[2] or "i", taken, range(at + 1, end + 1)))
+    return found
 
 
 def _one_by_one(match: re.Match) -> str:
