@@ -98,7 +98,7 @@ KINDS = {
     "a δ with the wrong sign": ("o = σ(w h)\nE = 1/2 (t - o)^2\nδ = (t - o) o (1 - o)\nΔw = -η δ h", "++-+"),
     "a second step by numbers": (
         "w = 1, x = 2, t = 1\ny = w x = 2\nL = (y - t)^2 = 1\ndL/dw = 2 (y - t) x = 4\nw = w - 0.1 * dL/dw = 0.6\n"
-        "y = w x = 1.2\nL = (y - t)^2 = 0.04\ndL/dw = 0.8\ndL/dw = 4", "+++++++++++++++++-"),
+        "y = w x = 1.2\nL = (y - t)^2 = 0.04\ndL/dw = 0.8\ndL/dw = 4", "++++++++++++++++-"),
     "a new name for the next value": (
         "w = 1, x = 2, t = 1\ny = w x = 2\nL = (y - t)^2 = 1\ndL/dw = 4\nw_new = w - 0.1 * dL/dw = 0.6\nw_new = 0.7",
         "++++++++++-"),
@@ -111,7 +111,7 @@ KINDS = {
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),
     "gates, a line each": ("z = x + y\ndx = dz\ndy = dz\nz = x y\ndx = dz y\ndy = dz x", "++++++"),
     "gates with a name in front": ("add: z = x + y, dx = dz, dy = dz\nmul: z = x * y, dx = dz * y, dy = dz * x", "++++++"),
-    "a definition that was not read": ("L = ½ (a − y)², dL/da = a − y\nL = ln(cosh(a − y)), dL/da = tanh(a − y)", "++??"),
+    "a definition that was not read": ("L = ½ (a − y)², dL/da = a − y\nL = ln(besselj(a − y)), dL/da = tanh(a − y)", "++??"),
     # δ
     "deltas counted from the output": (
         "z1 = W1 x\nh = σ(z1)\nz2 = W2 h\no = softmax(z2)\nL = −Σ_k y_k log o_k\nδ1 = o − y\nδ2 = W2^T δ1\nδ3 = δ2 ⊙ h ⊙ (1 − h)",

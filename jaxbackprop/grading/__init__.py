@@ -52,7 +52,8 @@ What to read next. `help(jaxbackprop.grade)`; `jaxbackprop.tracing`, the right d
 
 In the order to read them: report | expression, grammar, counters, words, characters, vocabulary, notation | sides, wording,
 pieces, lines | updates, reading, statements, sections, stages, values, curvature, shapes | world, derivatives, points |
-comparison, choice, wiring, slips | diagnosis, correction, numbers | unjudged, telling, judge, grade. `jaxbackprop.tracing` works a text through.
+comparison, choice, wiring, slips | diagnosis, correction, numbers | unjudged, telling, judge, grade. `jaxbackprop.tracing`
+works a text through.
 """
 
 from jaxbackprop._lazy import submodules

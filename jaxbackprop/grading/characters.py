@@ -49,7 +49,7 @@ _COMMANDS = {
     **{"gt": ">", "lt": "<", "neq": "!=", "ne": "!=", "land": " and ", "wedge": " and "},
     **dict.fromkeys(("top", "intercal", "transpose"), "T"),
     **{"prime": "'", "ell": "ℓ", "nabla": "∇", "sum": " Σ"},
-    **{f: f" {f} " for f in ["tanh", "exp", "ln", "log", "sin", "cos", "max", "min", "sqrt"]},
+    **{f: f" {f} " for f in ["tanh", "exp", "ln", "log", "sin", "cos", "sinh", "cosh", "max", "min", "sqrt"]},
     **GREEK,
     **dict.fromkeys(
         [
@@ -156,12 +156,15 @@ _SPELLINGS = rules(
     ("dz[k] -= 1", r"\b([A-Za-z]\w*)\[\s*([kc])\s*\](?=\s*$)", r"pick(\2 ⊙ \1)"),
     ("z[i]", r"(?<=[A-Za-z0-9])\[([ijn])\]", r"_{\1}"),
     ("p[target]", r"\b([A-Za-z]\w*)\[\s*(y|Y|Yb|targets?|labels?|correct\w*)\s*\]", r"pick(\2 ⊙ \1)"),
+    ("√d", r"√\s*([A-Za-zͰ-Ͽ]\w*|\d+)", r" sqrt(\1)"),
     ("ŷ", r"(?:(?<![A-Za-zÀ-ɏẀ-ỹ])|(?<=/d)|(?<=^d)|(?<=\sd))([A-Za-zͰ-Ͽ][\u0302-\u0304]|[À-ɏẀ-ỹ])(?![A-Za-zÀ-ɏẀ-ỹ])", _accent),
 )  # fmt: skip
 _LAYERS = rules(
     ("z^[1], a^(2)", r"(?<=[A-Za-zͰ-Ͽ])\s?\^(?:\[(\d)\]|(?<=[zawbhδZAWBHΔ]\^)\((\d)\))", lambda m: f"_{{{m[1] or m[2]}}}"),
 )  # fmt: skip
 _SYMBOLS = rules(
+    ("y_hat_i", r"(?:\b|(?<=\bd))(?:y_?hat|hat_?y)(?=_|\b)", "yhat"),
+    ("2πσ", r"π(?=[A-Za-zͰ-Ͽ])", "π "),
     ("h_θ(x)", r"(?<![A-Za-z0-9_])([hfgp])_\(?(?:θ|\\theta|w|W|[wW],\s*b)\)?\s?(?=\()", r"\1"),
     ("d^2L/dw^2", _SECOND.pattern, _second),
     ("z^l where nothing counts: not read",
@@ -179,7 +182,6 @@ _INDICES = rules(
     ("letters apart", r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩"),
     ("z_1", r"(?<=[A-Za-zͰ-Ͽ])_(?=\d)", ""),
     ("σ^2_B", r"(?<=[A-Za-zͰ-Ͽ])(\^\(?2\)?)_(\w+)", r"_\2\1"),
-    ("y_hat", r"(?:\b|(?<=\bd))(?:y_?hat|hat_?y)\b", "yhat"),
 )
 
 
@@ -205,8 +207,22 @@ def _tag(parts: list[str], index: str) -> str:
 def _norms(text: str) -> str:
     bar = r"(?:\|\||∥)"
     text = re.sub(rf"{bar}((?:(?!{bar}).)*){bar}(?:_?\(?[2F]\)?)?\s*\^\(?2\)?", r" sum((\1)^2)", text)
+    text = re.sub(rf"{bar}((?:(?!{bar}).)*){bar}_\(?1\)?", r" sum(abs(\1))", text)
     text = re.sub(rf"{bar}((?:(?!{bar}).)*){bar}(?:_?[2F])?", r" norm(\1)", text)
-    return re.sub(r"(?:(?<=[-+*/=(,])|(?<=[-+*/=(,]\s)|^)(\s*)\|([^|=<>]+)\|", r"\1abs(\2)", text)
+    return _BARS.sub(_absolute, text) if text.count("|") % 2 == 0 else text
+
+
+_BARS = re.compile(r"\|\s*([^|=<>]+?)\s*\|(?:_\(?([12])\)?(?![0-9]))?(\s*\^\s*\(?2\)?(?!\d))?")
+
+
+def _absolute(match: re.Match) -> str:
+    """|z|, |w|_1, |z - t|^2."""
+    inside = match[1]
+    if inside.count("(") != inside.count(")"):  # p(x|z) q(z|x)
+        return match[0]
+    if match[3]:
+        return f" sum(({inside})^2)" if "⟨" not in inside else f" ({inside})^2"
+    return f" sum(abs({inside}))" if match[2] == "1" else f" norm({inside})" if match[2] else f" abs({inside})"
 
 
 # --- LaTeX -----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Claim, Reading, changed, formulae_of, read
-from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout
+from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout, no_counts
 from jaxbackprop.grading.updates import goes_up
 from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import Loss, World
@@ -182,7 +182,8 @@ def layouts(reading: Reading) -> list[Layout]:
         return [Layout()] if reading.given or _sound(reading, [Layout()]) else [Layout(vectors=True)]
     left, right = _sides(reading)
     rows = left > right
-    counts = {"m", "N", "B", "batch"} - reading.parameters - reading.definitions.keys()
+    of_losses = [e for v, (_, e) in reading.definitions.items() if v == reading.loss or v in LOSSES]
+    counts = {"m", "N", "B", "batch"} - reading.parameters - reading.definitions.keys() - no_counts(reading.definitions)
     several = any(
         (n.op == "reduce" and n.args[0] in ("npsum", "mean", "sum") and (n.args[1] is not None or n.args[2].op == "derivative"))
         or (n.op == "name" and n.args[0] in counts)
@@ -193,7 +194,7 @@ def layouts(reading: Reading) -> list[Layout]:
     one, many = Layout(True, rows), Layout(True, rows, True)
     found = [many, one] if several else [one, many]
     said = any(
-        (n.op == "reduce" and (n.args[0] == "mean" or n.args[1] is not None))
+        (n.op == "reduce" and (n.args[1] is not None or (n.args[0] == "mean" and e in of_losses)))
         or (n.op == "name" and n.args[0] in counts)
         for e in formulae for n in nodes(e)
     )  # fmt: skip

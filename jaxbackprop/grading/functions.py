@@ -101,6 +101,8 @@ FUNCTIONS = {
     "log": Function(np.log, lambda z: 1 / z, lambda z: -1 / z**2),
     "sin": Function(np.sin, np.cos, lambda z: -np.sin(z)),
     "cos": Function(np.cos, lambda z: -np.sin(z), lambda z: -np.cos(z)),
+    "sinh": Function(np.sinh, np.cosh, np.sinh),
+    "cosh": Function(np.cosh, np.sinh, np.cosh),
     "sqrt": Function(np.sqrt, lambda z: 0.5 / np.sqrt(z), lambda z: -0.25 * z**-1.5),
 }
 

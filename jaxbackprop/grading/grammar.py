@@ -288,6 +288,9 @@ class _Build:
         return self.add(a, Expr("negative", (b,)))
 
     def multiply(self, a, b):
+        last = a.args[-1] if a.op == "product" else a
+        if (b == ONE and last.op == "transpose") or (a == ONE and b.op == "transpose"):
+            raise ValueError("1 may stand for a vector of ones")
         if b.op == "cases" and a == ONE:  # 1{z >= 0}
             return b
         if a.op == "partial" and not names(a.args[0]):  # d/dw ½ (z - y)^2: of the whole product

@@ -27,7 +27,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     for v in known.squares:
         text = re.sub(rf"(?<![A-Za-zͰ-Ͽ_])((?:[d∂]\s?)?){v}\s*\^\s*\(?2\)?(?!\d)", rf"\1{v}²", text)
         if v not in known.bare:  # beside σ², σ is its root
-            text = re.sub(rf"(?<![A-Za-zͰ-Ͽ_∂]){v}(?![²\w⟨'(])", f"({v}²)^(1/2)", text)
+            text = re.sub(rf"(?<![A-Za-zͰ-Ͽ_∂]){v}(?![²\w⟨'(])", f"(({v}²)^(1/2))", text)
     text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])δ\s*(?=[A-Za-z])", "δ_", text) if known.deltas else text
     if known.entrywise:
         text = re.sub(r"(?<=\w)\[(?![^\[\]]*[<>=])", "⟪index⟫[", text).replace("*", "⋆")
@@ -43,6 +43,10 @@ def _primed(match: re.Match) -> str:
 _MODULES = "np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special"
 _NUMPY = rules(
     ("np.exp, torch.nn.functional.relu", rf"\b(?:{_MODULES})\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])", "ⓝ"),
+    ("len(x), x.shape[0]", r"\blen\(\w+\)|\b\w+\.shape\[0\]|\b\w+\.size\(0\)|\bbatch_size\b", "batch"),
+    ("x.numel()", r"\b(\w+)\.(?:numel\(\)|size\b(?!\())|\bnumel\((\w+)\)", lambda m: f"npsum(0 * {m[1] or m[2]} + 1)"),
+    ("reduce_sum(x)", r"\breduce_(?=(?:sum|mean|max)\()", ""),
+    ("x.^2, a .+ b, tanh.(z)", r"(?<=[\w)\]])\s?\.(?=[\^+/-]|\s?\()(?!\s?\(\))", ""),
     ("np.sum(a) over all", r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum"),
     ("other functions of a module", r"ⓝ", ""),
     ("a.copy()", r"\.(?:astype\(\w+\)|(?:float|copy|clone|detach|item)\(\))|\bcopy(?=\()", ""),
@@ -114,7 +118,7 @@ def _derivatives(text: str, values: Collection[str]) -> str:
         lambda m: f" ∂{m[1] or m[2]}/∂{m[3] or m[4]} ",
         text,
     )
-    text = re.sub(rf"(?<![A-Za-z0-9_])[d∂]\s*/\s*[d∂]\s*({NAME})", r" ∂/∂\1 ", text)
+    text = re.sub(rf"(?<![A-Za-z0-9_∂])[d∂]\s*/\s*[d∂]\s*({NAME})", r" ∂/∂\1 ", text)
     text = re.sub(r"(?<![A-Za-z0-9_Ͱ-Ͽ])d\s*(?=\([^()]*(?:\([^()]*\)[^()]*)*\)\s*/\s*[d∂])", "∂", text)
     return re.sub(rf"(\)\s*)/\s*d(?={NAME})", r"\1/∂", text)
 
@@ -162,6 +166,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     phrase = _PHRASES.get(word)
     if phrase:
         return phrase
+    if word == "where" and not function:
+        return word
     if word in known.words and not (word in ELEMENTWISE and function):
         return word
     if word == "e" and re.match(r"\s*\^", rest):
@@ -217,7 +223,7 @@ def is_formula(word: str, known: Vocabulary) -> bool:
         SINGLE.fullmatch(word)
         or word in known.words
         or word in KEYWORDS
-        or word.lower() in ELEMENTWISE
+        or (word.lower() in ELEMENTWISE and word != "where")
         or _is_name(word)
         or word == "axis"
     )

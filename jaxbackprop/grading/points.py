@@ -38,7 +38,9 @@ def asked_of(reading: Reading) -> Asked:
         for n in m.args
         if n.op == "name"
     }
-    return Asked(by, frozenset(shared), frozenset(spread), frozenset(whole - weights))
+    turned = {n.args[0].args for e in sides for n in nodes(e) if n.op == "transpose" and n.args[0].op == "name"}
+    columns = frozenset(v for v, letters in turned if len(letters) == 1)
+    return Asked(by, frozenset(shared), frozenset(spread), frozenset(whole - weights), columns)
 
 
 def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", seed: int = 0) -> World:

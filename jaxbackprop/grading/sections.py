@@ -15,7 +15,8 @@ from jaxbackprop.grading.updates import is_update
 
 MOST = 40  # parts; a text with more is judged as one
 _ITEM = re.compile(
-    r"\s*(?:[-*+•#>|]|\(?(?:\d{1,2}|[a-h]|[ivx]{1,3})[.)]|\[?\d\]|[A-Z][\w ]*:|With\b|For\b|Case\b|Mit\b|Für\b|Avec\b)"
+    r"\s*(?:[-*+•#>|]|\(?(?:\d{1,2}|[a-h]|[ivx]{1,3})[.)]|\[?\d\]|[A-Z][\w ]*:"
+    r"|(?:Part|Teil|Aufgabe|Exercise|Problem|Question|Partie|Parte|With|For|Case|Mit|Für|Avec)\b)"
 )
 
 

@@ -60,12 +60,14 @@ class Asked(NamedTuple):
         shared: what a sum along one axis is by: dγ = sum(dy ⊙ xhat, axis=0), which the examples of a batch share.
         spread: what no sum is by.
         numbers: what a sum over all entries is by: da = sum(dy ⊙ x).
+        columns: families of vectors, as v_jᵀ says.
     """
 
     parameters: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     spread: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
+    columns: frozenset[str] = frozenset()
 
 
 NOTHING = Asked()
@@ -132,7 +134,7 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     >>> infer({"z": ((), z)}, Layout(vectors=True)).names
     {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
     """
-    sizes = Sizes(layout, asked, _values(definitions))
+    sizes = Sizes(layout, asked, no_counts(definitions))
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -142,7 +144,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         weight = any(name(text) in n.args for _, e in definitions.values() for n in _products(e))
         if layout.single and text not in defined and not letters and COLUMN.fullmatch(text) and weight:
             sizes.known.setdefault(text, ((), sizes.new(), ONE))
-        if layout.vectors and text not in defined and _is_vector(text, letters, definitions):
+        column = (letters and text in asked.columns) or _is_vector(text, letters, definitions)
+        if layout.vectors and text not in defined and column:
             sizes.known.setdefault(text, ((sizes.new(),), sizes.new(), ONE) if letters else _input(sizes))
             sizes.examples_by |= {*letters}
     fixed: set[str] = set()
@@ -170,11 +173,16 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
 
 
-def _values(definitions: Mapping) -> set[str]:
+def no_counts(definitions: Mapping) -> set[str]:
     """Names that are called like rates or counts, and are neither: the noise in z = μ + σ eps, the K of Q K^T, the B of A X B."""
     products = [n.args for _, e in definitions.values() for n in nodes(e) if n.op in ("product", "matmul")]
     capitals = [[v for f in factors if re.fullmatch("[A-Z]", v := show(f).removesuffix("^T"))] for factors in products]
     matrices = {v for those in capitals if len({*those}) > 1 for v in those}
+    divisors = [n.args[1] for _, e in definitions.values() for n in nodes(e) if n.op == "/"]
+    ends = {n.args[2] for _, e in definitions.values() for n in nodes(e) if n.op == "sum"}
+    counts = {v for e in divisors for v in names(e)} | ends
+    beside = [[show(f).removesuffix("^T") for f in factors if f.op in ("name", "transpose")] for factors in products]
+    matrices |= {v for those in beside if len(those) > 1 for v in those if re.fullmatch("[A-Z]", v)} - counts
     factors = [
         {*map(show, n.args)} for _, e in definitions.values() for n in nodes(e) if n.op in ("product", "hadamard")
     ]
@@ -218,7 +226,11 @@ def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape |
     v = min((v for v, (_, e) in waiting.items() if not names(e) & waiting.keys()), key=is_open)
     letters, expr = waiting[v]
     bound: dict[str, int] = {}
-    shape = _infer(expr, sizes, bound, None, False) or _infer(expr, sizes, bound, None, True)
+    shape = _infer(expr, sizes, bound, None, False)
+    open_ = {v for v in names(expr) if not sizes.rate(v)}
+    if shape is None and sizes.layout.vectors and open_ and not open_ & sizes.known.keys() and not _lettered(expr):
+        _anchor(expr, sizes)  # of ½ (a + b) nothing is known: these are vectors
+    shape = shape or _infer(expr, sizes, bound, None, True)
     if shape is None:
         _anchor(expr, sizes)
         shape = _infer(expr, sizes, bound, None, True)
@@ -246,7 +258,7 @@ def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
         if not letters and matrices and v in names(e) and v == moved(head, "t", -1):
             return True
         for n in _products(e) if len(letters) == 1 and INPUT.fullmatch(v) else ():
-            turned = any(f.op == "transpose" and f.args[0].op == "name" and not f.args[0].args[1] for f in n.args)
+            turned = any(f.op == "transpose" and f.args[0].op == "name" for f in n.args)
             if name(v, letters) in n.args and (turned or any(m in n.args for m in matrices)):
                 return True
         if letters and any(n == Expr("transpose", (name(v, letters),)) for n in nodes(e)):
@@ -362,7 +374,8 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
             sizes.known[text] = ((), ONE, ONE)
         elif want is not None:
             rows, columns = want.rows, want.columns
-            if (BIAS.match(text) or text in sizes.asked.shared) and sizes.layout.batch:
+            bias = BIAS.match(text) and text not in sizes.values
+            if (bias or text in sizes.asked.shared) and sizes.layout.batch:
                 rows, columns = (ONE, columns) if sizes.layout.rows else (rows, ONE)
             if text in sizes.asked.numbers:
                 rows = columns = ONE
@@ -405,11 +418,12 @@ def _joined(a: Shape, b: Shape, sizes: Sizes, e: Expr) -> Shape:
 def _together(terms, e: Expr, sizes: Sizes, bound, want: Shape | None, force: bool) -> Shape | None:
     """Terms of a sum, factors entry by entry: what is known says how large the others are."""
     found = [_infer(t, sizes, bound, None, False) for t in terms]
-    known = [s for s in found if s is not None]
+    known = [s for t, s in zip(terms, found, strict=True) if s is not None and names(t)]  # of a number nothing follows
     for i, t in enumerate(terms):
-        if not known and force:
+        if not known and force and names(t):
             found[i] = _infer(t, sizes, bound, want, True)
             known = [s for s in found if s is not None]
+    known = known or [s for s in found if s is not None and all(s is not None for s in found)]
     total = want if not known else known[0]
     if total is None:
         return None
@@ -486,15 +500,18 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
         if core.op == "name" and core.args[0][:1].islower() and not turned and _is_step(core.args[0]) and not left:
             return right  # f_t * c_{t-1}: entry by entry
         vector = turned and core.op == "name" and core.args[0][:1].islower() and not _weight(core.args[0])
-        rows = left.columns if left else ONE if vector else want.rows if want else sizes.new() if force else None
+        inner = not all(s is not None and sizes.scalar(s) for s in found[:i])
+        rows = left.columns if left else ONE if vector else None
+        rows = (
+            rows if rows is not None else sizes.new() if inner or (force and not want) else want.rows if want else None
+        )
         return None if rows is None else Shape((), rows, right.rows)
     if left is not None:
-        vector = core.op == "name" and core.args[0][:1].islower() and not turned and not sizes.layout.rows
+        lower = core.op in ("name", "+") and all(v[:1].islower() for v in names(core))  # of p^T (a - b) too
+        vector = lower and not turned and not sizes.layout.rows
         columns = ONE if vector else want.columns if want and not sizes.scalar(want) else sizes.new() if force else None
         return None if columns is None else Shape((), left.columns, columns)
     if all(s is not None for j, s in enumerate(found) if j != i):
-        if force and not want and core.op == "name" and TARGET.fullmatch(core.args[0]) and not core.args[1]:
-            return Shape((), *_input(sizes)[1:])  # (1 - ε) y
         return want or (Shape((), ONE, ONE) if force else None)  # beside numbers
     return None
 

@@ -159,6 +159,7 @@ def _index(text: str, steps: bool) -> str:
         beside = re.search(rf"_\s*\{{?\s*(?:[ijkl],?\s*{x}|{x},?\s*[ijklnm])(?![A-Za-z])", text)
         bases = set(re.findall(rf"([A-Za-z])_\{{?{x}(?![A-Za-z])", text))
         replaces = any(re.search(rf"{b}_\{{?[ijkl](?![A-Za-z])", text) for b in bases)
+        replaces = replaces or any(re.search(rf"(?<!\w){b}\s*=\s*\\?(?:text\{{)?softmax", text) for b in bases)
         value = re.search(rf"(?m)(?:^|[,;$&])\s*{x}\s*=", text)
         return bool(summed or (not value and (beside or replaces)))
 

@@ -10,6 +10,7 @@ from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import is_array
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.reading import Definition, Reading, claims_of, ordered, read, with_names
+from jaxbackprop.grading.words import LOSSES
 
 _DERIVES = re.compile(
     r"[∂d]\s*\w*\s*/|partial|nabla|[∇δ]|\bd\w|\w'"
@@ -90,7 +91,7 @@ def _same_letters(reading: Reading) -> Reading:
     used = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v}
     other: dict[str, str] = {}
     for v in used - known:
-        near = [u for u in known if u and u.lower() == v.lower()]
+        near = [u for u in known if u and u.lower() == v.lower() and u not in (reading.loss, *LOSSES)]
         swapped = v.translate(str.maketrans("ahAH", "haHA"))
         near = near or [u for u in known if re.fullmatch(r"[ahAH]\d+", v) and u == swapped and not counter(v)]
         near = near or [u for u in known if len(v) > 2 and u.startswith(f"{v}_")]  # dhidden, of hidden_layer

@@ -18,6 +18,10 @@ def one_way(text: str) -> str:
     """The text with each of these in the one way that is read on."""
     if re.search(rf"=\s*{_COMMA}", text) and not re.search(r"\d\.\d", text):
         text = re.sub(_COMMA, r"\1.\2", text)
+    if re.search(r"\w\s?\.[*^/]", text) and not re.search(r"/\s*[d∂]", text):  # a1' in MATLAB
+        text = re.sub(r"(?<=[\w)])'(?=\s*(?:[-+*;)]|$))", "^T", text, flags=re.MULTILINE)
+    for v in {*re.findall(r"(?<![\w\\])([A-Za-z])'(?![\w'(])", text)}:  # Q' of a text that has no Q
+        text = text if re.search(rf"(?<![\w\\]){v}(?!['\w])", text) else text.replace(f"{v}'", v)
     return _with_equal_indices(_with_guards(rewritten(text, _WORDING)))
 
 
@@ -132,6 +136,8 @@ _WORDING = rules(
     ("on a, in French", r"\bOn a\b(?!\s*=)", "On  "),
     (r"\text{ where }", rf"\\(?:text|mbox|textrm)\{{\s*,?\s*({_JOINS})\s*\}}", r" \1 "),
     ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
+    ("row by row", r"\s+\(?(?:row|column|element|entry|component)-?wise\)?(?![\w-])", ""),
+    ("a comment that is an equation", r"(?m)^([ \t]*)(?:#+|//|%+)[ \t]+(?=[^\n=]{1,60}=)", r"\1"),
     ("φ = tanh", rf"(?<![\w(])([fgφϕψσ]|\\(?:phi|varphi|psi))\s*=\s*({_ACTIVATION})(?=\s*(?:$|[.,;$\n]))", r"\1(z) = \2(z)"),
     ("f is the sigmoid",
      rf"(?<![\w(])([fgφϕψ]|\\(?:phi|varphi|psi))\$?\s+(?:is|ist|est|es|being|denotes|be)\s+(?:{_THE})?(?:usual\s+|logistic\s+)?({_ACTIVATION})(?![\w(])",

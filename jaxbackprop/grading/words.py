@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 INDEX = "ijklmnpqrsct0"  # letters that index; 0: an o below is a 0, as a scan reads it
 ELEMENTWISE = frozenset(
-    "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sqrt"
-    " abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
+    "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sinh cosh"
+    " sqrt abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
     " where max min maximum minimum sum npsum mean std var square power pow transpose multiply ce pick".split()
 )
 GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")

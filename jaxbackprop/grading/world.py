@@ -22,7 +22,7 @@ from jaxbackprop.grading.expression import (
     show_variable,
 )
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
-from jaxbackprop.grading.reading import Reading, is_generic
+from jaxbackprop.grading.reading import OPAQUE, Reading, is_generic
 from jaxbackprop.grading.shapes import Layout, Sized
 from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, constant, evaluate, pull
 from jaxbackprop.grading.words import LOSSES
@@ -278,7 +278,7 @@ def resolved(world: World, function: str, argument: Expr) -> Function | tuple[st
         raise UnknownError(f"{stem}({show(argument)}) is not given")
     if not is_generic(function) and len(stem) > 1:
         raise UnknownError(f"the function {function} is not known")
-    return FUNCTIONS["relu"] if world.generic == "relu" else some_function(stem)
+    return FUNCTIONS["relu"] if world.generic == "relu" and not function.startswith(OPAQUE) else some_function(stem)
 
 
 def called(world: World, function: str, primes: int, argument: Expr, inside: Node) -> Node:
