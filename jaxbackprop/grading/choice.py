@@ -209,6 +209,10 @@ def layouts(reading: Reading) -> list[Layout]:
         found += [layout._replace(single=True) for layout in plain]
     if any(re.fullmatch(r"[a-tx-z]\d*", v) for v in free):
         found += [layout._replace(scale=True) for layout in plain]
+    if any(
+        re.search(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ]", c.text) for c in reading.claims
+    ):
+        found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
     code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
     if code and any(n.op == "matmul" and show(n.args[0])[0].islower() for e in formulae for n in nodes(e)):
         found += [Layout(True, flat=True)]
@@ -369,11 +373,13 @@ def with_deltas(world: World) -> World:
     if sum(not holds(named, c) for c in about) < 2:
         return named
     held = sum(holds(named, c) for c in about)
-    for places, enough in ((_places(world), held + 2), (_everywhere(world), len(about))):
+    clash = len({*named.deltas.values()}) < len(named.deltas)  # two of one value
+    found: list[tuple[int, World]] = []
+    for places, enough in ((_places(world), held + 2 - clash), (_everywhere(world), len(about))):
         free = _assigned(world, groups, {group[0]: places for group in groups})
-        if sum(holds(free, c) for c in about) >= enough:
-            return free
-    return named
+        most = sum(holds(free, c) for c in about)
+        found += [(most, free)] if most >= enough else []
+    return max(found, key=lambda f: f[0])[1] if found else named
 
 
 def _assigned(world: World, groups: list[list[str]], candidates: dict[str, list[str]]) -> World:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, has_local, nodes
+from jaxbackprop.grading.expression import ZERO, Expr, ShapeError, UnknownError, has, has_local, nodes
 from jaxbackprop.grading.reading import is_number
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.world import World
@@ -40,7 +40,7 @@ def sides(world: World, left: Expr, right: Expr) -> Sides:
         UnknownError: one of them cannot be evaluated.
     """
     a, b = value_of(world, left, (right,)), value_of(world, right, (left,))
-    if a.shape != b.shape and not is_number(right):
+    if a.shape != b.shape and not (is_number(right) or _is_zero(right)):
         raise ShapeError(
             f"its shape is {b.shape[0]}x{b.shape[1]} where {world.called(left)} is {a.shape[0]}x{a.shape[1]}"
         )
@@ -51,6 +51,11 @@ def sides(world: World, left: Expr, right: Expr) -> Sides:
     except ValueError:
         raise ShapeError("an index runs over two different ranges") from None
     return Sides(x, y)
+
+
+def _is_zero(e: Expr) -> bool:
+    """Whether a side is 0 where it is anything: 0 if z < 0."""
+    return e.op == "cases" and {*e.args[1::2]} == {ZERO}
 
 
 def _with(node: Node, letters) -> np.ndarray:

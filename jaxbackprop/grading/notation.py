@@ -32,7 +32,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     if known.entrywise:
         text = re.sub(r"(?<=\w)\[(?![^\[\]]*[<>=])", "⟪index⟫[", text).replace("*", "⋆")
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
-    text = _words(_derivatives(rewritten(text, _FUNCTION_NAMES), known.bare), known)
+    text = _words(_derivatives(rewritten(text, _FUNCTION_NAMES), known.bare | known.functions), known)
     return rewritten(text, _CASES).strip(" ,;:").rstrip(" ,;.:")
 
 
@@ -187,6 +187,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return f"∂{quotient[1]}/∂{quotient[2]}"
     short = re.fullmatch(r"(?:d|d_|D_|grad_?|gradient_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+?)_grad(?:ient)?", word)
     inner = next(g for g in short.groups() if g) if short else ""
+    if inner and inner.swapcase() in known.letters | known.words and inner not in known.letters | known.words:
+        inner = inner.swapcase()  # grad_w2, of W2
     plainly = word[:4] == "grad" or "_grad" in word or (word[:2] == "d_" and inner not in INDEX)
     if plainly and (inner in known.words or inner in known.letters):
         return f"∂{inner}"

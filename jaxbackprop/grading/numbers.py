@@ -3,10 +3,11 @@
 import numpy as np
 
 from jaxbackprop.grading.derivatives import value_of
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, nodes, number, replace
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, nodes, number, replace
 from jaxbackprop.grading.reading import is_number
 from jaxbackprop.grading.report import RIGHT, UNJUDGED, WRONG
 from jaxbackprop.grading.telling import Judged
+from jaxbackprop.grading.updates import RATE
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.world import Values, World
 
@@ -20,7 +21,7 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
     """
     note = point.reading.notes.get(left.args[0]) if left.op == "name" else None
     if left.op == "name" and left.args[0] in {*point.reading.given} - {*point.reading.definitions} and note is None:
-        return Judged(RIGHT, "given")
+        return _given(point, left.args[0], right, before)
     try:
         truth = float(value_of(point, note or left).array.ravel()[0])
         value = float(value_of(point, right).array.ravel()[0])
@@ -35,6 +36,28 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
     line = f"{point.called(left)} = {truth:.6g}"
     words = {True: "the sign is wrong", False: "the number is wrong"}[abs(truth + value) <= 1e-6 * abs(truth)]
     return Judged(WRONG, f"{words}: at the numbers given {point.called(left)} is {truth:.6g}; right: {line}", line)
+
+
+def _given(point: World, v: str, right: Expr, before: Expr | None) -> Judged:
+    """What a number is given as; or a step from there, w = 1 − 0.1 · 2 = 0.8."""
+    first, value = point.reading.given[v], float(value_of(point, right).array.ravel()[0])
+    near = tolerance(point, right) + 1e-9 * abs(value)
+    if abs(value - first) <= near:
+        return Judged(RIGHT, "given")
+    if before is not None and before.op != "name":
+        worked = float(value_of(point, before).array.ravel()[0])
+        if is_number(before) and abs(worked - value) > near:
+            return Judged(WRONG, f"the number is wrong: {point.called(before)} is {worked:.6g}")
+        if not is_number(before) and abs(worked - value) <= near:
+            return Judged(RIGHT, "at the numbers given")
+    rates = [x for u, x in point.reading.given.items() if RATE.fullmatch(u)]
+    slope = float(point.adjoints[v].ravel()[0]) if v in point.adjoints and len(rates) == 1 else 0.0
+    if slope and abs(first - rates[0] * slope - value) <= near:
+        return Judged(RIGHT, f"a step down {point.called(adjoint(v))}")
+    if slope and abs(first + rates[0] * slope - value) <= near:
+        down = f"{v} = {first - rates[0] * slope:.6g}"
+        return Judged(WRONG, f"the step goes up {point.called(adjoint(v))} = {slope:.6g}; right: {down}", down)
+    return Judged(UNJUDGED, "a step of the training, not a derivative")
 
 
 def _follows(point: World, before: Expr, right: Expr, value: float) -> bool:

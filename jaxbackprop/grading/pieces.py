@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.expression import Expr
 from jaxbackprop.grading.grammar import MAX_PIECE
+from jaxbackprop.grading.guards import IF
 from jaxbackprop.grading.notation import plain
 from jaxbackprop.grading.sides import foreign, side_of
 from jaxbackprop.grading.vocabulary import Vocabulary, vocabulary
-from jaxbackprop.grading.wording import IF
 
 
 class Piece(NamedTuple):

@@ -58,7 +58,7 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
     plain = not layout.vectors and all(not s[0] for s in sized.names.values())
     counts = _counts(reading, sized, layout)
     draws = _draw(reading, sized, counts, layout, rng, DRAWN if plain else POINTS)
-    rules = Rules(rows=layout.rows, flat=layout.flat)
+    rules = Rules(rows=layout.rows, flat=layout.flat, dot=layout.dot)
     empty = World(
         reading,
         layout,

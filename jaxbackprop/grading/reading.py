@@ -188,8 +188,7 @@ def read(claims: list[Claim]) -> Reading:
     (['z', 'h', 'E'], ['w', 'x', 't'], 'E')
     """
     claims, opaque = _with_opaque(_with_parameters(_of_all_entries(_with_residuals(claims))))
-    claims = _families(claims)
-    claims = [changed(c, lambda e: replace(e, _product)) for c in claims]
+    claims = [changed(c, lambda e: replace(e, _product)) for c in _families(_without_letters(claims))]
     learned = _Learned(definitions=opaque)
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
@@ -433,7 +432,15 @@ def _by_its_own(e: Expr, definitions: Mapping[str, Definition]) -> Expr:
             return None
         (y, letters) = n.args[0]
         inside = sorted(names(definitions[y][1])) if y in definitions else []
-        by = inside if len(inside) == 1 else [v for v in inside if v == "x"]
+        above = {*inside}
+        while more := {u for v in above if v in definitions for u in names(definitions[v][1])} - above:
+            above |= more
+        by = (
+            inside
+            if len(inside) == 1 and not {*inside} & definitions.keys()
+            else [v for v in sorted(above) if v == "x"]
+        )
+        by = by or inside * (len(inside) == 1)
         return Expr("derivative", ((y, letters), (by[0], ()))) if by else None
 
     return replace(e, change)
@@ -464,6 +471,29 @@ def _families(claims: list[Claim]) -> list[Claim]:
         return Expr(n.op, tuple(map(one, n.args))) if n.op in ("derivative", "second") else None
 
     return [changed(c, lambda e: replace(e, change)) for c in claims] if both else claims
+
+
+def _without_letters(claims: list[Claim]) -> list[Claim]:
+    """The L_i of one example, where nothing that it is computed from has an i."""
+    said = [(c.left, c.right) for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
+    alone = {
+        v.args
+        for v, e in said
+        if v.op == "name" and v.args[1] and not v.args[0].startswith("δ")
+        if not (is_number(e) or _is_derived(e) or any(n.op in ("name", "delta") and n.args[1] for n in nodes(e)))
+    }
+    others = {v.args for v, _ in said if v.op == "name"} - alone
+    alone = {v for v in alone if v[0] not in {u for u, _ in others}}
+
+    def one(variable):
+        return (f"{variable[0]}_{''.join(variable[1])}", ()) if variable in alone else variable
+
+    def change(n: Expr) -> Expr | None:
+        if n.op == "name":
+            return Expr("name", one(n.args))
+        return Expr(n.op, tuple(map(one, n.args))) if n.op in ("derivative", "second") else None
+
+    return [changed(c, lambda e: replace(e, change)) for c in claims] if alone else claims
 
 
 def _of_all_entries(claims: list[Claim]) -> list[Claim]:

@@ -33,10 +33,12 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
     starts = [0]
     known: dict[str, tuple[Expr, int]] = {}
     stepped = False
+    computed = {_defined(c) for c in claims}
     for i, c in enumerate(claims):
-        if stepped and not _is_step(claims, i):  # w has a new value
+        step = _is_step(claims, i, computed)
+        if stepped and not step:  # w has a new value
             starts.append(i)
-        stepped = _is_step(claims, i) and any(_is_given(b) and b.left == c.left for b in claims[:i])
+        stepped = step and any(_is_given(b) and b.left == c.left for b in claims[:i])
         v = _defined(c) or _unread(c)
         if not v:
             continue
@@ -53,14 +55,17 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
         own = claims[start:end]
         mine = {_defined(c) or _unread(c) for c in own}
         above = {v: c for c in claims[:start] if (v := _defined(c)) and v not in mine}
-        numbers = {c.left: c for c in claims[:start] if _is_given(c) and c.left.args[0] not in {*mine, *above}}
+        numbers = {c.left: c for c in claims[:start] if _is_given(c) and c.left.args[0] not in {*mine, *above}}  # type: ignore[union-attr]
         found.append(Part([*above.values(), *(c._replace(terms=(c.left, c.right)) for c in numbers.values())], own))
     return found
 
 
-def _is_step(claims: list[Claim], i: int) -> bool:
+def _is_step(claims: list[Claim], i: int, computed: set[str]) -> bool:
     """Whether a claim is of a step of the training, w = w − η dL/dw = 0.6."""
     c = claims[i]
+    if _is_given(c) and c.left.args[0] not in computed:  # type: ignore[union-attr]  # w = 1 - 0.1 * 2 = 0.8, where w was 1
+        said = next((k for k, b in enumerate(claims[:i]) if _is_given(b) and b.left == c.left), i)
+        return any(_derives(b) for b in claims[said:i]) and claims[said].right != c.right
     row = (b for b in claims if b.row == c.row and b.left == c.left and isinstance(b.right, Expr))
     return isinstance(c.left, Expr) and any(is_update(c.left, b.right) for b in row)
 

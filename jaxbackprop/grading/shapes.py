@@ -42,6 +42,7 @@ class Layout(NamedTuple):
         single: weights of one small letter are columns: w gives one number for each example.
         scale: a small letter in front of a vector is a number: g of g v / ‖v‖.
         flat: vectors are arrays of one axis, as in NumPy: v @ h is a number, and dz @ W is W^T dz.
+        dot: w · x of two columns is a number.
     """
 
     vectors: bool = False
@@ -50,6 +51,7 @@ class Layout(NamedTuple):
     single: bool = False
     scale: bool = False
     flat: bool = False
+    dot: bool = False
 
 
 class Asked(NamedTuple):
@@ -139,7 +141,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
         inner = any(_between_vectors(text, e) for _, e in definitions.values())
-        if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text) and not inner:
+        factor = text not in "usi" or any(_is_factor(text, n) for _, e in definitions.values() for n in _products(e))
+        if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text) and not inner and factor:
             sizes.known.setdefault(text, _input(sizes))
         weight = any(name(text) in n.args for _, e in definitions.values() for n in _products(e))
         if layout.single and text not in defined and not letters and COLUMN.fullmatch(text) and weight:
@@ -182,6 +185,9 @@ def no_counts(definitions: Mapping) -> set[str]:
     ends = {n.args[2] for _, e in definitions.values() for n in nodes(e) if n.op == "sum"}
     counts = {v for e in divisors for v in names(e)} | ends
     beside = [[show(f).removesuffix("^T") for f in factors if f.op in ("name", "transpose")] for factors in products]
+    sums = [n.args for _, e in definitions.values() for n in nodes(e) if n.op == "+"]
+    terms = [[show(t.args[0] if t.op == "negative" else t) for t in those] for those in sums]
+    beside += [those for those in terms if not all(t.isdigit() for t in those[1:])]
     matrices |= {v for those in beside if len(those) > 1 for v in those if re.fullmatch("[A-Z]", v)} - counts
     factors = [
         {*map(show, n.args)} for _, e in definitions.values() for n in nodes(e) if n.op in ("product", "hadamard")
@@ -239,6 +245,12 @@ def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape |
 
 def _lettered(expr: Expr) -> bool:
     return any(n.args[1] for n in _named(expr))
+
+
+def _is_factor(v: str, product: Expr) -> bool:
+    """Whether a name is multiplied by another that is no rate."""
+    others = {u for f in product.args if f != name(v) for u in names(f) if not RATE.fullmatch(u)}
+    return name(v) in product.args and bool(others)
 
 
 def _between_vectors(v: str, expr: Expr) -> bool:
@@ -463,6 +475,10 @@ def _times(a: Shape, b: Shape, sizes: Sizes, e: Expr) -> Shape:
     if sizes.scalar(a) or sizes.scalar(b):
         s = b if sizes.scalar(a) else a
         return Shape(letters, s.rows, s.columns)
+    columns = sizes.one(a.columns) and sizes.one(b.columns) and not sizes.one(a.rows)
+    if sizes.layout.dot and e.op == "product" and columns:
+        sizes.same(a.rows, b.rows, e)
+        return Shape(letters, ONE, ONE)
     alike = [sizes.find(i) for i in (a.rows, a.columns)] == [sizes.find(i) for i in (b.rows, b.columns)]
     if e.op == "product" and alike and sizes.find(a.columns) != sizes.find(b.rows):
         return Shape(letters, a.rows, a.columns)
@@ -491,7 +507,18 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
         return right or left  # y log p: entry by entry
     small = core.op == "name" and core.args[0][:1].islower()
     if sizes.layout.flat and e.op == "matmul" and small and not turned and not (left and right):
-        return Shape((), left.columns if left else right.rows, ONE) if left or right else None
+        beside = left and (left.rows if sizes.one(left.columns) else left.columns)
+        return Shape((), beside if beside is not None else right.rows, ONE) if left or right else None
+    if (
+        sizes.layout.dot
+        and e.op == "product"
+        and small
+        and not turned
+        and not left
+        and right
+        and sizes.one(right.columns)
+    ):
+        return right
     if right is not None:
         if found[i + 1] is None:
             return None

@@ -62,7 +62,7 @@ def side_of(raw: str, known: Vocabulary, first: bool = False, last: bool = True,
 def _without_remark(raw: str, known: Vocabulary) -> str:
     """Drop words in brackets at the end, (loss) or (outer product), unless the text has them for names."""
     remark = re.search(r"(?<=[\w)\]}'²‖|ᵀ$])\s+\(([A-Za-zÀ-ɏ -]{3,40})\)\s*$", raw)
-    words = remark[1].split() if remark else []
+    words = re.split(r"[\s-]+", remark[1].strip(" -")) if remark else []
     said = all(len(w) > 2 or w.lower() in STOP for w in words) and not {*words} & {*known.words, *known.letters}
     return raw[: remark.start()] if remark and said else raw
 

@@ -36,6 +36,7 @@ class Rules(NamedTuple):
         bound: letters that a sum around runs over: of Σ_n ‖y_n‖² the norm is that of one y_n.
         turned: the arguments at whose kink the other slope is taken.
         flat: vectors have one axis, as NumPy's: v @ h is a number, dz @ W is W^T dz.
+        dot: w · x of two columns is a number.
     """
 
     rows: bool = False
@@ -44,6 +45,7 @@ class Rules(NamedTuple):
     bound: frozenset[str] = frozenset()
     turned: frozenset[str] = frozenset()
     flat: bool = False
+    dot: bool = False
 
 
 class Node:
@@ -185,7 +187,13 @@ def product(a: Node, b: Node, expr: Expr) -> Node:
         return matmul(a, b, expr)  # raises, and names the transpose
 
 
-def _products(factors: list[Node], expr: Expr) -> Node:
+def _dotted(a: Node, b: Node, expr: Expr) -> Node:
+    """w · x of two columns as wᵀ x."""
+    alike = a.shape[1] == b.shape[1] == 1 != a.shape[0] == b.shape[0]
+    return matmul(transpose(a), b, expr) if alike else product(a, b, expr)
+
+
+def _products(factors: list[Node], expr: Expr, product: Callable[[Node, Node, Expr], Node] = product) -> Node:
     """From left to right; where that does not fit, from right to left: g'(z0) w1^T dz1 is meant so."""
     try:
         total = factors[0]
@@ -330,7 +338,7 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
         case "negative", (a,):
             return negative(value(a))
         case "product", factors:
-            return _products([value(f) for f in factors], expr)
+            return _products([value(f) for f in factors], expr, _dotted if scope.rules.dot else product)
         case "matmul", (a, b):
             return (_flat if scope.rules.flat else matmul)(value(a), value(b), expr)
         case "hadamard", (a, b):

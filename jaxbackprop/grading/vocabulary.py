@@ -83,8 +83,12 @@ def vocabulary(text: str) -> Vocabulary:
     primed = set(re.findall(r"(?<![A-Za-zͰ-Ͽ_])([A-Za-zͰ-Ͽ]_?\d*)'+_?\d*\s*\(", lines))
     taken = set(re.findall(r"(?:=|[+\-*⊙(])\s*([hs])\s*\(\s*[A-Za-z]\d*(?:⟨[a-z]+⟩)?\s*\)", lines))
     bare = {w for w in left if len(w.rstrip("0123456789")) == 1} - primed
+    # g v / ‖v‖ and ∂L/∂g: a value, whatever bracket follows it elsewhere
+    bare |= {x for x in "fgφψ" if re.search(rf"(?:=|[-+*/⊙])\s*{x}\s+[A-Za-z∥|]|[d∂]L?\s*/\s*[d∂]{x}(?![\w'(])", lines)}
     functions = primed | (taken - bare)
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", lines))
+    heads = set(re.findall(r"(?:^|[\n$&,;:])\s*([a-z])\s?\(\s*[A-Za-z]\w*(?:⟨[a-z]+⟩)?\s*\)\s*:?=", lines))  # q(x) = …
+    functions |= {x for x in heads if not re.search(rf"(?<![A-Za-z_∂∇]){x}(?!['\w⟨]|\s?\()", lines)}
     letters = {m[0] for m in IDENTIFIER.finditer(lines) if SINGLE.fullmatch(m[0])}
     squares = {a or b for a, b in _SQUARE.findall(lines)} - layered
     deltas = bool(re.search(r"(?m)(?:^|[$&,;(|])\s*δ\s?[A-Za-z]\w*(?:⟨[a-z]+⟩)?\s*=", lines)) and not re.search(
@@ -94,8 +98,9 @@ def vocabulary(text: str) -> Vocabulary:
     barred = {w for w in left if w.endswith("bar") and w[:-3] in used}
     bars = len(barred) > 1 and not re.search(r"bar(?:⟨[a-z]+⟩)?\s*=\s*(?:[({\s]*1[)\s]*/\s*[({\s]*[nNmM]|mean)", lines)
     words -= barred if bars else set()
+    plainly = re.sub(r"∇_?\(?⟨?\w*⟩?\)?\s*[A-Z](?!\w)", "", lines)  # ∇_W L is no L alone
     opaque = {
-        x for x in _OPAQUE.findall(lines) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", lines)
+        x for x in _OPAQUE.findall(lines) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", plainly)
     }
     functions |= opaque - left
     return Vocabulary(
@@ -145,7 +150,7 @@ def _of_derivative(word: str, used: set[str]) -> str:
         return word
     match = _DERIVATIVE.fullmatch(word)
     inner = next((g for g in match.groups() if g), "") if match else ""
-    return inner if inner in used or inner.lower() in WORDS else ""
+    return inner if {inner, inner.swapcase()} & used or inner.lower() in WORDS else ""
 
 
 def _index(text: str, steps: bool) -> str:

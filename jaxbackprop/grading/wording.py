@@ -4,11 +4,11 @@ import re
 from typing import NamedTuple
 
 from jaxbackprop.grading.grammar import MAX_PIECE
+from jaxbackprop.grading.guards import IF, guarded
 from jaxbackprop.grading.words import rewritten, rules
 
 _QUOTIENT = r"[∂d][A-Za-z]?\w*\s*/\s*[∂d]\s*\w+\s*="
 _COMMA = r"(?<![\d,.\[(])(-?\d+),(\d+)(?!\d*(?:,\d|[\])]))"
-IF = r"(?:if|for|when|where|case|wenn|falls|für|si|pour|quand|cas|fall)"
 _JOINS = r"(?:and|where|with|so that|so|then|because|since|und|wobei|mit|damit|et|où|avec|donc|if|for|when|y|donde)"
 _ACTIVATION = r"\\?(?:tanh|sigmoid|[Ll]ogistic|[Rr]e[Ll][Uu]|softplus|sigma|σ|identity|Sigmoid\w*|Tanh)"
 _THE = r"(?:the|a|an|die|der|das|eine?|la|le|une?|el)\s+"
@@ -22,7 +22,42 @@ def one_way(text: str) -> str:
         text = re.sub(r"(?<=[\w)])'(?=\s*(?:[-+*;)]|$))", "^T", text, flags=re.MULTILINE)
     for v in {*re.findall(r"(?<![\w\\])([A-Za-z])'(?![\w'(])", text)}:  # Q' of a text that has no Q
         text = text if re.search(rf"(?<![\w\\]){v}(?!['\w])", text) else text.replace(f"{v}'", v)
-    return _with_equal_indices(_with_guards(rewritten(text, _WORDING)))
+    return _with_equal_indices(guarded(_with_activation(_with_partials(rewritten(text, _WORDING)))))
+
+
+def _with_partials(text: str) -> str:
+    """f_x of f(x, y) = … as ∂f/∂x."""
+    for f, inside in re.findall(r"(?m)^\W*([A-Za-z])\(\s*([a-z](?:\s*,\s*[a-z])+)\s*\)\s*=", text):
+        for x in re.findall(r"[a-z]", inside):
+            text = re.sub(rf"(?<![\w\\]){f}_(?:{x}|\{{{x}\}})(?![\w(])", f"∂{f}/∂{x}", text)
+    return text
+
+
+_NAMED = {
+    "hyperbolic tangent": "tanh",
+    "tangens hyperbolicus": "tanh",
+    "logistic": "sigmoid",
+    "rectified linear": "relu",
+}
+_NAME = re.compile(
+    r"(?i)(?<![\\\w.])(sigmoid|logistic|tanh|hyperbolic tangent|tangens hyperbolicus|relu|rectified linear|softplus)s?\b"
+    r"(?![\w.]|\s*[(^_²'])"
+)
+_GENERIC = re.compile(r"(?<![\w\\'])([fgφϕψ]|\\(?:phi|varphi|psi))\s*\(")
+
+
+def _with_activation(text: str) -> str:
+    """The hidden layer uses tanh: h = f(z), with f(z) = tanh(z) in that line; where one activation is named, and one used."""
+    words = [(m, _NAMED.get(m[1].lower(), m[1].lower())) for m in _NAME.finditer(text)]
+    used = {m[1] for m in _GENERIC.finditer(text)}
+    if len({name for _, name in words}) != 1 or len(used) != 1:
+        return text
+    (f,), (first, name) = used, words[0]
+    if re.search(rf"{re.escape(f)}\s*(?:\(\s*[^\W\d]\w*\s*\)\s*)?:?=", text):  # it has a formula
+        return text
+    end = text.find("\n", first.end())
+    end = len(text) if end < 0 else end
+    return f"{text[:end].rstrip(' .')}; {f}(z) = {name}(z){text[end:]}"
 
 
 def _symmetric(match: re.Match) -> str:
@@ -44,46 +79,6 @@ def _with_equal_indices(text: str) -> str:
         return f"{m[1]}{m[2]} ≟ {m[3]}" if {m[2], m[3]} <= indices and m[2] != m[3] else m[0]
 
     return _EQUAL_INDICES.sub(condition, text)
-
-
-_GUARD = re.compile(
-    rf"(?i)\s*(?:[-*•]\s+)?{IF}\b[\s:]*((?:(?!\bthen\b)[^=:,;])*?(?:[<>≤≥]|\\[gl]e?q?(?![a-z]))=?(?:(?!\bthen\b)[^=:,;])*?)\s*"
-    r"(?:[:,]|\bthen\b|\bwe have\b|\bdann\b|\balors\b|\bgilt\b|\bis\b)[\s:,]*([^<>≤≥]*[^<>≤≥=]=[^=<>≤≥]+)"
-)
-_ELSE = re.compile(
-    r"(?i)\s*(?:[-*•]\s+)?(?:otherwise|else|sonst|sinon|ansonsten|andernfalls)\b[\s:,]*([^<>≤≥=]*[^<>≤≥=]=[^=<>≤≥]+)"
-)
-_SIGNS = {
-    "<": ">=",
-    ">": "<=",
-    "≤": ">",
-    "≥": "<",
-    "<=": ">",
-    ">=": "<",
-    r"\le": ">",
-    r"\ge": "<",
-    r"\leq": ">",
-    r"\geq": "<",
-}
-
-
-def _with_guards(text: str) -> str:
-    """If z > 0: A = B, as A = B if z > 0; and below it, otherwise: A = C, as A = C if z <= 0."""
-    rows, guard = text.split("\n"), ""
-    for i, row in enumerate(rows):
-        clauses = re.split(rf"[,;]\s*(?=(?:and\s+)?{IF}\s+\$?[^=,\n]*[<>≤≥])", row) if len(row) < MAX_PIECE else [row]
-        for j, clause in enumerate(clauses):
-            given, other = _GUARD.fullmatch(clause), _ELSE.fullmatch(clause)
-            signs = re.findall(r"[<>]=?|[≤≥]|\\[gl]e?q?(?![a-z])", guard)
-            if given:
-                guard = given[1].replace("$", "").strip()
-                clauses[j] = f"{given[2].replace('$', '').strip(' .')} if {guard}"
-            elif other and len(signs) == 1 and signs[0] in _SIGNS:
-                clauses[j] = (
-                    f"{other[1].replace('$', '').strip(' .')} if {guard.replace(signs[0], f' {_SIGNS[signs[0]]} ')}"
-                )
-        rows[i] = "; ".join(clauses)
-    return "\n".join(rows)
 
 
 class Loop(NamedTuple):
@@ -140,8 +135,12 @@ _WORDING = rules(
     ("a comment that is an equation", r"(?m)^([ \t]*)(?:#+|//|%+)[ \t]+(?=[^\n=]{1,60}=)", r"\1"),
     ("φ = tanh", rf"(?<![\w(])([fgφϕψσ]|\\(?:phi|varphi|psi))\s*=\s*({_ACTIVATION})(?=\s*(?:$|[.,;$\n]))", r"\1(z) = \2(z)"),
     ("f is the sigmoid",
-     rf"(?<![\w(])([fgφϕψ]|\\(?:phi|varphi|psi))\$?\s+(?:is|ist|est|es|being|denotes|be)\s+(?:{_THE})?(?:usual\s+|logistic\s+)?({_ACTIVATION})(?![\w(])",
+     rf"(?<![\w(])([fgφϕψ]|\\(?:phi|varphi|psi))\$?\s+(?:is|ist|est|es|being|denotes|be)\s+(?:{_THE})?(?:usual\s+|logistic\s+)?"
+     rf"({_ACTIVATION})(?![\w(])",
      r"; \1(z) = \2(z);"),
+    ("Exercise 1. f(x) = …", r"(?m)^\s*(?:Exercise|Problem|Part|Question|Example|Aufgabe|Teil|Beispiel|Exercice|Ejercicio)"
+     r"\s+\w{1,3}\s*[.:)]\s*", ""),
+    ("e^{-yŷ}", r"(?<![A-Za-z\\])([A-Za-z])(?=[ŷẑŵŝĥȳ](?![A-Za-z]))", r"\1 "),
     ("f sigmoid", rf"(?<=,)\s*([fgφϕψ])\s+({_ACTIVATION})(?=\s*(?:$|[.,;\n]))", r" \1(z) = \2(z)"),
     ("dL/dx = …   dL/dy = …, or joined by a word",
      rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={_QUOTIENT})", "; "),

@@ -127,9 +127,22 @@ def _relabelled(node: Node, labels: tuple[str, ...]) -> Node:
     return Node(node.array.transpose(axes), tuple(labels[i] for i in order), ((node, lambda d: d.transpose(back)),))
 
 
-def with_letters(node: Node, letters: tuple[str, ...], rows: bool) -> Node:
-    """A name's value as it is used: w_ji, or the matrix W of what is w_ji elsewhere."""
+def _family_letters(world: World, text: str) -> tuple[str, ...]:
+    """The letters by which the definitions count a family: the i of x_i, of which x_ji is an entry."""
+    inside = (n for _, e in world.reading.definitions.values() for n in nodes(e))
+    return next((n.args[1] for n in inside if n.op == "name" and n.args[0] == text and n.args[1]), ())
+
+
+def with_letters(node: Node, letters: tuple[str, ...], rows: bool, own: tuple[str, ...] = ()) -> Node:
+    """A name's value as it is used: w_ji, or the matrix W of what is w_ji elsewhere; x_ji of a family x_i of vectors."""
     slots = len(node.letters)
+    if len(own) == slots == len(letters) - 1 and {*own} < {*letters} and node.array.shape[-1] == 1:
+        (j,) = {*letters} - {*own}
+        shape = node.array.shape
+        entry = Node(
+            node.array.reshape(*shape[:-2], shape[-2], 1, 1), (), ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),)
+        )
+        return _relabelled(Node(entry.array, tuple(map(str, range(slots + 1))), entry.parents), (*own, j))
     if letters and len(letters) != slots:
         node = _unpacked(node, len(letters))
     elif slots and not letters:
@@ -226,7 +239,11 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
     text, letters = variable
     note = world.reading.notes.get(text + "".join(letters))
     if text in world.values:
-        return at_first(with_letters(world.values[text], letters, world.layout.rows), world.sized.fixed)
+        own = _family_letters(world, text) if len(letters) == len(world.values[text].letters) + 1 > 1 else ()
+        return at_first(with_letters(world.values[text], letters, world.layout.rows, own), world.sized.fixed)
+    if text == "e" and {*letters} <= world.sized.fixed and letters:  # of the class c: 1 there, and 0 elsewhere
+        n = letter_sizes(world.sized, [e for _, e in world.reading.definitions.values()]).get(letters[0], 1)
+        return Node(np.eye(n)[:1, None, :] if world.layout.rows else np.eye(n)[None, :, :1])
     if note is not None and note != name(*variable):
         return evaluate(note, scope_by(world, [note, *formulae], derived))
     if text in world.deltas:
