@@ -154,6 +154,7 @@ _SPELLINGS = rules(
      r"pick(\2 ⊙ \1, axis=1)"),
     ("log p[k]", r"(?<=log\()\s*([A-Za-z]\w*)\[\s*([kc])\s*\]", r"pick(\2 ⊙ \1)"),
     ("dz[k] -= 1", r"\b([A-Za-z]\w*)\[\s*([kc])\s*\](?=\s*$)", r"pick(\2 ⊙ \1)"),
+    ("x[i][j]", r"(?<=[A-Za-z0-9])\[([ijkn])(?:\]\[|\s*,\s*)([ijkn])\]", r"_{\1\2}"),
     ("z[i]", r"(?<=[A-Za-z0-9])\[([ijn])\]", r"_{\1}"),
     ("p[target]", r"\b([A-Za-z]\w*)\[\s*(y|Y|Yb|targets?|labels?|correct\w*)\s*\]", r"pick(\2 ⊙ \1)"),
     ("√d", r"√\s*([A-Za-zͰ-Ͽ]\w*|\d+)", r" sqrt(\1)"),

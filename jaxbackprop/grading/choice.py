@@ -22,14 +22,13 @@ from jaxbackprop.grading.expression import (
     nodes,
     number,
     replace,
-    show,
     show_variable,
     size,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.points import build
-from jaxbackprop.grading.reading import Claim, Reading, changed, formulae_of, read
-from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout, no_counts
+from jaxbackprop.grading.reading import Claim, Reading, changed, formulae_of, may_define, read
+from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout, no_counts, scales
 from jaxbackprop.grading.updates import goes_up
 from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import Loss, World
@@ -207,14 +206,18 @@ def layouts(reading: Reading) -> list[Layout]:
     plain = found[:2]
     if any(COLUMN.fullmatch(v) for v in free):
         found += [layout._replace(single=True) for layout in plain]
-    if any(re.fullmatch(r"[a-tx-z]\d*", v) for v in free):
+    if scales(reading.definitions):
         found += [layout._replace(scale=True) for layout in plain]
     if any(
         re.search(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ]", c.text) for c in reading.claims
     ):
         found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
     code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
-    if code and any(n.op == "matmul" and show(n.args[0])[0].islower() for e in formulae for n in nodes(e)):
+    if code and any(
+        n.op == "matmul" and n.args[0].op == "name" and n.args[0].args[0][0].islower()
+        for e in formulae
+        for n in nodes(e)
+    ):
         found += [Layout(True, flat=True)]
     fits = strong and reading.definitions and _sound(reading, found)
     return found if fits else [*found, Layout()]
@@ -292,6 +295,7 @@ def losses(reading: Reading, layout: Layout) -> list[Loss]:
     own = reading.loss in reading.definitions
     base = [Loss()]
     stated = own or any(v == reading.loss or v in LOSSES for v in reading.unread)  # a loss that was not read is one
+    stated = stated or any(may_define(c) for c in reading.claims)
     target = None if stated else target_of(reading)
     if target:
         base = [loss for loss in _assumed(reading, target) if loss] + base

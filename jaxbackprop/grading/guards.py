@@ -22,6 +22,10 @@ _APART = re.compile(rf"(?i)\s*[.;,]\s*(?=(?:and\s+)?(?:otherwise|else|sonst|sino
 _EQUATION = re.compile(r"(?<![<>!=])=(?![=>])")
 _BOTH = re.compile(r"\s*(?:[,;]|\band\b|\bund\b|\bet\b)\s*(?=[^=,;]*(?<![<>!])=)")
 _ADJECTIVE = re.compile(r"(?i)\b(for|if|when|für|pour|si)\s+(positive|negative)[snr]?\s+(\$?\w+\$?)")
+_BEHIND = re.compile(
+    r"(?i)([^=]+(?<![<>!])=(?:(?!\bif\b|\bfor\b|\bwhen\b)[^=])*?)[,\s]+(?:otherwise|else|elsewhere|sonst|sinon)\s*\.?"
+)
+_TRAILING = re.compile(rf"(?i)=[^=]*\s(?:if|for|when|falls|für|si|pour)\s+([^=,;]*?{_SIGN}[^=,;]*?)\s*\.?$")
 _OTHER = {"<": ">=", ">": "<=", "≤": ">", "≥": "<", "<=": ">", ">=": "<"} | {rf"\{s}": o for s, o in
           {"le": ">", "leq": ">", "lt": ">=", "ge": "<", "geq": "<", "gt": "<="}.items()}  # fmt: skip
 
@@ -43,11 +47,15 @@ def guarded(text: str) -> str:
             last = _plain(head[2]) if head else _negated(last)
             block = (indent, i)
             rows[i] = ""
+        elif last and (behind := _BEHIND.fullmatch(row)) and _negated(last):
+            rows[i] = f"{behind[1]} if {_negated(last)}"
         elif block and (indent > block[0] or i == block[1] + 1):
             rows[i] = _under(row, last) if last else row
         else:
             block = None
             rows[i], last = _clauses(row, last)
+            trailing = _TRAILING.search(rows[i])
+            last = _plain(trailing[1]) if trailing else last
     return "\n".join(_completed(rows))
 
 

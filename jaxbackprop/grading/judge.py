@@ -321,12 +321,12 @@ def _equal(court: Court, left: Expr, right: Expr, row: int, progress: Progress) 
     key = (left, right, as_numbers)
     if key not in progress.outcomes:
         trials = [court.world, court.numbers] if as_numbers else [court.world]
-        progress.outcomes[key] = _compared([w for w in trials if w is not None], left, right)
+        progress.outcomes[key] = _compared([w for w in trials if w is not None], left, right, row < court.mixed)
     return progress.outcomes[key]
 
 
-def _compared(trials: list[World], left: Expr, right: Expr) -> Outcome | None:
-    """As `_equal`, under the first reading that lets them be equal."""
+def _compared(trials: list[World], left: Expr, right: Expr, mixed: bool) -> Outcome | None:
+    """As `_equal`, under the first reading that can compare them; of a text that is mixed, that lets them be equal."""
     unknown: UnknownError | None = None
     fits = False
     for world in trials:
@@ -336,11 +336,12 @@ def _compared(trials: list[World], left: Expr, right: Expr) -> Outcome | None:
             unknown = unknown or error
             continue
         except ShapeError:
-            fits = True
-            continue
+            outcome = None
         fits = True
-        if outcome.equal or outcome.empty:
+        if outcome is not None and (outcome.equal or outcome.empty):
             return outcome
+        if not mixed:
+            break
     if unknown is not None and not fits:
         raise unknown
     return None

@@ -88,13 +88,14 @@ def _few(equations: int):
 # --- statements ----------------------------------------------------------------------------------------------------
 
 _CONJUNCTIONS = (
-    "you have|we have|we get|we obtain|you get|one gets|this gives|which gives|it follows that|and|where|with|so|then|since"
+    "gives|yields"
+    "|you have|we have|we get|we obtain|you get|one gets|this gives|which gives|it follows that|and|where|with|so|then|since"
     "|because|hence|thus|therefore|also|daher|daraus folgt|ergibt sich|und|damit|weil|wobei|mit|donc|où|avec|et|alors|puis"
     "|on obtient|luego|entonces"
 )
 _SEPARATOR = re.compile(
     rf"\\q?quad(?![A-Za-z])|(?<!\\)[,;](?!\\\\)|[∴∵]|\\therefore|(?<![A-Za-z])(?:{_CONJUNCTIONS})(?![A-Za-z0-9_(])"
-    r"|\.\s+(?=[A-ZÀ-ÞЀ-Я][a-zà-ÿа-я]+\s)",
+    r"|(?<=\d):\s+(?=[A-Za-z∂]\S*\s*=)|\.\s+(?=[A-ZÀ-ÞЀ-Я][a-zà-ÿа-я]+\s)",
 )
 
 

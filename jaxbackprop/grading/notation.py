@@ -43,6 +43,8 @@ def _primed(match: re.Match) -> str:
 _MODULES = "np|jnp|numpy|torch|tf|math|nn|F|jax|scipy|special"
 _NUMPY = rules(
     ("np.exp, torch.nn.functional.relu", rf"\b(?:{_MODULES})\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])", "ⓝ"),
+    ("torch.tensor(3.0)",
+     r"\b(?:tensor|array|constant|Variable|asarray|float32|float64)\(\s*(-?\d+(?:\.\d*)?)\s*(?:,[^()]*)?\)", r"\1"),
     ("len(x), x.shape[0]", r"\blen\(\w+\)|\b\w+\.shape\[0\]|\b\w+\.size\(0\)|\bbatch_size\b", "batch"),
     ("x.numel()", r"\b(\w+)\.(?:numel\(\)|size\b(?!\())|\bnumel\((\w+)\)", lambda m: f"npsum(0 * {m[1] or m[2]} + 1)"),
     ("reduce_sum(x)", r"\breduce_(?=(?:sum|mean|max)\()", ""),

@@ -44,7 +44,16 @@ def _given(point: World, v: str, right: Expr, before: Expr | None) -> Judged:
     near = tolerance(point, right) + 1e-9 * abs(value)
     if abs(value - first) <= near:
         return Judged(RIGHT, "given")
+    given = point.reading.given
     if before is not None and before.op != "name":
+        before = replace(
+            before,
+            lambda n: (
+                number(given[n.args[0]])
+                if n.op == "name" and RATE.fullmatch(n.args[0]) and n.args[0] in given
+                else None
+            ),
+        )
         worked = float(value_of(point, before).array.ravel()[0])
         if is_number(before) and abs(worked - value) > near:
             return Judged(WRONG, f"the number is wrong: {point.called(before)} is {worked:.6g}")

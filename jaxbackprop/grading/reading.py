@@ -19,6 +19,7 @@ from jaxbackprop.grading.expression import (
     ONE,
     Expr,
     UnknownError,
+    Variable,
     has,
     has_local,
     name,
@@ -194,6 +195,7 @@ def read(claims: list[Claim]) -> Reading:
         learned.chain(terms, row)
     _known_slopes(claims, learned.functions)
     claims = [changed(c, lambda e: _by_its_own(e, learned.definitions)) for c in claims]
+    _with_formulae(claims, learned)
     unread = _unread(claims, learned.definitions)
     definitions = ordered(_with_steps(_with_arguments(learned.definitions, claims)))
     claims = _with_slopes(claims, {*definitions, *learned.notes, *unread})
@@ -349,23 +351,44 @@ def _with_residuals(claims: list[Claim]) -> list[Claim]:
 
 def _known_slopes(claims: Iterable[Claim], functions: dict[str, tuple[str, Expr]]) -> None:
     """f'(z) = f(z) (1 − f(z)) says that f is the sigmoid, f'(z) = 1 − f(z)² that it is tanh."""
+    claims = list(claims)
+    called = {
+        c.left: c.right
+        for c in claims
+        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.right.op == "call"
+    }
     z = np.linspace(-2, 2, 9)
     point = Jet(z, np.ones_like(z), np.ones_like(z), np.zeros_like(z))
     for c in claims:
         if not (isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and c.left.args[1] == 1):
             continue
         f, _, argument = c.left.args
-        calls = [n for n in nodes(c.right) if n.op == "call"]
+        right = replace(c.right, called.get)  # a (1 − a), of a = f(z)
+        calls = [n for n in nodes(right) if n.op == "call"]
         own = all(n.args == (f, 0, argument) for n in calls) and calls and argument.op == "name"
         if f in functions or not is_generic(f) or not own:
             continue
         for known in ("sigmoid", "tanh"):
             try:
-                slope = jet(c.right, {argument.args[0]: point}, lambda *_, known=known: FUNCTIONS[known]).value
+                slope = jet(right, {argument.args[0]: point}, lambda *_, known=known: FUNCTIONS[known]).value
             except UnknownError:
                 continue
             if np.allclose(slope, FUNCTIONS[known].derivative(z)):
                 functions[f] = (argument.args[0], Expr("call", (known, 0, argument)))
+
+
+def _with_formulae(claims: list[Claim], learned: "_Learned") -> None:
+    """∂/∂w ‖X w − y‖² of names that no equation has: the formula is a definition too, so that they have a size."""
+    known = {*learned.definitions} | {v for _, e in learned.definitions.values() for v in names(e)}
+    for c in claims:
+        for n in nodes(c.left) if isinstance(c.left, Expr) else ():
+            if (
+                n.op == "partial"
+                and n.args[1][0] in names(n.args[0])
+                and not names(n.args[0]) & known
+                and not _is_derived(n.args[0])
+            ):
+                learned.definitions.setdefault("f‹›", ((), n.args[0]))
 
 
 def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition]]:
@@ -376,7 +399,7 @@ def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition
     for n in every:
         if n.op == "call" and not n.args[1] and n.args[0] in (*LOSSES, "R", "Ω") and n.args[0] not in heads:
             called.setdefault(n.args[0], set()).add(n.args[2:])
-    found: dict[str, Definition] = {}
+    found: dict[str, Definition] = _by_name(claims, every)
     for f, calls in called.items():
         (given, *more) = calls
         if not more and all(a.op == "name" for a in given):
@@ -394,6 +417,30 @@ def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition
         return c._replace(right=Unread(f"the function {lost[0].args[0]} is not given"), terms=()) if lost else c
 
     return [valued(c) for c in claims], found
+
+
+def _by_name(claims: list[Claim], every: list[Expr]) -> dict[str, Definition]:
+    """The L of J = L + ½ λ ‖W‖², beside ∂L/∂W: a function of W."""
+    heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op in ("name", "call")}
+    inside = {
+        v
+        for c in claims
+        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name" and c.left.args[0] in LOSSES
+        if not _is_derived(c.right)
+        for v in names(c.right)
+    }
+    free = (inside & {*LOSSES, "R", "Ω"}) - heads
+    by: dict[str, dict[Variable, None]] = {}
+    for n in every:
+        if n.op == "derivative" and n.args[0][0] in free and not n.args[1][1]:
+            by.setdefault(n.args[0][0], {})[n.args[1]] = None
+    found: dict[str, Definition] = {}
+    for f, bottoms in by.items():
+        parts = [
+            Expr("reduce", ("sum", None, Expr("call", (f"{OPAQUE}{i}", 0, name(*b))))) for i, b in enumerate(bottoms)
+        ]
+        found[f] = ((), Expr("+", tuple(parts)) if len(parts) > 1 else parts[0])
+    return found
 
 
 def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
@@ -706,6 +753,15 @@ def formulae_of(reading: Reading) -> list[Expr]:
 def with_names(reading: Reading, new) -> Reading:
     """The reading with every name replaced by `new(name)`."""
     return reading._replace(claims=tuple(changed(c, lambda e: renamed(e, new)) for c in reading.claims))
+
+
+_DERIVES = re.compile(r"[∂d]\s*\w*\s*/|partial|nabla|[∇δ]|\bd\w|\w'")  # a line with these is no forward equation
+
+
+def may_define(claim: Claim) -> bool:
+    """Whether a line that was not read may be a forward equation, or the loss."""
+    lost = not (claim.read or claim.bare or claim.completed or is_array(claim.raw))
+    return lost and not _DERIVES.search(claim.text)
 
 
 def changed(claim: Claim, change: Callable[[Expr], Expr]) -> Claim:

@@ -137,6 +137,7 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
     """
     sizes = Sizes(layout, asked, no_counts(definitions))
+    sizes.known |= dict.fromkeys(scales(definitions), ((), ONE, ONE)) if layout.scale else {}
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -148,6 +149,12 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         if layout.single and text not in defined and not letters and COLUMN.fullmatch(text) and weight:
             sizes.known.setdefault(text, ((), sizes.new(), ONE))
         column = (letters and text in asked.columns) or _is_vector(text, letters, definitions)
+        dotted = (
+            [n for _, e in definitions.values() for n in nodes(e) if n.op == "matmul"]
+            if layout.flat and letters
+            else []
+        )
+        column = column or any(name(text, letters) in n.args for n in dotted)
         if layout.vectors and text not in defined and column:
             sizes.known.setdefault(text, ((sizes.new(),), sizes.new(), ONE) if letters else _input(sizes))
             sizes.examples_by |= {*letters}
@@ -174,6 +181,21 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         for v, s in sizes.known.items()
     }
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
+
+
+def scales(definitions: Mapping) -> set[str]:
+    """Small letters that only ever stand in front: the g of g v / ‖v‖, the s of s * (B @ x)."""
+    found, elsewhere = set(), set()
+    for _, e in definitions.values():
+        for n in nodes(e):
+            for i, f in enumerate(n.args):
+                while i == 0 and isinstance(f, Expr) and f.op in ("/", "negative"):
+                    f = f.args[0]
+                if isinstance(f, Expr) and f.op == "name" and not f.args[1]:
+                    first = i == 0 and n.op in ("product", "hadamard", "/", "negative")
+                    (found if first else elsewhere).add(f.args[0])
+    small = {v for v in found - elsewhere if re.fullmatch(r"[a-tx-z]\d*", v)}
+    return small - definitions.keys()
 
 
 def no_counts(definitions: Mapping) -> set[str]:
@@ -214,6 +236,9 @@ def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> Non
             raise ShapeError(f"{v} would be a number")
     for _, e in definitions.values():
         for n in nodes(e):
+            turned = n.args[0].args[0] if n.op == "transpose" and n.args[0].op == "name" else None
+            if sizes.layout.vectors and turned not in defined and sizes.known.get(turned) == ((), ONE, ONE):
+                raise ShapeError(f"{show(n)} would be a number")
             for f in n.args if n.op == "matmul" else ():
                 if f.op == "name" and f.args[0] not in defined and sizes.known.get(f.args[0]) == ((), ONE, ONE):
                     raise ShapeError(f"{f.args[0]} would be a number")
@@ -522,8 +547,6 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     if right is not None:
         if found[i + 1] is None:
             return None
-        if sizes.layout.scale and re.fullmatch(r"[a-tx-z]\d*", show(core)) and not turned and not left:
-            return Shape((), ONE, ONE)
         if core.op == "name" and core.args[0][:1].islower() and not turned and _is_step(core.args[0]) and not left:
             return right  # f_t * c_{t-1}: entry by entry
         vector = turned and core.op == "name" and core.args[0][:1].islower() and not _weight(core.args[0])
@@ -536,8 +559,9 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
     if left is not None:
         lower = core.op in ("name", "+") and all(v[:1].islower() for v in names(core))  # of p^T (a - b) too
         vector = lower and not turned and not sizes.layout.rows
+        along = sizes.layout.flat and e.op == "matmul" and sizes.one(left.columns)  # x @ W: Wᵀ x
         columns = ONE if vector else want.columns if want and not sizes.scalar(want) else sizes.new() if force else None
-        return None if columns is None else Shape((), left.columns, columns)
+        return None if columns is None else Shape((), left.rows if along else left.columns, columns)
     if all(s is not None for j, s in enumerate(found) if j != i):
         return want or (Shape((), ONE, ONE) if force else None)  # beside numbers
     return None

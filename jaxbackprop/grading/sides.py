@@ -25,7 +25,7 @@ _MATHS = re.compile(r"[*+/^@⊙∂{}\[\]\\Σ⨍=<>]|\d")
 
 # J(w, b) = …: a value, with what it is a function of
 _ARGUMENTS = re.compile(
-    r"^(?:([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)|([LJEC]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+\s*\))$"
+    r"^(?:([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)|([LJECℓ]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+\s*\))$"
 )
 
 
@@ -100,6 +100,12 @@ def _brackets(text: str) -> list[tuple[int, int]]:
 
 def _without_prose(text: str, known: Vocabulary, first: bool, last: bool) -> str | Unread:
     """Drop words before the first side and after the last one."""
+    if first:  # loss L = …, squared error E = …
+        named = re.fullmatch(r"((?:[A-Za-zÀ-ɏ-]{3,}\s+)+)(∂?\s*[A-Za-zͰ-Ͽℓ]\S*(?:\s*/\s*∂\S+)?)", text.strip())
+        heads = {*known.words, *known.functions} | {
+            w for w in (named[1].split() if named else []) if w in ("diag", "vec", "sum")
+        }
+        text = named[2] if named and not {*named[1].split()} & heads else text
     words = foreign(text, known)
     if not words:
         return text

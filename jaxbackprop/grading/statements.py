@@ -52,6 +52,7 @@ def as_equations(claims: list[Claim], over: Sequence[Loop] = ()) -> list[Claim]:
     active = _active(claims)
     behind: dict[Expr, Expr] = {}  # dh, once its mask is put on, is dz
     for i, claim in enumerate(claims):
+        claim = _of_entry(claim, last)
         c = _as_equation(changed(claim, lambda e: replace(e, behind.get)), last, used)
         masked = _behind(c, active)
         if masked is not None:
@@ -65,7 +66,12 @@ def as_equations(claims: list[Claim], over: Sequence[Loop] = ()) -> list[Claim]:
             before = found[last[v]]
             anew = v.op == "name" and claim.relation == "="  # delta = (delta @ W.T) * h * (1 - h): of the layer below
             between = [b.right for b in found[last[v] + 1 :] if isinstance(b.right, Expr)]
-            goes_on = claim.relation != "=" and not any(n == v for e in between for n in nodes(e))  # J += …, J /= m
+            own = (
+                isinstance(right, Expr) and right.op == "/" and right.args[0] == v and claim.relation == "="
+            )  # J = J / m
+            goes_on = (claim.relation != "=" or own) and not any(
+                n == v for e in between for n in nodes(e)
+            )  # J += …, J /= m
             if (_adjoint(v) and not anew) or goes_on:
                 c = _finished(c, before)
                 found[last[v]] = before._replace(completed=c.row, terms=())
@@ -80,6 +86,15 @@ def as_equations(claims: list[Claim], over: Sequence[Loop] = ()) -> list[Claim]:
         found.append(c)
         used |= {n for n in nodes(c.right) if n.op == "name"} if isinstance(c.right, Expr) else set()
     return [_once(c, several) for c in found] if several else found
+
+
+def _of_entry(claim: Claim, last: dict[Expr, int]) -> Claim:
+    """dw /= m, where dw[j] was said: of each entry."""
+    v = claim.left
+    if claim.relation not in ("/=", "*=") or not isinstance(v, Expr) or v.op != "derivative" or v in last:
+        return claim
+    entry = next((u for u in last if u.op == v.op and u.args[0] == v.args[0] and u.args[1][0] == v.args[1][0]), None)
+    return claim if entry is None else claim._replace(left=entry, terms=())
 
 
 def _of_each(claims: list[Claim], loop: Loop) -> list[Claim]:

@@ -8,7 +8,7 @@ from jaxbackprop.grading.expression import ZERO, Expr, adjoint, has, names, node
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, is_generic, is_number
-from jaxbackprop.grading.updates import is_update
+from jaxbackprop.grading.updates import goes_up, is_update
 from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import World, resolved
 
@@ -17,7 +17,8 @@ def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
     """Why the line is not judged, before it is compared; "" where it is."""
     if is_update(left, right):
         return "a step of the training, not a derivative"
-    if left.op == "derivative" and has(right, "derivative") and left.args[1][0] in {world.reading.loss, *LOSSES} - {""}:
+    of_losses = {world.reading.loss, *LOSSES} - {"", *world.values} | {world.reading.loss} - {""}
+    if left.op == "derivative" and has(right, "derivative") and left.args[1][0] in of_losses:
         return f"a differential: write d{left.args[1][0]}/d… for a derivative"
     given = left in map(adjoint, world.outputs)
     if is_number(right) and (left.op == "name" or (given and world.layout.vectors)):
@@ -49,6 +50,11 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"what {opaque} is a function of is said, and not which function it is"
     if left.op == "call" and left.args[1] and is_generic(left.args[0]) and not _is_given(world, left):
         return f"which function {left.args[0]} is is not said"
+    if is_number(right) and any(not c.read and not c.completed for c in reading.claims):
+        return "a number: not all that it needs may have been read"
+    added = any("+=" in c.text and goes_up(c.left, c.right, True) for c in reading.claims if c.read)  # type: ignore[arg-type]
+    if added and left.op == "derivative":
+        return "the steps add derivatives: they may stand for the negative ones"
     if _may_be_a_condition(reading, left, right):
         return "it may be a condition, such as a derivative that is set to 0"
     if dead := _leads_nowhere(world, left, right):

@@ -31,7 +31,9 @@ def update_of(left: Expr, right: Expr) -> Update | None:
     >>> found.of, show(found.gradient), found.down
     (('w', ()), 'dL/dw', True)
     """
-    if left.op != "name" or (counter(left.args[0]) and not has(right, "derivative")):  # h_t = h_{t-1} + α f_t
+    if left.op != "name" or (
+        counter(left.args[0]) and not has(right, "derivative", "negative")
+    ):  # h_t = h_{t-1} + α f_t
         return None
     whole, of = [right], left.args[0].removeprefix("Δ").lstrip("_")
     if not left.args[0].startswith("Δ"):
@@ -55,13 +57,16 @@ def is_update(left: Expr, right: Expr) -> bool:
     if left.op != "name" or right.op != "+":
         return left.op == "name" and left.args[0].startswith("Δ")
     old = any(t.op == "name" and _is_old(t.args[0], left.args[0]) for t in right.args)
-    return left in right.args or (old and has(right, "derivative"))
-
-
-def goes_up(left: Expr, right: Expr) -> bool:
-    """Whether a δ is added, and not taken off: Δw = η δ h."""
     step = update_of(left, right)
-    return step is not None and not step.down and any(v.startswith("δ") for v in names(step.gradient))
+    return left in right.args or (old and has(right, "derivative")) or (step is not None and step.down)
+
+
+def goes_up(left: Expr, right: Expr, any_derivative: bool = False) -> bool:
+    """Whether a δ is added, and not taken off: Δw = η δ h; or any derivative."""
+    step = update_of(left, right)
+    if step is None or step.down:
+        return False
+    return any(v.startswith("δ") for v in names(step.gradient)) or (any_derivative and has(step.gradient, "derivative"))
 
 
 def toward(step: Update) -> Expr:

@@ -269,6 +269,10 @@ def select(guards: list[Node], branches: list[Node], total: Node, expr: Expr) ->
         for part in (branch, total):
             _fitting(mask, part if part.shape != (1, 1) else mask, "joined", expr)
         g, x, y = (_spread(n, letters) for n in (mask, branch, total))
+        if any(
+            len({n for n in sizes if n != 1}) > 1 for sizes in zip(g.shape[1:], x.shape[1:], y.shape[1:], strict=True)
+        ):
+            raise ShapeError(f"in {show(expr)} an index runs over two different ranges")
         parents = (
             (branch, lambda d, g=g, n=branch, k=letters: _gathered(np.where(g, d, 0), n, k)),
             (total, lambda d, g=g, n=total, k=letters: _gathered(np.where(g, 0, d), n, k)),

@@ -87,8 +87,11 @@ def vocabulary(text: str) -> Vocabulary:
     bare |= {x for x in "fgφψ" if re.search(rf"(?:=|[-+*/⊙])\s*{x}\s+[A-Za-z∥|]|[d∂]L?\s*/\s*[d∂]{x}(?![\w'(])", lines)}
     functions = primed | (taken - bare)
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", lines))
-    heads = set(re.findall(r"(?:^|[\n$&,;:])\s*([a-z])\s?\(\s*[A-Za-z]\w*(?:⟨[a-z]+⟩)?\s*\)\s*:?=", lines))  # q(x) = …
-    functions |= {x for x in heads if not re.search(rf"(?<![A-Za-z_∂∇]){x}(?!['\w⟨]|\s?\()", lines)}
+    heads = set(
+        re.findall(r"(?:^|[\n$&,;:])\s*([a-zφψ])\s?\(\s*[A-Za-z]\w*(?:⟨[a-z]+⟩)?(?:\s*,\s*\w+)*\s*\)\s*:?=", lines)
+    )  # q(x) = …
+    plainly = re.sub(r"∇_?\(?⟨?\w*⟩?\)?\s*[A-Za-zφψ](?!\w)", "", lines)  # ∇_W L is no L alone
+    functions |= {x for x in heads if not re.search(rf"(?<![A-Za-z_∂∇]){x}(?!['\w⟨]|\s?\()", plainly)}
     letters = {m[0] for m in IDENTIFIER.finditer(lines) if SINGLE.fullmatch(m[0])}
     squares = {a or b for a, b in _SQUARE.findall(lines)} - layered
     deltas = bool(re.search(r"(?m)(?:^|[$&,;(|])\s*δ\s?[A-Za-z]\w*(?:⟨[a-z]+⟩)?\s*=", lines)) and not re.search(
@@ -98,7 +101,6 @@ def vocabulary(text: str) -> Vocabulary:
     barred = {w for w in left if w.endswith("bar") and w[:-3] in used}
     bars = len(barred) > 1 and not re.search(r"bar(?:⟨[a-z]+⟩)?\s*=\s*(?:[({\s]*1[)\s]*/\s*[({\s]*[nNmM]|mean)", lines)
     words -= barred if bars else set()
-    plainly = re.sub(r"∇_?\(?⟨?\w*⟩?\)?\s*[A-Z](?!\w)", "", lines)  # ∇_W L is no L alone
     opaque = {
         x for x in _OPAQUE.findall(lines) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", plainly)
     }
@@ -171,8 +173,12 @@ def _index(text: str, steps: bool) -> str:
     scan = (
         re.search(r"(?m)(?:^|[,;$&.\]]|\band)\s*o(?:_\{?t\}?)?\s*&?=|\(o\s*[-−–]", text) is None
     )  # w_o, and no o of its own
+    classes = {*re.findall(r"(?:1\s*[\[({]|\[)\s*[ijkc]\s*={1,2}\s*([ya])\s*[\])}]|δ_\{?[ijk],?\s*([ya])\}?", text)}
+    named = {
+        x for pair in classes for x in pair if x and re.search(rf"_\{{?{x}(?![A-Za-z])", text)
+    }  # the y of -log p_y
     found = [x for x in INDEX if not is_gate(x) and (x in "ijkl" or (scan if x == "0" else indexes(x)))]
-    return "".join(x for x in found if not (steps and x == "t"))
+    return "".join(x for x in (*found, *sorted(named)) if not (steps and x == "t"))
 
 
 def _base(token: str) -> str:

@@ -7,14 +7,10 @@ from typing import Any
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import Expr, name, names, plus, renamed, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
-from jaxbackprop.grading.grammar import is_array
 from jaxbackprop.grading.lines import chains
-from jaxbackprop.grading.reading import Definition, Reading, claims_of, ordered, read, with_names
+from jaxbackprop.grading.reading import Definition, Reading, claims_of, may_define, ordered, read, with_names
 from jaxbackprop.grading.words import LOSSES
 
-_DERIVES = re.compile(
-    r"[∂d]\s*\w*\s*/|partial|nabla|[∇δ]|\bd\w|\w'"
-)  # what is not read in a line with these is no forward equation
 EXERCISE = "z0 = w0 x; h0 = g(z0); z1 = w1 h0; h1 = g(z1); z2 = w2 h1 + w3 h0; yhat = z2; h2 = z2"
 
 
@@ -42,11 +38,7 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     missing = {_exercise_name(v, apart) for v in asked - known} & {*exercise(), "w0", "w1", "w2", "w3"}
     theirs = {*exercise(), "x", "w0", "w1", "w2", "w3"}
     only = all({_exercise_name(u, apart) for u in ({v} | names(reading.definitions[v][1]))} & theirs for v in own)
-    lost = [
-        c
-        for c in reading.claims
-        if not (c.read or c.bare or c.completed or is_array(c.raw)) and not _DERIVES.search(c.text)
-    ]
+    lost = any(may_define(c) for c in reading.claims)
     if reading.unread or lost or (reading.definitions and not (missing - {"yhat", "h2"} and only)):
         return reading, _rows(reading)
     spelling: dict[str, str] = {}

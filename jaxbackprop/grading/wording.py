@@ -22,6 +22,9 @@ def one_way(text: str) -> str:
         text = re.sub(r"(?<=[\w)])'(?=\s*(?:[-+*;)]|$))", "^T", text, flags=re.MULTILINE)
     for v in {*re.findall(r"(?<![\w\\])([A-Za-z])'(?![\w'(])", text)}:  # Q' of a text that has no Q
         text = text if re.search(rf"(?<![\w\\]){v}(?!['\w])", text) else text.replace(f"{v}'", v)
+    for x in "eyi":  # y = a y z = b, in Spanish, of a text that has no y
+        if not re.search(rf"(?:^|[^\w]){x}\s*=|[-+*/(=]\s*{x}\b|{x}\s*[-+*/)]|[d∂]{x}\b", text):
+            text = re.sub(rf"(?<=\w[ \t]){x}(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])", ";", text)
     return _with_equal_indices(guarded(_with_activation(_with_partials(rewritten(text, _WORDING)))))
 
 
@@ -36,11 +39,12 @@ def _with_partials(text: str) -> str:
 _NAMED = {
     "hyperbolic tangent": "tanh",
     "tangens hyperbolicus": "tanh",
-    "logistic": "sigmoid",
+    "logisti": "sigmoid",
+    "sigmoïd": "sigmoid",
     "rectified linear": "relu",
 }
 _NAME = re.compile(
-    r"(?i)(?<![\\\w.])(sigmoid|logistic|tanh|hyperbolic tangent|tangens hyperbolicus|relu|rectified linear|softplus)s?\b"
+    r"(?i)(?<![\\\w.])(sigmo[iï]d|logisti|tanh|hyperbolic tangent|tangens hyperbolicus|relu|rectified linear|softplus)[a-zé]*"
     r"(?![\w.]|\s*[(^_²'])"
 )
 _GENERIC = re.compile(r"(?<![\w\\'])([fgφϕψ]|\\(?:phi|varphi|psi))\s*\(")
@@ -133,6 +137,11 @@ _WORDING = rules(
     ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
     ("row by row", r"\s+\(?(?:row|column|element|entry|component)-?wise\)?(?![\w-])", ""),
     ("a comment that is an equation", r"(?m)^([ \t]*)(?:#+|//|%+)[ \t]+(?=[^\n=]{1,60}=)", r"\1"),
+    ("**Forward:**", r"\*\*([A-Za-zÀ-ɏ ]+:?)\*\*:?", r"\1"),
+    ("⟨w, x⟩", r"(?:⟨|\\langle\b)\s*([^⟨⟩,\n]{1,40}),\s*([^⟨⟩,\n]{1,40}?)\s*(?:⟩|\\rangle\b)", r"((\1)^T (\2))"),
+    ("dh where z > 0, 0 elsewhere", r"(?<![.\w])where\s+(?=[^\n(),;=]*[<>≤≥])", "if "),
+    ("if z > 0, and 0 where", r"(?<=[\w)]),?\s+and\s+(?=[\w.]+\s+(?:if|for|when|otherwise|else|elsewhere)\b)", ", "),
+    ("with g the sigmoid", rf"\b(?:with|where|mit|avec)\s+([fgφϕψ])\s+(?:{_THE})({_ACTIVATION})(?![\w(])", r"; \1(z) = \2(z);"),
     ("φ = tanh", rf"(?<![\w(])([fgφϕψσ]|\\(?:phi|varphi|psi))\s*=\s*({_ACTIVATION})(?=\s*(?:$|[.,;$\n]))", r"\1(z) = \2(z)"),
     ("f is the sigmoid",
      rf"(?<![\w(])([fgφϕψ]|\\(?:phi|varphi|psi))\$?\s+(?:is|ist|est|es|being|denotes|be)\s+(?:{_THE})?(?:usual\s+|logistic\s+)?"
@@ -144,7 +153,6 @@ _WORDING = rules(
     ("f sigmoid", rf"(?<=,)\s*([fgφϕψ])\s+({_ACTIVATION})(?=\s*(?:$|[.,;\n]))", r" \1(z) = \2(z)"),
     ("dL/dx = …   dL/dy = …, or joined by a word",
      rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={_QUOTIENT})", "; "),
-    ("y = a and z = b, by one letter", r"(?<=\w[ \t])([eyi])(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])(?<!=\s[eyi])", ";"),
     ("A symmetric",
      r"[(,;]?[ \t]*(?:(?:[Ii]f|[Ff]or|[Ww]ith|[Ww]here|[Ww]hen|[Ll]et|[Ff]alls|[Ff]ür|[Mm]it|[Ss]i|[Aa]vec)[ \t]+)?"
      r"(?:\$?([A-Z])\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"

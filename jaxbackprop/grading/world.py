@@ -242,7 +242,13 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
         own = _family_letters(world, text) if len(letters) == len(world.values[text].letters) + 1 > 1 else ()
         return at_first(with_letters(world.values[text], letters, world.layout.rows, own), world.sized.fixed)
     if text == "e" and {*letters} <= world.sized.fixed and letters:  # of the class c: 1 there, and 0 elsewhere
-        n = letter_sizes(world.sized, [e for _, e in world.reading.definitions.values()]).get(letters[0], 1)
+        inside = (
+            n
+            for _, e in world.reading.definitions.values()
+            for n in nodes(e)
+            if n.op == "name" and n.args[1] == letters
+        )
+        n = max((max(*s[0], *s[1:]) for v in inside if (s := world.sized.names.get(v.args[0]))), default=1)
         return Node(np.eye(n)[:1, None, :] if world.layout.rows else np.eye(n)[None, :, :1])
     if note is not None and note != name(*variable):
         return evaluate(note, scope_by(world, [note, *formulae], derived))
