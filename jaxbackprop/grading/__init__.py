@@ -50,8 +50,8 @@ and nesting are bounded, so that a stranger's text may be graded.
 
 What to read next. `help(jaxbackprop.grade)`; `jaxbackprop.tracing`, the right derivation with its numbers.
 
-In the order to read them: report | expression, grammar, counters, words, characters, vocabulary, notation | sides, wording,
-pieces, lines | updates, reading, statements, sections, stages, values, curvature, shapes | world, derivatives, points |
+In the order to read them: report | expression, grammar, counters, words, characters, vocabulary, notation | sides, guards,
+wording, pieces, lines | updates, reading, statements, sections, stages, values, curvature, shapes | world, derivatives, points |
 comparison, choice, wiring, slips | diagnosis, correction, numbers | unjudged, telling, judge, grade. `jaxbackprop.tracing`
 works a text through.
 """

@@ -22,12 +22,13 @@ from jaxbackprop.grading.expression import (
     nodes,
     number,
     replace,
+    show,
     show_variable,
     size,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.points import build
-from jaxbackprop.grading.reading import Claim, Reading, changed, formulae_of, may_define, read
+from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, changed, formulae_of, may_define, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout, no_counts, scales
 from jaxbackprop.grading.updates import goes_up
 from jaxbackprop.grading.words import LOSSES
@@ -163,7 +164,7 @@ def marked_any(reading: Reading) -> bool:
 
 def marked(expr: Expr) -> bool:
     """Whether a formula is written for vectors or matrices."""
-    return any(n.op in _MARKS or (n.op == "reduce" and not _lettered(n)) for n in nodes(expr))
+    return any(n.op in _MARKS or (n.op == "reduce" and not _lettered(n) and OPAQUE not in show(n)) for n in nodes(expr))
 
 
 def _lettered(expr: Expr) -> bool:
@@ -182,7 +183,9 @@ def layouts(reading: Reading) -> list[Layout]:
     left, right = _sides(reading)
     rows = left > right
     of_losses = [e for v, (_, e) in reading.definitions.items() if v == reading.loss or v in LOSSES]
-    counts = {"m", "N", "B", "batch"} - reading.parameters - reading.definitions.keys() - no_counts(reading.definitions)
+    counts = (
+        {"m", "N", "B", "batch", "Ν"} - reading.parameters - reading.definitions.keys() - no_counts(reading.definitions)
+    )
     several = any(
         (n.op == "reduce" and n.args[0] in ("npsum", "mean", "sum") and (n.args[1] is not None or n.args[2].op == "derivative"))
         or (n.op == "name" and n.args[0] in counts)
@@ -213,11 +216,9 @@ def layouts(reading: Reading) -> list[Layout]:
     ):
         found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
     code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
-    if code and any(
-        n.op == "matmul" and n.args[0].op == "name" and n.args[0].args[0][0].islower()
-        for e in formulae
-        for n in nodes(e)
-    ):
+    first = [n.args[0] for e in formulae for n in nodes(e) if n.op == "matmul"]
+    small = [f.args[1][0] if f.op == "derivative" else f.args[0] for f in first if f.op in ("name", "derivative")]
+    if code and any(v[:1].islower() for v in small):
         found += [Layout(True, flat=True)]
     fits = strong and reading.definitions and _sound(reading, found)
     return found if fits else [*found, Layout()]

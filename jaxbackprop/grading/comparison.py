@@ -13,6 +13,11 @@ from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.world import World
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-10  # what float64 loses on the way, but where a difference nearly cancels
+LAYOUTS = {  # of the derivative of one vector by another
+    "": ("rows", "columns", "diagonal", "turned"),
+    "numerator": ("rows", "turned", "diagonal"),
+    "denominator": ("columns", "diagonal"),
+}
 NOTHING = 1e-12  # what rounding leaves of 0
 CANCELLED, OFTEN = 1e-4, 0.3  # there it may lose more, at few points: 1 - p where p is all but 1
 
@@ -106,7 +111,8 @@ def compare(world: World, left: Expr, right: Expr) -> Outcome:
 def variants(world: World, left: Expr, right: Expr) -> Iterator[World]:
     """The world under each way to read what these formulae leave open, the plainest first."""
     both = Expr("+", (left, right))
-    locals_ = ("rows", "columns", "diagonal", "turned") if has_local(both) and (world.layout.vectors) else ("rows",)
+    local = has_local(both) and world.layout.vectors
+    locals_ = LAYOUTS[world.reading.layout] if local else ("rows",)
     through = (left.op == "derivative" and left.args[0][0]) or has(both, "partial")
     totals = ("", "literal", "total") if through else ("",)
     sums = (False, True) if world.layout.batch and _plain_sum(right) else (False,)

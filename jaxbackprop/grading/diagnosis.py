@@ -512,7 +512,7 @@ def example(world: World, left: Expr, right: Expr) -> str:
         return ""
     symbols: dict[str, np.ndarray] = {}
     for node in nodes(right):
-        if node.op in ("name", "derivative") and len(symbols) < 6:
+        if node.op in ("name", "derivative") and len(symbols) < 6 and node != name("I"):
             symbols[world.called(node)] = value_of(world, node, (right, left)).array
     shown = world.called(left)
     if truth[0].size > 1 or any(a[0].size > 1 for a in symbols.values()):

@@ -9,11 +9,12 @@ from jaxbackprop.grading.grammar import MAX_PIECE
 
 IF = r"(?:if|for|when|where|case|wenn|falls|für|si|pour|quand|cas|fall)"
 _THEN = r"(?:then|we have|we get|it is|is|dann|ist|gilt|alors|on a|entonces|that is)"
-_SIGN = r"(?:[<>]=?|[≤≥]|\\[gl](?:eq?|t)?(?![a-z]))"
+_SIGN = r"(?:[<>]=?|[≤≥≟]|\\[gl](?:eq?|t)?(?![a-z]))"
 _NO_THEN = rf"(?:(?!\b{_THEN}\b)[^=:,;])*?"
 _GUARD = re.compile(
     rf"(?i)\s*(?:[-*•]\s+|and\s+)?{IF}\b[\s:]*({_NO_THEN}{_SIGN}{_NO_THEN})\s*(?:[:,]|\b{_THEN}\b)(?:\s*(?:[:,]|\b{_THEN}\b))*(.+)"
 )
+_EXACTLY = re.compile(rf"(?i)(\s*{IF}\s+\$?[A-Za-z]\w*\s*)=(\s*-?\d+(?:\.\d+)?\$?\s*[:,])")  # If y = 0:
 _HEAD = re.compile(rf"(?i)(\s*)(?:[-*•]\s+)?(?:el)?{IF}\b\s*([^=:,;]*?{_SIGN}[^=:,;]*?)\s*[:,]?\s*")
 _ELSE = re.compile(
     rf"(?i)\s*(?:and\s+)?(?:otherwise|else|sonst|sinon|ansonsten|andernfalls)\b(?:\s*(?:[:,]|\b{_THEN}\b))*\s*(.*)"
@@ -40,6 +41,7 @@ def guarded(text: str) -> str:
     for i, row in enumerate(rows):
         if len(row) > MAX_PIECE or not row.strip():
             continue
+        row = _EXACTLY.sub(r"\1≟\2", row)
         row = _ADJECTIVE.sub(lambda m: f"{m[1]} {m[3]} {'>' if m[2].lower() == 'positive' else '<'} 0", row)
         head, other = _HEAD.fullmatch(row), _ELSE.fullmatch(row)
         indent = len(row) - len(row.lstrip())

@@ -85,13 +85,14 @@ def judge(text: str, network: Any = None) -> Verdict:
     claims = as_equations(claims_of(chains(text)), loops(text))
     if not claims:
         raise ValueError("the text has no equation: write one per line, such as dL/dz1 = dL/dh1 * g'(z1)")
-    return joined([_part(part, network) for part in parts(claims, text)])
+    said = re.search(r"(?i)\b(numerator|denominator)[ -]+layout", text)
+    return joined([_part(part, network, said[1].lower() if said else "") for part in parts(claims, text)])
 
 
-def _part(part: Part, network: Any) -> Verdict:
+def _part(part: Part, network: Any, layout: str) -> Verdict:
     """The verdict on what stands together; of the definitions above it nothing is said again."""
     steps = placed([*part.context, *part.own])
-    stated = continued(read(steps.claims), steps)
+    stated = continued(read(steps.claims), steps)._replace(layout=layout)
     if network is None:
         reading, words = completed(stated)
     else:

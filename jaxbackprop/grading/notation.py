@@ -45,9 +45,13 @@ _NUMPY = rules(
     ("np.exp, torch.nn.functional.relu", rf"\b(?:{_MODULES})\.(?:nn\.|linalg\.|functional\.)?(?=[a-zA-Z])", "ⓝ"),
     ("torch.tensor(3.0)",
      r"\b(?:tensor|array|constant|Variable|asarray|float32|float64)\(\s*(-?\d+(?:\.\d*)?)\s*(?:,[^()]*)?\)", r"\1"),
-    ("len(x), x.shape[0]", r"\blen\(\w+\)|\b\w+\.shape\[0\]|\b\w+\.size\(0\)|\bbatch_size\b", "batch"),
+    ("len(x), x.shape[0], as a Greek capital", r"\blen\(\w+\)|\b\w+\.shape\[0\]|\b\w+\.size\(0\)|\bbatch_size\b", "Ν"),
     ("x.numel()", r"\b(\w+)\.(?:numel\(\)|size\b(?!\())|\bnumel\((\w+)\)", lambda m: f"npsum(0 * {m[1] or m[2]} + 1)"),
     ("reduce_sum(x)", r"\breduce_(?=(?:sum|mean|max)\()", ""),
+    ("a[:, None] * b[None, :]",
+     r"\b(\w+)\[:,\s*(?:None|ⓝ?newaxis)\]\s*[*@]\s*(\w+)\[(?:None|ⓝ?newaxis),\s*:\]", r"outer(\1, \2)"),
+    ("a.reshape(-1, 1) @ b.reshape(1, -1)",
+     r"\b(\w+)\.reshape\(\s*-1,\s*1\s*\)\s*[*@]\s*(\w+)\.reshape\(\s*1,\s*-1\s*\)", r"outer(\1, \2)"),
     ("x.^2, a .+ b, tanh.(z)", r"(?<=[\w)\]])\s?\.(?=[\^+/-]|\s?\()(?!\s?\(\))", ""),
     ("np.sum(a) over all", r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum"),
     ("other functions of a module", r"ⓝ", ""),
@@ -103,8 +107,7 @@ def _derivatives(text: str, values: Collection[str]) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz; `values` are names that the text computes."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
     tops = "|".join(dict.fromkeys((*LOSSES, "f", *sorted(values))))
-    text = re.sub(rf"∇\s*({'|'.join(LOSSES)})(?=\s*$)", "⟪∂⟫", text)  # by what is not said
-    text = re.sub(rf"∇\s*({tops})(?=\s*$)", r"\1'", text)
+    text = re.sub(rf"∇\s*({tops})(?=\s*$)", r"\1'", text)  # by what, its definition says
     text = re.sub(rf"∇\s*({tops}|[a-zA-Z])\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({tops})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({tops})(?![A-Za-z0-9'_⟨])", r" ∂\2/∂\1 ", text)

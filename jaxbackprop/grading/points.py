@@ -29,7 +29,7 @@ def asked_of(reading: Reading) -> Asked:
         v for v, e in derived if any(n.op == "reduce" and n.args[:2] in (("sum", 0), ("sum", 1)) for n in nodes(e))
     }
     spread = {v for v, e in derived if not has(e, "reduce", "sum", "transpose")}
-    whole = {v for v, e in derived if e.op == "reduce" and e.args[0] in ("sum", "npsum") and e.args[1] is None}
+    whole = {v for v, e in derived if any(_adds_up(f) for f in (e, *e.args) if isinstance(f, Expr))}
     weights = {
         n.args[0]
         for _, e in reading.definitions.values()
@@ -41,6 +41,10 @@ def asked_of(reading: Reading) -> Asked:
     turned = {n.args[0].args for e in sides for n in nodes(e) if n.op == "transpose" and n.args[0].op == "name"}
     columns = frozenset(v for v, letters in turned if len(letters) == 1)
     return Asked(by, frozenset(shared), frozenset(spread), frozenset(whole - weights), columns)
+
+
+def _adds_up(e: Expr) -> bool:
+    return e.op == "reduce" and e.args[0] in ("sum", "npsum") and e.args[1] is None
 
 
 def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", seed: int = 0) -> World:
@@ -192,7 +196,7 @@ def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:
             if v not in reading.definitions and not sized.names.get(v, ((), 1, 1))[0]:  # d_n counts nothing
                 found.setdefault(v, letter_sizes(sized, [e]).get(sums[0].args[0][0], 1))
     if layout.batch:
-        for v in EVERY[:6]:
+        for v in EVERY[:7]:
             if v not in reading.definitions:
                 found.setdefault(v, sized.examples)
     return found

@@ -80,6 +80,7 @@ class Reading(NamedTuple):
         loss: the name of the loss; "" where the text has none.
         shared: names that all steps share, W in h_t = tanh(W h_{t-1}) -> at how many steps the text uses it.
         whole: these steps are all there are.
+        layout: of derivatives, as the text says: "numerator", "denominator" or "".
     """
 
     claims: tuple[Claim, ...]
@@ -93,6 +94,7 @@ class Reading(NamedTuple):
     loss: str
     shared: Mapping[str, int] = MappingProxyType({})
     whole: bool = False
+    layout: str = ""
 
     @property
     def symmetric(self) -> frozenset[str]:
@@ -190,6 +192,7 @@ def read(claims: list[Claim]) -> Reading:
     """
     claims, opaque = _with_opaque(_with_parameters(_of_all_entries(_with_residuals(claims))))
     claims = [changed(c, lambda e: replace(e, _product)) for c in _families(_without_letters(claims))]
+    claims = [_with_next(c) for c in claims]
     learned = _Learned(definitions=opaque)
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
@@ -409,7 +412,10 @@ def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition
             found[f] = (letters, body if letters else Expr("reduce", ("sum", None, body)))
 
     def change(n: Expr) -> Expr | None:
-        return name(n.args[0], found[n.args[0]][0]) if n.op == "call" and not n.args[1] and n.args[0] in found else None
+        if n.op != "call" or n.args[0] not in found or n.args[1] > 1:
+            return None
+        variable = (n.args[0], found[n.args[0]][0])
+        return Expr("derivative", (variable, n.args[2].args)) if n.args[1] else name(*variable)
 
     def valued(c: Claim) -> Claim:
         c = changed(c, lambda e: replace(e, change)) if found else c
@@ -432,7 +438,7 @@ def _by_name(claims: list[Claim], every: list[Expr]) -> dict[str, Definition]:
     free = (inside & {*LOSSES, "R", "Ω"}) - heads
     by: dict[str, dict[Variable, None]] = {}
     for n in every:
-        if n.op == "derivative" and n.args[0][0] in free and not n.args[1][1]:
+        if n.op == "derivative" and n.args[0][0] in free and n.args[1][0] and not n.args[1][1]:
             by.setdefault(n.args[0][0], {})[n.args[1]] = None
     found: dict[str, Definition] = {}
     for f, bottoms in by.items():
@@ -471,6 +477,21 @@ def _with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
     return [written_out(c) for c in claims] if functions else claims
 
 
+def _with_next(claim: Claim) -> Claim:
+    """The v' of δ = r + γ v' − v is another v, and no derivative."""
+    if not isinstance(claim.left, Expr) or not isinstance(claim.right, Expr) or claim.left.op != "name":
+        return claim
+
+    def other(n: Expr) -> Expr | None:
+        return name(f"{n.args[0][0]}'", n.args[0][1]) if n.op == "derivative" and n.args[1] == ("", ()) else None
+
+    alone = not has(replace(claim.right, other), "derivative", "partial")
+    return changed(claim, lambda e: replace(e, other)) if alone else claim
+
+
+_GIVEN = re.compile(r"(?:[xXyYtT]|inputs?|targets?|labels?)\d*|[αληγτεκρ]|lr|[mnNΝBKDd]|data")  # no parameter
+
+
 def _by_its_own(e: Expr, definitions: Mapping[str, Definition]) -> Expr:
     """y' is the derivative of y by what it is computed from; by x, where that is several."""
 
@@ -488,6 +509,9 @@ def _by_its_own(e: Expr, definitions: Mapping[str, Definition]) -> Expr:
             else [v for v in sorted(above) if v == "x"]
         )
         by = by or inside * (len(inside) == 1)
+        if y in LOSSES:  # ∇J: by its one parameter
+            by = [v for v in sorted(above - definitions.keys()) if not _GIVEN.fullmatch(v)]
+            by = by if len(by) == 1 else []
         return Expr("derivative", ((y, letters), (by[0], ()))) if by else None
 
     return replace(e, change)
@@ -574,6 +598,8 @@ class _Learned:
         head, values = terms[0], [t for t in terms[1:] if is_number(t)]
         formulae = [t for t in terms[1:] if t.op != "name" and not is_number(t)]
         derived = next((t for t in formulae if _is_derived(t)), None)
+        if terms[-1] == name("Ν"):  # m = len(x)
+            return
         if head.op == "call":
             self._called(head, terms, row)
         elif head.op == "name" and head.args[0].startswith("δ"):

@@ -13,11 +13,11 @@ from jaxbackprop.grading.expression import Expr, ShapeError, has, name, names, n
 
 ONE = 0
 EXAMPLES = 7  # no factor that is forgotten
-EVERY = ("n", "m", "N", "M", "B", "batch", "D", "d", "K", "H", "C")  # names for how many there are
+EVERY = ("n", "m", "N", "M", "B", "batch", "Ν", "D", "d", "K", "H", "C")  # names for how many there are
 INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
 BIAS = re.compile(r"(?:b|c|β|γ|bias|gain|scale|B)(?:\d|_|$)|\w+(?:bias|gain|scale)\d*$")  # the same for every example
 TARGET = re.compile(r"(?:y|Y|t|T|target|targets|label|labels|ytrue|y_true)(?:_?\w{0,3}|⟨\w+⟩)?")
-RATE = re.compile(r"[αληγτεκρ]\d*|lr|eps|m|n|N|B|d|D|K|H|batch|d_k|dk")
+RATE = re.compile(r"[αληγτεκρ]\d*|lr|eps|m|n|N|Ν|B|d|D|K|H|batch|d_k|dk")
 
 
 class Shape(NamedTuple):
@@ -82,6 +82,7 @@ class Sizes:
     def __init__(self, layout: Layout, asked: Asked, values: Collection[str] = ()):
         self.layout, self.parent, self.asked = layout, [ONE], asked
         self.values = values  # names that are called like rates, and are none
+        self.scales: set[str] = set()  # names that are numbers, in front of vectors
         self.known: dict[str, Slots] = {}
         self.examples_by: set[str] = set()  # letters of which each stands for a vector: the n of W x_n
         self.examples = self.new() if layout.batch else ONE
@@ -137,7 +138,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     {'x': ((), 2, 1), 'W': ((), 3, 2), 'b': ((), 3, 1), 'z': ((), 3, 1)}
     """
     sizes = Sizes(layout, asked, no_counts(definitions))
-    sizes.known |= dict.fromkeys(scales(definitions), ((), ONE, ONE)) if layout.scale else {}
+    sizes.scales = scales(definitions) if layout.scale else set()
+    sizes.known |= dict.fromkeys(sizes.scales, ((), ONE, ONE))
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -220,7 +222,7 @@ def no_counts(definitions: Mapping) -> set[str]:
 def _averaged(definitions: Mapping, sizes: Sizes) -> Iterator[int]:
     """The sizes over which a formula averages: the i of 1/m Σ_i."""
     for _, e in definitions.values():
-        sums = [n for n in nodes(e) if n.op == "sum"] if names(e) & {*EVERY[:6]} else []
+        sums = [n for n in nodes(e) if n.op == "sum"] if names(e) & {*EVERY[:7]} else []
         for v in _named(sums[0]) if sums else ():
             slots = sizes.known.get(v.args[0], ((),))[0]
             if len(v.args[1]) == len(slots):
@@ -258,7 +260,7 @@ def _next(waiting: Mapping, sizes: Sizes) -> tuple[str, tuple[str, ...], Shape |
     letters, expr = waiting[v]
     bound: dict[str, int] = {}
     shape = _infer(expr, sizes, bound, None, False)
-    open_ = {v for v in names(expr) if not sizes.rate(v)}
+    open_ = {v for v in names(expr) - sizes.scales if not sizes.rate(v)}
     if shape is None and sizes.layout.vectors and open_ and not open_ & sizes.known.keys() and not _lettered(expr):
         _anchor(expr, sizes)  # of ½ (a + b) nothing is known: these are vectors
     shape = shape or _infer(expr, sizes, bound, None, True)

@@ -27,7 +27,7 @@ from jaxbackprop.grading.expression import (
 )
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Claim, changed
-from jaxbackprop.grading.updates import update_of
+from jaxbackprop.grading.updates import shrinks, update_of
 from jaxbackprop.grading.wording import Loop
 
 MOST = 150  # symbols in a statement that is put together of several
@@ -106,8 +106,8 @@ def _of_each(claims: list[Claim], loop: Loop) -> list[Claim]:
     mine = {*loop.taken}
     for c in inside:
         of_one = any(n.op == "name" and (n.args[1] == i or n.args[0] in mine) for n in nodes(c.right))  # type: ignore[arg-type]
-        if of_one and c.relation == "=" and c.left.op == "name" and not c.left.args[1]:  # type: ignore[union-attr]
-            mine.add(c.left.args[0])  # type: ignore[union-attr]
+        if of_one and c.relation == "=" and c.left.op in ("name", "derivative"):  # type: ignore[union-attr]
+            mine.add(c.left.args[0] if c.left.op == "name" else c.left.args[1][0])  # type: ignore[union-attr]
 
     def one(variable: Variable) -> Variable:
         return (variable[0], i) if variable[0] in mine and not variable[1] else variable
@@ -170,7 +170,7 @@ def _changes(claim: Claim, since: list[Claim]) -> bool:
     """Whether a statement computes a quantity from what it held before; `since`: the lines from there on."""
     if not isinstance(claim.right, Expr) or claim.row == since[0].row or claim.where:
         return False
-    if update_of(claim.left, claim.right) is not None:  # type: ignore[arg-type]
+    if update_of(claim.left, claim.right) is not None or shrinks(claim.left, claim.right):  # type: ignore[arg-type]
         return False
     if any(n == claim.left for n in nodes(claim.right)):
         return True

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import ONE, Expr, Variable, has, names, negated, nodes, replace
+from jaxbackprop.grading.words import LOSSES
 
 RATE = re.compile(r"[ηαεγ]|lr|eta|alpha|rate|learning_rate|step_size")
 MOST = 0.9  # a number in front that is a rate
@@ -31,6 +32,8 @@ def update_of(left: Expr, right: Expr) -> Update | None:
     >>> found.of, show(found.gradient), found.down
     (('w', ()), 'dL/dw', True)
     """
+    if left.op == "name" and left.args[0] in LOSSES:
+        return None
     if left.op != "name" or (
         counter(left.args[0]) and not has(right, "derivative", "negative")
     ):  # h_t = h_{t-1} + α f_t
@@ -58,7 +61,18 @@ def is_update(left: Expr, right: Expr) -> bool:
         return left.op == "name" and left.args[0].startswith("Δ")
     old = any(t.op == "name" and _is_old(t.args[0], left.args[0]) for t in right.args)
     step = update_of(left, right)
-    return left in right.args or (old and has(right, "derivative")) or (step is not None and step.down)
+    return (
+        shrinks(left, right)
+        or left in right.args
+        or (old and has(right, "derivative"))
+        or (step is not None and step.down)
+    )
+
+
+def shrinks(left: Expr, right: Expr) -> bool:
+    """w = (1 − η λ) w − η g: a step that shrinks w."""
+    rated = any(n.op == "name" and RATE.fullmatch(n.args[0]) for n in nodes(right))
+    return rated and right.op == "+" and any(t.op == "product" and left in t.args for t in right.args)
 
 
 def goes_up(left: Expr, right: Expr, any_derivative: bool = False) -> bool:

@@ -334,11 +334,8 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
             n = scope.sizes.get(j) or scope.sizes.get(k) or 1
             eye = np.eye(n).reshape(1, n, n, 1, 1)
             return at_first(Node(eye, tuple(sorted((j, k)))), scope.fixed) if j != k else constant(1.0)
-        case "+", (first, *rest):
-            total = value(first)
-            for term in rest:
-                total = add(total, value(term), expr)
-            return total
+        case "+", terms:
+            return _sum(terms, scope, expr)
         case "negative", (a,):
             return negative(value(a))
         case "product", factors:
@@ -367,6 +364,39 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
             guard = _guard(expr, scope)
             return Node(guard.array.astype(float), guard.letters)
     raise UnknownError(f"cannot evaluate {expr.op}")
+
+
+def _sum(terms: tuple[Expr, ...], scope: Scope, expr: Expr) -> Node:
+    """a + b; the I of A + λ I is as large as A."""
+    unit = [t for t in terms if _unit(t) is not None] if len(terms) > 1 else []
+    total = None
+    for term in (t for t in terms if t not in unit):
+        part = evaluate(term, scope)
+        total = part if total is None else add(total, part, expr)
+    for term in unit:
+        factor, sign = _unit(term)  # type: ignore[misc]
+        try:
+            part = evaluate(term, scope)  # it may be a name of the text
+        except UnknownError:
+            if total is None or total.shape[0] != total.shape[1]:
+                raise
+            eye = Node(sign * np.eye(total.shape[0])[None])
+            part = times(evaluate(factor, scope), eye, expr) if factor is not None else eye
+        total = part if total is None else add(total, part, expr)
+    return total  # type: ignore[return-value]
+
+
+def _unit(term: Expr) -> tuple[Expr | None, float] | None:
+    """The factor and the sign of I, λ I, −I; None of another term."""
+    match term:
+        case Expr("negative", (a,)):
+            inside = _unit(a)
+            return inside and (inside[0], -inside[1])
+        case Expr("name", ("I", ())):
+            return None, 1.0
+        case Expr("product", (*factors, Expr("name", ("I", ())))):
+            return (Expr("product", tuple(factors)) if len(factors) > 1 else factors[0]), 1.0
+    return None
 
 
 def _over_letters(a: Node, letters: tuple[str, ...], scope: Scope, expr: Expr) -> Node:

@@ -140,7 +140,7 @@ _WORDING = rules(
     ("**Forward:**", r"\*\*([A-Za-zÀ-ɏ ]+:?)\*\*:?", r"\1"),
     ("⟨w, x⟩", r"(?:⟨|\\langle\b)\s*([^⟨⟩,\n]{1,40}),\s*([^⟨⟩,\n]{1,40}?)\s*(?:⟩|\\rangle\b)", r"((\1)^T (\2))"),
     ("dh where z > 0, 0 elsewhere", r"(?<![.\w])where\s+(?=[^\n(),;=]*[<>≤≥])", "if "),
-    ("if z > 0, and 0 where", r"(?<=[\w)]),?\s+and\s+(?=[\w.]+\s+(?:if|for|when|otherwise|else|elsewhere)\b)", ", "),
+    ("if z > 0, and 0 where", r"(?<=[\w)]),?\s+and\s+(?=[^\n=,;]{1,30}\s(?:if|for|when|otherwise|else|elsewhere)\b)", ", "),
     ("with g the sigmoid", rf"\b(?:with|where|mit|avec)\s+([fgφϕψ])\s+(?:{_THE})({_ACTIVATION})(?![\w(])", r"; \1(z) = \2(z);"),
     ("φ = tanh", rf"(?<![\w(])([fgφϕψσ]|\\(?:phi|varphi|psi))\s*=\s*({_ACTIVATION})(?=\s*(?:$|[.,;$\n]))", r"\1(z) = \2(z)"),
     ("f is the sigmoid",

@@ -31,7 +31,25 @@ GREEK: dict[str, str] = dict(
         strict=True,
     )
 )
-LOSSES = ("L", "J", "E", "C", "ℓ", "l", "loss", "cost", "Loss", "Cost", "E_total", "error", "Error")
+LOSSES = (
+    "L",
+    "J",
+    "E",
+    "C",
+    "ℓ",
+    "l",
+    "loss",
+    "cost",
+    "Loss",
+    "Cost",
+    "E_total",
+    "E_n",
+    "E_i",
+    "L_i",
+    "L_n",
+    "error",
+    "Error",
+)
 
 
 class Rule(NamedTuple):
