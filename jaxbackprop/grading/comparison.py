@@ -58,6 +58,11 @@ def sides(world: World, left: Expr, right: Expr) -> Sides:
     return Sides(x, y)
 
 
+def _by_cases(e: Expr) -> bool:
+    """Whether a side says by several cases what holds everywhere, and not only under one condition."""
+    return any(n.op == "cases" and len(n.args) > 2 for n in nodes(e))
+
+
 def _is_zero(e: Expr) -> bool:
     """Whether a side is 0 where it is anything: 0 if z < 0."""
     return e.op == "cases" and {*e.args[1::2]} == {ZERO}
@@ -132,7 +137,7 @@ def _compared(world: World, left: Expr, right: Expr) -> Outcome:
     if not at_points(finite)[main].any():
         return Outcome(False, "never finite")
     bad = differs(a, b)
-    if at_points(bad)[main].any():
+    if at_points(bad)[main].any() or (_by_cases(right) and at_points(np.isnan(b) & np.isfinite(a))[main].any()):
         return Outcome(False)
     if left.op == "derivative" and not np.where(np.isfinite(a), np.abs(a), 0).max() > NOTHING:
         return Outcome(True, "0 on both sides")

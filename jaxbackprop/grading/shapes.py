@@ -216,6 +216,8 @@ def no_counts(definitions: Mapping) -> set[str]:
     factors = [
         {*map(show, n.args)} for _, e in definitions.values() for n in nodes(e) if n.op in ("product", "hadamard")
     ]
+    masks = [n.args for _, e in definitions.values() for n in nodes(e) if n.op == "hadamard"]
+    matrices |= {"m"} if any(name("m") in (f, *f.args[-1:]) for fs in masks for f in fs) else set()
     return matrices | {v for f in factors for v in f & {"eps", "ε"} if f & {"std", "sigma", "σ", "sd", "s"}}
 
 
