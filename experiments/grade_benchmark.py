@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import measure
 
+from jaxbackprop.grading.claims import claims_of
 from jaxbackprop.grading.expression import Expr, name, names, negated, nodes, number, plus, show, spots
 from jaxbackprop.grading.grade import grade
 from jaxbackprop.grading.lines import chains
-from jaxbackprop.grading.reading import claims_of, read
+from jaxbackprop.grading.reading import read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG
 
 BANK = measure.HERE.parent / "tests" / "derivations"

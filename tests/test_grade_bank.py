@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from jaxbackprop.grading.choice import choose
+from jaxbackprop.grading.claims import claims_of
 from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import Expr, name
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grade import grade
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.points import build
-from jaxbackprop.grading.reading import claims_of, read
+from jaxbackprop.grading.reading import read
 from jaxbackprop.grading.shapes import Layout
 from jaxbackprop.grading.stages import continued, placed
 from jaxbackprop.grading.wiring import completed

@@ -34,7 +34,8 @@ checking.report checking.reference checking.tested checking.comparison checking.
 checking.check
 grading grading.counters grading.expression grading.functions grading.grammar grading.words grading.characters
 grading.vocabulary grading.notation grading.sides grading.guards grading.wording grading.pieces grading.lines grading.report
-grading.values grading.curvature grading.updates grading.reading grading.statements grading.sections grading.stages
+grading.values grading.curvature grading.updates grading.claims grading.meanings grading.reading grading.statements
+grading.sections grading.stages
 grading.shapes grading.world grading.derivatives
 grading.points grading.comparison grading.telling grading.numbers grading.correction grading.diagnosis grading.choice
 grading.wiring grading.slips grading.unjudged grading.judge grading.grade

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from jaxbackprop.grading.claims import Claim, changed, may_define
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.derivatives import letter_of_examples, output_of, own_losses
@@ -27,8 +28,9 @@ from jaxbackprop.grading.expression import (
     size,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
+from jaxbackprop.grading.meanings import OPAQUE
 from jaxbackprop.grading.points import build
-from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, changed, formulae_of, may_define, read
+from jaxbackprop.grading.reading import Reading, formulae_of, read
 from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout, no_counts, scales
 from jaxbackprop.grading.updates import goes_up
 from jaxbackprop.grading.words import LOSSES

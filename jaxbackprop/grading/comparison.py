@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbackprop.grading.claims import is_number
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.expression import ZERO, Expr, ShapeError, UnknownError, has, has_local, nodes
-from jaxbackprop.grading.reading import is_number
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.world import World
 

@@ -27,7 +27,7 @@ from jaxbackprop.grading.expression import (
     size,
 )  # fmt: skip
 from jaxbackprop.grading.functions import Function
-from jaxbackprop.grading.reading import OPAQUE
+from jaxbackprop.grading.meanings import OPAQUE
 from jaxbackprop.grading.world import World, resolved
 
 LONG = 30  # symbols in a formula beyond which the chain rule is given instead

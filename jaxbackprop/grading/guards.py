@@ -68,16 +68,16 @@ def _clauses(row: str, last: str) -> tuple[str, str]:
         given, other = _GUARD.fullmatch(clause), _ELSE.fullmatch(clause)
         if given and _EQUATION.search(given[2]):
             last = _plain(given[1])
-            found.append(_under(given[2], last))
+            found.append(_under(given[2].strip(), last))
         elif other and last and _EQUATION.search(other[1]):
-            found.append(_under(other[1], _negated(last)))
+            found.append(_under(other[1].strip(), _negated(last)))
         elif other and found and found[-1].endswith(f" if {last}"):
             found[-1] += f", otherwise {_plain(other[1])}"
         elif found or clause == row:
             return row, last
         else:
             found.append(clause)
-    return "; ".join(found), last
+    return row[: len(row) - len(row.lstrip())] + "; ".join(found).lstrip(), last
 
 
 def _under(row: str, guard: str) -> str:
@@ -96,7 +96,8 @@ def _plain(guard: str) -> str:
 def _negated(guard: str) -> str:
     """The opposite of one comparison; "" of several."""
     signs = re.findall(_SIGN, guard)
-    return guard.replace(signs[0], f" {_OTHER[signs[0]]} ") if len(signs) == 1 and signs[0] in _OTHER else ""
+    other = guard.replace(signs[0], f" {_OTHER[signs[0]]} ") if len(signs) == 1 and signs[0] in _OTHER else ""
+    return " ".join(other.split())
 
 
 _VALUE = re.compile(r"(\s*)([A-Za-z]\w*)\s*=\s*(.+?) if (.+)")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxbackprop.grading.choice import choose, holds, marked, worlds
+from jaxbackprop.grading.claims import Claim, claims_of, is_number
 from jaxbackprop.grading.comparison import Outcome, compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
@@ -17,7 +18,7 @@ from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
 from jaxbackprop.grading.points import at_numbers, build, with_given
-from jaxbackprop.grading.reading import Claim, Reading, claims_of, is_number, read
+from jaxbackprop.grading.reading import Reading, read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Verdict
 from jaxbackprop.grading.sections import Part, parts
 from jaxbackprop.grading.shapes import Layout

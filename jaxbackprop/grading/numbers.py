@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from jaxbackprop.grading.claims import is_number
 from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, nodes, number, replace
-from jaxbackprop.grading.reading import is_number
 from jaxbackprop.grading.report import RIGHT, UNJUDGED, WRONG
 from jaxbackprop.grading.telling import Judged
 from jaxbackprop.grading.updates import RATE

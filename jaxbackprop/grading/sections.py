@@ -7,10 +7,10 @@ words, at an item or a row of a table, or by another kind of formula. What it do
 import re
 from typing import NamedTuple
 
+from jaxbackprop.grading.claims import Claim, is_number
 from jaxbackprop.grading.expression import Expr, has, names, nodes
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread
-from jaxbackprop.grading.reading import Claim, is_number
 from jaxbackprop.grading.updates import is_update
 
 MOST = 40  # parts; a text with more is judged as one

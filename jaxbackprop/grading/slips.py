@@ -5,10 +5,11 @@ from itertools import islice
 from typing import NamedTuple
 
 from jaxbackprop.grading.choice import holds, with_deltas
+from jaxbackprop.grading.claims import Claim
 from jaxbackprop.grading.diagnosis import shares
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, replace, size, symbols
 from jaxbackprop.grading.points import build
-from jaxbackprop.grading.reading import Claim, ordered
+from jaxbackprop.grading.reading import ordered
 from jaxbackprop.grading.wiring import exercise
 from jaxbackprop.grading.world import World
 

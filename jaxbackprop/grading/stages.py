@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from jaxbackprop.grading.claims import Claim, changed
 from jaxbackprop.grading.counters import CODES, counter, moved
 from jaxbackprop.grading.expression import Expr, is_ahead, names, nodes, plus, renamed, replace, symbols
 from jaxbackprop.grading.grammar import Unread
-from jaxbackprop.grading.reading import Claim, Reading, changed, ordered, read
+from jaxbackprop.grading.reading import Reading, ordered, read
 
 
 def _renamed(claim: Claim, new: Callable[[str], str]) -> Claim:

@@ -10,6 +10,7 @@ A derivative is judged where it is finished, and what stands before says that it
 import re
 from collections.abc import Sequence
 
+from jaxbackprop.grading.claims import Claim, changed
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import (
     ONE,
@@ -26,7 +27,6 @@ from jaxbackprop.grading.expression import (
     symbols,
 )
 from jaxbackprop.grading.grammar import Unread
-from jaxbackprop.grading.reading import Claim, changed
 from jaxbackprop.grading.updates import shrinks, update_of
 from jaxbackprop.grading.wording import Loop
 
@@ -37,7 +37,7 @@ def as_equations(claims: list[Claim], over: Sequence[Loop] = ()) -> list[Claim]:
     r"""The claims with every statement as an equation; one that a later line finishes has `completed`.
 
     >>> from jaxbackprop.grading.lines import chains
-    >>> from jaxbackprop.grading.reading import claims_of
+    >>> from jaxbackprop.grading.claims import claims_of
     >>> from jaxbackprop.grading.expression import show
     >>> found = as_equations(claims_of(chains("dz = p - y\ndz /= m\ndW += dz * x")))
     >>> [(show(c.right), c.completed) for c in found]

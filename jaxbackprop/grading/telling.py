@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from jaxbackprop.grading.claims import Claim
 from jaxbackprop.grading.counters import spoken
 from jaxbackprop.grading.expression import Expr, show, show_variable
 from jaxbackprop.grading.grammar import Unread
-from jaxbackprop.grading.reading import Claim
 from jaxbackprop.grading.report import UNJUDGED, UNREAD, WRONG, Line, Verdict, short
 from jaxbackprop.grading.stages import Placed
 from jaxbackprop.grading.world import World

@@ -3,11 +3,13 @@
 import re
 
 from jaxbackprop.grading.choice import holds
+from jaxbackprop.grading.claims import Claim, is_generic, is_number
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import ZERO, Expr, adjoint, has, names, nodes, symbols
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.grammar import Unread
-from jaxbackprop.grading.reading import OPAQUE, Claim, Reading, is_generic, is_number
+from jaxbackprop.grading.meanings import OPAQUE
+from jaxbackprop.grading.reading import Reading
 from jaxbackprop.grading.updates import goes_up, is_update
 from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import World, resolved

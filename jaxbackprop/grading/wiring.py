@@ -4,11 +4,13 @@ import re
 from functools import cache
 from typing import Any
 
+from jaxbackprop.grading.claims import claims_of, may_define
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import Expr, name, names, plus, renamed, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
-from jaxbackprop.grading.reading import Definition, Reading, claims_of, may_define, ordered, read, with_names
+from jaxbackprop.grading.meanings import Definition
+from jaxbackprop.grading.reading import Reading, ordered, read, with_names
 from jaxbackprop.grading.words import LOSSES
 
 EXERCISE = "z0 = w0 x; h0 = g(z0); z1 = w1 h0; h1 = g(z1); z2 = w2 h1 + w3 h0; yhat = z2; h2 = z2"

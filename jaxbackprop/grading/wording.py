@@ -103,8 +103,8 @@ _LOOP = re.compile(
 def loops(text: str) -> list[Loop]:
     r"""The loops over examples: for i in range(m), for x, y in zip(X, Y).
 
-    >>> loops("for x, y in zip(X, Y):\n    z = w * x\nJ = 0")
-    [Loop(letter='i', taken=frozenset({'x', 'y'}), rows=range(2, 3))]
+    >>> [(loop.letter, sorted(loop.taken), loop.rows) for loop in loops("for x, y in zip(X, Y):\n    z = w * x\nJ = 0")]
+    [('i', ['x', 'y'], range(2, 3))]
     """
     rows = text.split("\n")
     found = []

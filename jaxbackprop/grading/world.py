@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxbackprop.grading.claims import is_generic
 from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import (
     Expr,
@@ -22,7 +23,8 @@ from jaxbackprop.grading.expression import (
     show_variable,
 )
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
-from jaxbackprop.grading.reading import OPAQUE, Reading, is_generic
+from jaxbackprop.grading.meanings import OPAQUE
+from jaxbackprop.grading.reading import Reading
 from jaxbackprop.grading.shapes import Layout, Sized
 from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, constant, evaluate, pull
 from jaxbackprop.grading.words import LOSSES

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.activations import ACTIVATIONS
+from jaxbackprop.grading.claims import claims_of
 from jaxbackprop.grading.comparison import compare
 from jaxbackprop.grading.correction import formula_of, right_line, slope
 from jaxbackprop.grading.counters import counter
@@ -37,7 +38,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.points import at_point
-from jaxbackprop.grading.reading import Reading, claims_of, read
+from jaxbackprop.grading.reading import Reading, read
 from jaxbackprop.grading.values import Node, Scope, evaluate, times
 from jaxbackprop.grading.world import Values, World, as_node, called, resolved, stored, with_letters
 from jaxbackprop.tracing import circuit
