@@ -367,8 +367,8 @@ def with_deltas(world: World) -> World:
     texts = sorted({v for v in every if v.startswith("δ") and v not in world.values and v not in world.reading.notes})
     together: dict[tuple, list[str]] = {}  # δ_{t-1}, δ_t and δ_{t+1} are of one kind
     for text in texts:
-        found = counter(text)
-        together.setdefault(found[:2] if found else (text,), []).append(text)
+        counted = counter(text)
+        together.setdefault(counted[:2] if counted else (text,), []).append(text)
     groups = list(together.values())[:12]
     about = [c for c in world.reading.claims if c.read and (names(c.right) | names(c.left)) & {*texts}][:24]  # type: ignore
     candidates = {group[0]: _candidates(world, group[0]) for group in groups}

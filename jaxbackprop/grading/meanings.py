@@ -77,8 +77,7 @@ def _with_parameters(claims: list[Claim]) -> list[Claim]:
             return Expr(("derivative", "second")[primes - 1], variables) if given == [*inside] else None
         if tuple(given) in (inside, tuple(name(a.args[0], own) for a in inside)):
             return name(f, own)
-        put = dict(zip(inside, given, strict=True)) if len(given) == len(inside) else None
-        return put and replace(body, put.get)
+        return replace(body, dict(zip(inside, given, strict=True)).get) if len(given) == len(inside) else None
 
     def valued(c: Claim) -> Claim:
         if isinstance(c.left, Expr) and c.left.op == "call" and c.left.args[0] in heads and not c.left.args[1]:

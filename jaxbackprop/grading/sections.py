@@ -66,15 +66,16 @@ def _is_step(claims: list[Claim], i: int, computed: set[str]) -> bool:
     if _is_given(c) and c.left.args[0] not in computed:  # type: ignore[union-attr]  # w = 1 - 0.1 * 2 = 0.8, where w was 1
         said = next((k for k, b in enumerate(claims[:i]) if _is_given(b) and b.left == c.left), i)
         return any(_derives(b) for b in claims[said:i]) and claims[said].right != c.right
-    row = (b for b in claims if b.row == c.row and b.left == c.left and isinstance(b.right, Expr))
-    return isinstance(c.left, Expr) and any(is_update(c.left, b.right) for b in row)
+    row = [b.right for b in claims if b.row == c.row and b.left == c.left]
+    return isinstance(c.left, Expr) and any(is_update(c.left, e) for e in row if isinstance(e, Expr))
 
 
 def _is_given(claim: Claim) -> bool:
     """Whether a claim says which number a name is."""
     left, right = claim.left, claim.right
-    plain = isinstance(left, Expr) and isinstance(right, Expr) and left.op == "name" and not left.args[1]
-    return plain and is_number(right)
+    if not isinstance(left, Expr) or not isinstance(right, Expr):
+        return False
+    return left.op == "name" and not left.args[1] and is_number(right)
 
 
 def _defined(claim: Claim) -> str:

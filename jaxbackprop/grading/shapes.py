@@ -240,7 +240,7 @@ def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> Non
             raise ShapeError(f"{v} would be a number")
     for _, e in definitions.values():
         for n in nodes(e):
-            turned = n.args[0].args[0] if n.op == "transpose" and n.args[0].op == "name" else None
+            turned = n.args[0].args[0] if n.op == "transpose" and n.args[0].op == "name" else ""
             if sizes.layout.vectors and turned not in defined and sizes.known.get(turned) == ((), ONE, ONE):
                 raise ShapeError(f"{show(n)} would be a number")
             for f in n.args if n.op == "matmul" else ():
@@ -536,8 +536,9 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
         return right or left  # y log p: entry by entry
     small = core.op == "name" and core.args[0][:1].islower()
     if sizes.layout.flat and e.op == "matmul" and small and not turned and not (left and right):
-        beside = left and (left.rows if sizes.one(left.columns) else left.columns)
-        return Shape((), beside if beside is not None else right.rows, ONE) if left or right else None
+        if left is not None:
+            return Shape((), left.rows if sizes.one(left.columns) else left.columns, ONE)
+        return Shape((), right.rows, ONE) if right is not None else None
     if (
         sizes.layout.dot
         and e.op == "product"

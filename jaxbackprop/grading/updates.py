@@ -50,8 +50,8 @@ def update_of(left: Expr, right: Expr) -> Update | None:
     if change is None or not of:
         return None
     down = change.op == "negative" or any(f.op == "negative" for f in change.args[:1] if isinstance(f, Expr))
-    change = replace(change, lambda n: n.args[0] if n.op == "negative" and n in (change, change.args[0]) else None)
-    gradient = _without_rate(change)
+    front = (change, change.args[0])
+    gradient = _without_rate(replace(change, lambda n: n.args[0] if n.op == "negative" and n in front else None))
     return Update((of, left.args[1]), gradient, down) if gradient is not None else None
 
 
