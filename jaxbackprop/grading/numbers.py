@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxbackprop.grading.claims import is_number
 from jaxbackprop.grading.derivatives import value_of
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, nodes, number, replace
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, name, nodes, number, replace
 from jaxbackprop.grading.report import RIGHT, UNJUDGED, WRONG
 from jaxbackprop.grading.telling import Judged
 from jaxbackprop.grading.updates import RATE
@@ -44,17 +44,12 @@ def _given(point: World, v: str, right: Expr, before: Expr | None) -> Judged:
     near = tolerance(point, right) + 1e-9 * abs(value)
     if abs(value - first) <= near:
         return Judged(RIGHT, "given")
-    given = point.reading.given
     if before is not None and before.op != "name":
-        before = replace(
-            before,
-            lambda n: (
-                number(given[n.args[0]])
-                if n.op == "name" and RATE.fullmatch(n.args[0]) and n.args[0] in given
-                else None
-            ),
-        )
-        worked = float(value_of(point, before).array.ravel()[0])
+        known = {name(u): number(x) for u, x in point.reading.given.items() if RATE.fullmatch(u)}
+        try:
+            worked = float(value_of(point, replace(before, known.get)).array.ravel()[0])
+        except (ShapeError, UnknownError) as error:
+            return Judged(UNJUDGED, str(error))
         if is_number(before) and abs(worked - value) > near:
             return Judged(WRONG, f"the number is wrong: {point.called(before)} is {worked:.6g}")
         if not is_number(before) and abs(worked - value) <= near:

@@ -123,9 +123,9 @@ def _of_each(claims: list[Claim], loop: Loop) -> list[Claim]:
             c = c._replace(completed=begun[c.left], terms=())
         if c.row in loop.rows:
             c = changed(c, lambda e: replace(e, lettered))
-            if c.relation == "+=" and isinstance(c.right, Expr):
+            if c.relation == "+=" and isinstance(c.left, Expr) and isinstance(c.right, Expr):
                 whole = Expr("sum", (i, c.right, ""))
-                c = c._replace(right=whole, relation="=", terms=(c.left, whole))  # type: ignore[arg-type]
+                c = c._replace(right=whole, relation="=", terms=(c.left, whole))
         found.append(c)
     return found
 
