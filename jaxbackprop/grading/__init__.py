@@ -40,6 +40,19 @@ p[range(n), y] is the entry of each row's class, and in a text with @ or .dot th
 >>> jbp.grade(code.replace("dz[z <= 0]", "dz[z > 0]")).slips
 1
 
+A condition is one wherever it stands, "if z > 0: dL/dz = dL/da, otherwise 0" or "for i ≠ j"; what is added up in a loop over
+examples is a sum over them, and `J = 1/m Σ_i L(a_i, y_i)` leaves dz_i the derivative of its own example's loss, if the lines
+mean it so. A step of the training is right where it goes down the derivative; with the numbers that it gives the text goes on.
+
+>>> grade = lambda text: [line.status for line in jbp.grade(text).lines]
+>>> grade("h = relu(z); L = ½ (h - y)²\nIf z > 0: dL/dz = h - y\nOtherwise: dL/dz = 0")
+['right', 'right', 'right', 'right']
+>>> grade("z = w x; L = (z - y)²\nw ← w - η 2 (z - y) x\nw ← w - η (z - y) x")
+['right', 'right', 'right', 'wrong']
+
+Of a function that is not said, L in J = L(W) + ½ λ ‖W‖² or an f without a formula, what holds of any is right and what does
+not follow is not judged; an activation that is named in words, "with f the sigmoid", is that one.
+
 A text that begins anew, y = x², dy/dx = 2x, and below it y = sin x, is judged part by part; `basis` says so.
 
 What it says. `line.status`, `line.reason` with a counterexample, `line.correction` with the right line, `line.row` where it

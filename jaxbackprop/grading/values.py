@@ -401,7 +401,7 @@ def _unit(term: Expr) -> tuple[Expr | None, float] | None:
 
 def _over_letters(a: Node, letters: tuple[str, ...], scope: Scope, expr: Expr) -> Node:
     """Σ over letters; one that the formula does not have counts how far it runs."""
-    axes = tuple(1 + a.letters.index(x) for x in letters if x in a.letters)
+    axes = tuple(1 + a.letters.index(x) for x in dict.fromkeys(letters) if x in a.letters)
     total = reduced(a, axes) if axes else a
     absent = float(np.prod([scope.sizes.get(x, 1) for x in letters if x not in a.letters]))
     return total if absent == 1 else times(total, scope.number(absent), expr)
