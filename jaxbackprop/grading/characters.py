@@ -175,7 +175,7 @@ _SYMBOLS = rules(
     ("[j = k]", r"\[\s*([a-z])\s*={1,2}\s*([a-z])\s*\]|1\s*[({⟦]\s*([a-z])\s*={1,2}\s*([a-z])\s*[)}⟧]", _kronecker),
     ("delta", r"(?<![\w⟨])(d?)(alpha|beta|gamma|delta|epsilon|lambda|theta|mu|eta|sigma|rho|phi|psi)(?=_|\d|\b)",
      lambda m: m[1] + GREEK[m[2]]),
-    ("X^T X", r"\^T(?=[A-Za-z])", "^T "),
+    ("X^T X", r"\^T(?=[A-Za-zͰ-Ͽ])", "^T "),
 )  # fmt: skip
 _INDICES = rules(
     ("x^(i), of example i", rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩"),

@@ -10,7 +10,7 @@ from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import Expr, UnknownError, Variable, has, name, names, nodes, show
 from jaxbackprop.grading.reading import Reading
 from jaxbackprop.grading.shapes import EVERY
-from jaxbackprop.grading.values import Node, Scope, at_first, evaluate, pull
+from jaxbackprop.grading.values import Node, Scope, at_entry, evaluate, pull
 from jaxbackprop.grading.world import Values, World, resolved, scope_by, stored, unknown
 
 MOST = 64  # entries of a quantity whose every derivative is taken
@@ -298,7 +298,7 @@ def _laid_out(world: World, jacobian: np.ndarray, tops: int, upper, bottoms: int
         matrix = _entries(a.reshape(*lead, tr * tc, br * bc), True).reshape(*lead, tr, tc)
     else:
         raise UnknownError("a derivative of a matrix by a matrix")
-    return at_first(Node(matrix, tuple(letters[i] for i in order)), world.sized.fixed)
+    return at_entry(Node(matrix, tuple(letters[i] for i in order)), world.sized.fixed)
 
 
 def _as_used(letters, slots, matrix, rows: bool):

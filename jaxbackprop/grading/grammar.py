@@ -318,6 +318,8 @@ class _Build:
         return Expr("negative", (a,))
 
     def transpose(self, a, _):
+        if a == ONE:
+            raise ValueError("1 may stand for a vector of ones")
         return Expr("transpose", (a,))
 
 

@@ -258,6 +258,14 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
 def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged:
     """A step of the training: right where it goes down the derivative."""
     by, said = adjoint(*step.of), toward(step)
+    if is_number(said):
+        found_ = number_verdict(court.point, by, said) if court.point is not None else Judged(UNJUDGED)
+        right = found_.status == RIGHT
+        return (
+            Judged(RIGHT, f"a step down {court.world.called(by)}")
+            if right
+            else Judged(UNJUDGED, "a step of the training")
+        )
     try:
         found = _equal(court, by, said, row, progress)
     except UnknownError:

@@ -180,6 +180,9 @@ def _families(claims: list[Claim]) -> list[Claim]:
         c.left.args for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name"
     }
     both = {v for v, letters in heads if letters} & {v for v, letters in heads if not letters}
+    every = (n for c in claims if isinstance(c.right, Expr) for n in nodes(c.right))
+    turned = [n.args[0].args for n in every if n.op == "transpose" and n.args[0].op == "name"]
+    both |= {v for v, letters in turned if letters} & {v for v, letters in turned if not letters}  # u^T v + Σ_k u_k^T v
     both = {v for v in both if not v.startswith("δ")}
 
     def one(variable):

@@ -107,6 +107,7 @@ def _derivatives(text: str, values: Collection[str]) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz; `values` are names that the text computes."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
     tops = "|".join(dict.fromkeys((*LOSSES, "f", *sorted(values))))
+    text = re.sub(r"∇_?⟨?\(?\s*\w*\)?⟩?\s*\^\s*\(?2\)?", "⟪∇²⟫", text)
     text = re.sub(rf"∇\s*({tops})(?=\s*$)", r"\1'", text)  # by what, its definition says
     text = re.sub(rf"∇\s*({tops}|[a-zA-Z])\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({tops})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)

@@ -11,6 +11,7 @@ from jaxbackprop.grading.updates import RATE
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.world import Values, World
 
+EXACT = 1e-6
 ROUNDED = 1.5  # units of the last digit: half a unit of its own, and what was rounded before
 
 
@@ -29,6 +30,7 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
         return Judged(UNJUDGED, str(error))
     rounded = tolerance(point, right)
     rounded = min(rounded, max(rounded / 3, abs(truth) / 10))  # of a single digit only its own rounding
+    rounded = _exactly(truth, right) or rounded
     if abs(truth - value) <= rounded + 1e-9 * max(abs(truth), abs(value)):
         return Judged(RIGHT, "at the numbers given")
     if before is not None and _follows(point, before, right, value):
@@ -76,7 +78,13 @@ def _follows(point: World, before: Expr, right: Expr, value: float) -> bool:
         found = float(value_of(point._replace(values=Values(values)), before).array.ravel()[0])
     except (ShapeError, UnknownError):
         return False
-    return abs(found - value) <= tolerance(point, right) + 1e-9 * abs(value)
+    return abs(found - value) <= (_exactly(found, right) or tolerance(point, right)) + 1e-9 * abs(value)
+
+
+def _exactly(truth: float, right: Expr) -> float:
+    """Half a unit of a number's last digit, if the truth has no more digits: then nothing was rounded; else 0."""
+    digit = right.args[1] if right.op == "number" else 0.0
+    return digit / 2 if digit and abs(truth / digit - round(truth / digit)) < EXACT else 0.0
 
 
 def tolerance(point: World, right: Expr) -> float:

@@ -139,7 +139,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     """
     sizes = Sizes(layout, asked, no_counts(definitions))
     sizes.scales = scales(definitions) if layout.scale else set()
-    sizes.known |= dict.fromkeys(sizes.scales, ((), ONE, ONE))
+    lettered = {n.args[0] for _, e in definitions.values() for n in _named(e) if n.args[1]}
+    sizes.known |= dict.fromkeys(sizes.scales - lettered, ((), ONE, ONE))
     defined = set(definitions)
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
@@ -193,7 +194,7 @@ def scales(definitions: Mapping) -> set[str]:
             for i, f in enumerate(n.args):
                 while i == 0 and isinstance(f, Expr) and f.op in ("/", "negative"):
                     f = f.args[0]
-                if isinstance(f, Expr) and f.op == "name" and not f.args[1]:
+                if isinstance(f, Expr) and f.op == "name":
                     first = i == 0 and n.op in ("product", "hadamard", "/", "negative")
                     (found if first else elsewhere).add(f.args[0])
     small = {v for v in found - elsewhere if re.fullmatch(r"[a-tx-z]\d*", v)}
@@ -409,7 +410,8 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
             return None
         if letters:
             slots = tuple(bound.setdefault(x, sizes.new()) for x in letters)
-            rows, columns = (want.rows, want.columns) if want is not None and sizes.layout.vectors else (ONE, ONE)
+            vector = want is not None and sizes.layout.vectors and text not in sizes.scales
+            rows, columns = (want.rows, want.columns) if want is not None and vector else (ONE, ONE)
             sizes.known[text] = (slots, rows, columns)
         elif not sizes.layout.vectors or sizes.rate(text):
             sizes.known[text] = ((), ONE, ONE)

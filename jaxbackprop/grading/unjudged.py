@@ -47,6 +47,16 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         lost = next((c.row for c in reading.claims if isinstance(c.left, Unread)), 0)
         if lost and reading.loss not in reading.definitions:
             return f"the loss may stand in line {lost}, which was not read"
+    outputs = {*map(adjoint, world.outputs)}
+    every = (n for c in reading.claims if isinstance(c.right, Expr) for n in nodes(c.right))
+    said = any(n in outputs or (n.op == "name" and n.args[0].startswith("δ")) for n in every)
+    said = said or not reading.definitions.keys() <= reading.rows.keys()  # of a network that is given
+    if left.op == "derivative" and not left.args[0][0] and outputs and not said and not has(right, "derivative"):
+        return "the text has no loss from which it could follow"
+    led = {"", reading.loss} & {*reading.definitions}
+    aside = next((v for v in sorted(names(right)) if v in reading.definitions and led and not _leads_on(world, v)), "")
+    if aside and left.op == "derivative":
+        return f"what {aside} stands for is not said: write dL/d… for a derivative"
     opaque = next((v for v, (_, e) in reading.definitions.items() if any(map(_is_opaque, nodes(e)))), "")
     if opaque and not has(right, "derivative", "partial") and not any(v.startswith("δ") for v in names(right)):
         return f"what {opaque} is a function of is said, and not which function it is"

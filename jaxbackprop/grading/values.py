@@ -247,17 +247,24 @@ def reduced(a: Node, axes: tuple[int, ...], how: str = "sum") -> Node:
     return Node(array.squeeze(gone) if gone else array, letters, ((a, share),))
 
 
-def at_first(a: Node, fixed: frozenset[str]) -> Node:
-    """The first entry along each letter that stands for one entry."""
+def at_entry(a: Node, fixed: frozenset[str]) -> Node:
+    """One entry along each letter that stands for one: of c the first, of a second such letter another."""
     for letter in sorted(fixed & {*a.letters}):
         axis = 1 + a.letters.index(letter)
         n, letters = a.array.shape[axis], tuple(x for x in a.letters if x != letter)
+        at = entry_of(letter, fixed, n)
 
-        def share(d, n=n, axis=axis):
-            return np.concatenate([np.expand_dims(d, axis)] + [np.zeros_like(np.expand_dims(d, axis))] * (n - 1), axis)
+        def share(d, n=n, axis=axis, at=at):
+            part = np.expand_dims(d, axis)
+            return np.concatenate([part if i == at else np.zeros_like(part) for i in range(n)], axis)
 
-        a = Node(a.array.take(0, axis), letters, ((a, share),))
+        a = Node(a.array.take(at, axis), letters, ((a, share),))
     return a
+
+
+def entry_of(letter: str, fixed: frozenset[str], n: int) -> int:
+    """Which of n entries a letter stands for."""
+    return sorted(fixed).index(letter) % n
 
 
 def select(guards: list[Node], branches: list[Node], total: Node, expr: Expr) -> Node:
@@ -333,7 +340,7 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
         case "delta", (j, k):
             n = scope.sizes.get(j) or scope.sizes.get(k) or 1
             eye = np.eye(n).reshape(1, n, n, 1, 1)
-            return at_first(Node(eye, tuple(sorted((j, k)))), scope.fixed) if j != k else constant(1.0)
+            return at_entry(Node(eye, tuple(sorted((j, k)))), scope.fixed) if j != k else constant(1.0)
         case "+", terms:
             return _sum(terms, scope, expr)
         case "negative", (a,):

@@ -177,6 +177,8 @@ def _index(text: str, steps: bool) -> str:
     named = {
         x for pair in classes for x in pair if x and re.search(rf"_\{{?{x}(?![A-Za-z])", text)
     }  # the y of -log p_y
+    sums = {*re.findall(r"(?:\\sum|[Σ∑])\s*_\s*\{?\s*([a-z])(?![A-Za-z])", text)} - {*INDEX}
+    named |= {x for x in sums if re.search(rf"_\{{?[a-z]?{x}(?![A-Za-z])", text)}  # the d of Σ_d w_d x_id
     found = [x for x in INDEX if not is_gate(x) and (x in "ijkl" or (scan if x == "0" else indexes(x)))]
     return "".join(x for x in (*found, *sorted(named)) if not (steps and x == "t"))
 

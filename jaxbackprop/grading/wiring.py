@@ -41,7 +41,9 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     theirs = {*exercise(), "x", "w0", "w1", "w2", "w3"}
     only = all({_exercise_name(u, apart) for u in ({v} | names(reading.definitions[v][1]))} & theirs for v in own)
     lost = any(may_define(c) for c in reading.claims)
-    if reading.unread or lost or (reading.definitions and not (missing - {"yhat", "h2"} and only)):
+    linear = {v: e for v, (_, e) in reading.definitions.items() if _exercise_name(v, apart) == "h2"}
+    other = any(e.op == "call" and (e.args[0] in FUNCTIONS or e.args[0].startswith("σ")) for e in linear.values())
+    if reading.unread or lost or other or (reading.definitions and not (missing - {"yhat", "h2"} and only)):
         return reading, _rows(reading)
     spelling: dict[str, str] = {}
     for v in sorted(asked, key=lambda v: (v != _exercise_name(v, apart), v)):

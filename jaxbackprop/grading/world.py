@@ -26,7 +26,7 @@ from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
 from jaxbackprop.grading.meanings import OPAQUE
 from jaxbackprop.grading.reading import Reading
 from jaxbackprop.grading.shapes import Layout, Sized
-from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_first, constant, evaluate, pull
+from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_entry, constant, entry_of, evaluate, pull
 from jaxbackprop.grading.words import LOSSES
 
 
@@ -242,7 +242,7 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
     note = world.reading.notes.get(text + "".join(letters))
     if text in world.values:
         own = _family_letters(world, text) if len(letters) == len(world.values[text].letters) + 1 > 1 else ()
-        return at_first(with_letters(world.values[text], letters, world.layout.rows, own), world.sized.fixed)
+        return at_entry(with_letters(world.values[text], letters, world.layout.rows, own), world.sized.fixed)
     if text == "e" and {*letters} <= world.sized.fixed and letters:  # of the class c: 1 there, and 0 elsewhere
         inside = (
             n
@@ -251,7 +251,8 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
             if n.op == "name" and n.args[1] == letters
         )
         n = max((max(*s[0], *s[1:]) for v in inside if (s := world.sized.names.get(v.args[0]))), default=1)
-        return Node(np.eye(n)[:1, None, :] if world.layout.rows else np.eye(n)[None, :, :1])
+        one = np.eye(n)[entry_of(letters[0], world.sized.fixed, n)]
+        return Node(one[None, None, :] if world.layout.rows else one[None, :, None])
     if note is not None and note != name(*variable):
         return evaluate(note, scope_by(world, [note, *formulae], derived))
     if text in world.deltas:
@@ -276,7 +277,7 @@ def _adjoint(world: World, bottom: Variable) -> Node:
     text, letters = bottom
     if text not in world.adjoints:
         raise UnknownError(unknown(world, show_variable(bottom)))
-    node = at_first(with_letters(as_node(world.adjoints[text]), letters, world.layout.rows), world.sized.fixed)
+    node = at_entry(with_letters(as_node(world.adjoints[text]), letters, world.layout.rows), world.sized.fixed)
     vector = 1 in node.shape
     if world.turned_adjoints == "all" or (world.turned_adjoints == "vectors" and vector):
         node = Node(np.swapaxes(node.array, -1, -2), node.letters)
