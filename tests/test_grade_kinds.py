@@ -182,6 +182,22 @@ KINDS = {
     "columns and rows by None": ("z = W @ x\ndW = dz[:, None] * x[None, :]\ndW = x[:, None] * dz[None, :]", "++-"),
     "another step's value": ("δ = r + γ v' - v\nv = w^T x\nL = ½ δ²\n∇_w L = -δ x", "++++"),
     "weight decay in a step": ("L = (w x - y)²\nw ← (1 - η λ) w - η 2 (w x - y) x", "+?"),
+    # of a third reader
+    "an index that only a sum has": ("y_i = Σ_d w_d x_id\nL = Σ_i t_i y_i\n∂L/∂y_i = t_i\n∂L/∂w_d = Σ_i t_i x_id", "++++"),
+    "a label of each example in front": ("L = Σ_i y_i w^T x_i\n∂L/∂w = Σ_i y_i x_i", "++"),
+    "one vector beside a family of the same letter": ("J = u^T v + Σ_k u_k^T v\n∂J/∂u = v\n∂J/∂u_k = v", "+++"),
+    "two entries of one family": ("s = v_i^T v_j\n∂s/∂v_i = v_j", "++"),
+    "weights and vectors of a family": ("o = Σ_i a_i v_i\n∂L/∂a_i = v_i^T ∂L/∂o\n∂L/∂v_i = a_i ∂L/∂o", "+++"),
+    "a Hessian": ("L = \\|Xw-y\\|^2\n\\nabla_w L = 2 X^\\top (X w - y)\n\\nabla_w^2 L = 2X^\\top X", "++?"),
+    "a network that is no exercise": ("A2 = σ(Z2)\ndZ2 = A2 − Y\ndW2 = 1/m dZ2 A1^T", "++?"),
+    "LaTeX's φ after a transpose": ("E(w)=\\frac12\\sum_n (t_n - w^T\\phi(x_n))^2\n\\nabla E(w) = -\\sum_n (t_n - w^T\\phi(x_n))\\phi(x_n)", "++"),
+    "a residual without a loss": ("r = X @ w - y\ngrad_w = X.T @ r", "+?"),
+    "a new name for a step in numbers": ("w=1, x=2, y=3\nL=(w x-y)^2\nw_new = w - 0.1 * (-4) = 1.4", "++++++"),
+    "ones that are transposed": ("f = 1^T exp(A x)\ndf/dx = A^T exp(A x)", "??"),
+    "y that is and": ("p = w x y q = v x\ndL/dw = dL/dp x y dL/dv = dL/dq x", "++++"),
+    "g1 of which nothing is said": ("h1 = tanh(w1 x)\nh2 = tanh(w2 h1)\nL = ½ (h2 - y)²\ng2 = (h2 - y)(1 - h2²)\ng1 = g2 w1 (1 − h1²)\ndL/dw1 = g1 x", "+++++?"),
+    "a pair of one family": ("d = p^T(q_i − q_j)\nL = −log σ(d) + λ‖p‖²\n∂L/∂p = 17 (q_i − q_j) + 2λ p", "++-"),
+    "a number that is exact": ("w = 1, x = 2, y = 0\nL = (w x - y)^2 = 4\ndL/dw = 2 (w x - y) x = 8.1", "++++++-"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

@@ -39,8 +39,8 @@ Share = tuple[Expr, Expr]  # an occurrence of a name, and its share of the adjoi
 def right_line(world: World, left: Expr) -> Expr | None:
     """What `left` is, as a formula; None where there is none to give."""
     for formula in _with_counts(world, left):
-        if formula is None or formula == left or has(formula, "partial"):
-            continue
+        if formula is None or any(n == left for n in nodes(formula)) or has(formula, "partial"):
+            continue  # it says nothing
         try:
             outcome = compare(world, left, formula)
         except (ShapeError, UnknownError):
@@ -170,11 +170,11 @@ def chained(world: World, bottom) -> Expr | None:
         if text in names(e):
             top = (t, _fresh(own, letters))
             local = Expr("derivative", (top, bottom))
-            first = Expr("derivative", (("", ()), top))
+            first = ONE if t in ("", world.reading.loss) else Expr("derivative", (("", ()), top))
             if world.layout.vectors and not own:
-                terms.append(Expr("product", (Expr("transpose", (local,)), first)))
+                terms.append(times(Expr("transpose", (local,)), first))
             else:
-                term = Expr("product", (first, local))
+                term = times(first, local)
                 terms.append(Expr("sum", (top[1], term, "")) if top[1] else term)
     return plus(terms) if terms else None
 

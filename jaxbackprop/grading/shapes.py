@@ -305,6 +305,11 @@ def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
                 return True
         if letters and any(n == Expr("transpose", (name(v, letters),)) for n in nodes(e)):
             return True
+        for n in _products(e) if letters else ():  # the k_i of q^T k_i
+            for a, b in zip(n.args, n.args[1:], strict=False):
+                small = a.op == "transpose" and a.args[0].op == "name" and a.args[0].args[0][:1].islower()
+                if small and b == name(v, letters):
+                    return True
     return False
 
 
