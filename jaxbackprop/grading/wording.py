@@ -132,6 +132,7 @@ def _one_by_one(match: re.Match) -> str:
 _WORDING = rules(
     ("dx, dy = a, b", r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^\n]+)$", _one_by_one),
     ("for t = T, …, 1:", r"(?m)^(\s*)[Ff]or\s+\w+\s*(?:in\b|=[^\n:]*(?:…|\.\.|,|\bto\b))[^\n:]*:", r"\1"),
+    ("w <- w - lr * dw", r"(?m)^([ \t]*[^\W\d]\w*[ \t]*)<-(?=[ \t]*[^\n=]*$)", r"\1←"),
     ("on a, in French", r"\bOn a\b(?!\s*=)", "On  "),
     (r"\text{ where }", rf"\\(?:text|mbox|textrm)\{{\s*,?\s*({_JOINS})\s*\}}", r" \1 "),
     ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
