@@ -51,7 +51,7 @@ from jaxbackprop.words import extra
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-JAX = {n: getattr(jnp, n) for n in ("abs", "sign", "exp", "log", "sin", "cos", "sqrt")}
+JAX = {n: getattr(jnp, n) for n in ("abs", "sign", "exp", "log", "sin", "cos", "sinh", "cosh", "sqrt")}
 JAX |= {n: a.value for n, a in ACTIVATIONS.items()} | {"step": lambda z: jnp.where(z < 0, 0.0, 1.0)}
 
 
