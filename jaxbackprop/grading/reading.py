@@ -107,6 +107,10 @@ def read(claims: list[Claim]) -> Reading:
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
     known_slopes(claims, learned.functions)
+    every = (n for c in claims if isinstance(c.right, Expr) for n in nodes(c.right))
+    for f in {n.args[0] for n in every if n.op == "call" and not n.args[1]} & learned.functions.keys():
+        learned.definitions.pop(f, None)  # h = f(z): an activation, and no value
+        learned.rows.pop(f, None)
     claims = [changed(c, lambda e: by_its_own(e, learned.definitions)) for c in claims]
     _with_formulae(claims, learned)
     unread = _unread(claims, learned.definitions)
