@@ -774,6 +774,15 @@ HOSTILE = [
     "dL/dz1 = 1e308*1e308*dL/dh1 - 1e999",
     "f = exp(z) / (1 - exp(-z))^2",
     "h_t = w h_{t-1}; L = " + 20 * "Σ_t " + "h_t^2; dL/dw = " + " + ".join(12 * ["Σ_t h_{t+9} h_{t-9}"]),
+    "y =" + " " * 3_000 + "1",
+    "y = " + "(" * 3_000,
+    "if" + " " * 330 + "<" * 330 + " " * 330,
+    "|" + " " * 1_000 + "= |",
+    "\n" * 1_000 + "z = x",
+    "\\(\n" * 4_900 + "\\) y = x",
+    "J = L(W) + λ W^2\ndJ/dW = L'(2 W) + 2 λ W",
+    "f'(x, y) = 2 x",
+    "w = 2; x = 3; y = w x; dy/dw = 3; w = g" + 3 * "'" + "(2)",
     "z2 = w2",
     "z2 = w2; w2 = z2; m = z2 + n; n = m; dL/dw2 = m",
 ]
@@ -888,7 +897,13 @@ def test_a_formula_without_a_finite_value_is_no_warning():
 def test_a_long_chain_is_refused_before_it_is_read():
     start = time.process_time()
     with pytest.raises(ValueError, match="the text has more than 400 equations: grade it in parts"):
+        grade("a=" * 1_900)
+    with pytest.raises(ValueError, match="line 1 has 90,000 characters; at most 4,000 are read: break it"):
         grade("a=" * 45_000)
+    with pytest.raises(ValueError, match="the text has 6,001 lines; at most 5,000 are read: grade it in parts"):
+        grade("\n" * 6_000 + "y = x")
+    with pytest.raises(ValueError, match="line 1 has a word of more than 200 letters"):
+        grade("y = " + "a" * 300)
     assert time.process_time() - start < 2
 
 

@@ -198,6 +198,13 @@ KINDS = {
     "g1 of which nothing is said": ("h1 = tanh(w1 x)\nh2 = tanh(w2 h1)\nL = ½ (h2 - y)²\ng2 = (h2 - y)(1 - h2²)\ng1 = g2 w1 (1 − h1²)\ndL/dw1 = g1 x", "+++++?"),
     "a pair of one family": ("d = p^T(q_i − q_j)\nL = −log σ(d) + λ‖p‖²\n∂L/∂p = 17 (q_i − q_j) + 2λ p", "++-"),
     "a number that is exact": ("w = 1, x = 2, y = 0\nL = (w x - y)^2 = 4\ndL/dw = 2 (w x - y) x = 8.1", "++++++-"),
+    # of a reader of the code
+    "a step makes no matrix symmetric": (
+        "z = W x\ny = x + z\nL = ½ ‖y − t‖²\ndL/dy = y − t\ndL/dx = dL/dy + W dL/dy\nW = W − η dL/dy x^T", "++++-+"),
+    "a momentum counts nothing": (
+        "Z = X @ W\nL = np.sum((Z - Y)**2) / n\ndZ = 2*(Z - Y)/n\ndW = X.T @ dZ\nm = 0.9*m + 0.1*dW\nW -= lr * m", "++++??"),
+    "a value that is no step": ("x_cent = x − α μ\nL = ½ x_cent²\ndL/dx = x_cent", "+++"),
+    "I is no number": ("L = w x + w\ndL/dw = x + I", "+?"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

@@ -178,7 +178,7 @@ _SYMBOLS = rules(
     ("X^T X", r"\^T(?=[A-Za-zͰ-Ͽ])", "^T "),
 )  # fmt: skip
 _INDICES = rules(
-    ("x^(i), of example i", rf"({NAME})\^\(([ijn])\)", r"\1⟨\2⟩"),
+    ("x^(i), of example i", rf"(?<![A-Za-z0-9_Ͱ-Ͽ])({NAME})\^\(([ijn])\)", r"\1⟨\2⟩"),
     ("letters before a layer's number", r"(⟨[a-z]+⟩)_?(\d+)(?![\d.])", r"\2\1"),
     ("letters apart", r"⟨([a-z]+)⟩\s?⟨([a-z]+)⟩", r"⟨\1\2⟩"),
     ("z_1", r"(?<=[A-Za-zͰ-Ͽ])_(?=\d)", ""),
@@ -213,13 +213,13 @@ def _norms(text: str) -> str:
     return _BARS.sub(_absolute, text) if text.count("|") % 2 == 0 else text
 
 
-_BARS = re.compile(r"\|\s*([^|=<>]+?)\s*\|(?:_\(?([12])\)?(?![0-9]))?(\s*\^\s*\(?2\)?(?!\d))?")
+_BARS = re.compile(r"\|([^|=<>]+)\|(?:_\(?([12])\)?(?![0-9]))?(\s*\^\s*\(?2\)?(?!\d))?")
 
 
 def _absolute(match: re.Match) -> str:
     """|z|, |w|_1, |z - t|^2."""
-    inside = match[1]
-    if inside.count("(") != inside.count(")"):  # p(x|z) q(z|x)
+    inside = match[1].strip()
+    if not inside or inside.count("(") != inside.count(")"):  # p(x|z) q(z|x)
         return match[0]
     if match[3]:
         return f" sum(({inside})^2)" if "⟨" not in inside else f" ({inside})^2"

@@ -273,7 +273,7 @@ class _Build:
         return value, guard if isinstance(guard, Expr) else OTHERWISE
 
     def comparison(self, a, sign, b, *more):
-        if sign in ("==", "!=") and all(x.op == "name" and x.args[0] in "ijklmnc" and not x.args[1] for x in (a, b)):
+        if sign in ("==", "!=") and all(x.op == "name" and x.args[0] in {*"ijklmnc"} and not x.args[1] for x in (a, b)):
             a, b = Expr("delta", (a.args[0], b.args[0])), ONE  # of indices
         first = Expr("compare", (str(sign), a, b))
         return Expr("and", (first, Expr("compare", (str(more[0]), b, more[1])))) if more else first

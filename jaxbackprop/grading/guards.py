@@ -41,6 +41,7 @@ def guarded(text: str) -> str:
     for i, row in enumerate(rows):
         if len(row) > MAX_PIECE or not row.strip():
             continue
+        row = re.sub(r"(?<=\S)[^\S\n]+", " ", row)  # patterns would try each blank of a run
         row = _EXACTLY.sub(r"\1≟\2", row)
         row = _ADJECTIVE.sub(lambda m: f"{m[1]} {m[3]} {'>' if m[2].lower() == 'positive' else '<'} 0", row)
         head, other = _HEAD.fullmatch(row), _ELSE.fullmatch(row)

@@ -26,7 +26,7 @@ from jaxbackprop.grading.slips import repaired
 from jaxbackprop.grading.stages import continued, placed
 from jaxbackprop.grading.statements import as_equations
 from jaxbackprop.grading.telling import Judged, basis, joined, told, with_slips
-from jaxbackprop.grading.unjudged import not_known, nothing_said, shared
+from jaxbackprop.grading.unjudged import STEP, is_computed, not_known, nothing_said, shared
 from jaxbackprop.grading.updates import Update, toward, update_of
 from jaxbackprop.grading.values import Node
 from jaxbackprop.grading.wiring import completed, from_network
@@ -218,7 +218,7 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
         return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
         return number_verdict(court.point, left, right, claim.before)
-    step = update_of(left, right)
+    step = None if is_computed(world, left) else update_of(left, right)
     if step is not None and step.of[0] in world.values and not claim.bare:
         return _stepped(court, step, claim.row, progress)
     contradicted = left.op == "name" and left.args[0] in court.evidence and not claim.bare
@@ -259,17 +259,12 @@ def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged
     """A step of the training: right where it goes down the derivative."""
     by, said = adjoint(*step.of), toward(step)
     if is_number(said):
-        found_ = number_verdict(court.point, by, said) if court.point is not None else Judged(UNJUDGED)
-        right = found_.status == RIGHT
-        return (
-            Judged(RIGHT, f"a step down {court.world.called(by)}")
-            if right
-            else Judged(UNJUDGED, "a step of the training")
-        )
+        down = court.point is not None and number_verdict(court.point, by, said).status == RIGHT
+        return Judged(RIGHT, f"a step down {court.world.called(by)}") if down else Judged(UNJUDGED, STEP)
     try:
         found = _equal(court, by, said, row, progress)
     except UnknownError:
-        return Judged(UNJUDGED, "a step of the training, not a derivative")
+        return Judged(UNJUDGED, STEP)
     if found is not None and not found.empty:
         return Judged(RIGHT, f"a step down {court.world.called(by)}")
     added = court.world.opposite and any(v.startswith("δ") for v in names(said))
@@ -278,7 +273,7 @@ def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged
         return verdict._replace(
             reason=f"a step along what is not {court.world.called(by)}: {verdict.reason}", correction=""
         )
-    return Judged(UNJUDGED, "a step of the training, not a derivative")
+    return Judged(UNJUDGED, STEP)
 
 
 def _right(world: World, claim: Claim, found: Outcome, left: Expr, right: Expr, matrices: World | None) -> Judged:

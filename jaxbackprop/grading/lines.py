@@ -19,6 +19,11 @@ from jaxbackprop.grading.wording import one_way, split, unboxed_text
 
 MAX_TEXT = 100_000  # characters in a text
 MAX_EQUATIONS = 400  # in a text
+MAX_ROWS = 5_000  # lines in a text
+MAX_LINE = 4 * MAX_PIECE  # characters in a line
+MAX_WORD, MAX_BLANKS = 200, 40  # in a row
+_LONG_WORD = re.compile(rf"(?<!\w)\w{{{MAX_WORD + 1},}}")
+_LONG_BLANK = re.compile(rf"[^\S\n]{{{MAX_BLANKS + 1},}}")
 MAX_PARTS = 60  # between the commas of one line
 
 
@@ -51,6 +56,13 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"the text has {len(text):,} characters; at most {MAX_TEXT:,} are read: grade it in parts")
+    if text.count("\n") >= MAX_ROWS:
+        raise ValueError(
+            f"the text has {text.count(chr(10)) + 1:,} lines; at most {MAX_ROWS:,} are read: grade it in parts"
+        )
+    text = "\n".join(
+        _LONG_BLANK.sub(" " * MAX_BLANKS, _bounded(row, line)) for row, line in enumerate(text.split("\n"), 1)
+    )
     text = tables(unboxed_text(one_way(text)))
     known = given or vocabulary(text)
     found: list[Chain] = []
@@ -62,10 +74,20 @@ def chains(text: str, given: Vocabulary | None = None) -> list[Chain]:
             _few(count)
             found.append(chain)
             covered.update(range(piece.row, piece.end + 1))
-    lost = [row for row, line in enumerate(text.split("\n"), 1) if row not in covered and _has_equation(line)]
+    rows = text.split("\n")
+    lost = [row for row, line in enumerate(rows, 1) if row not in covered and _has_equation(line)]
     _few(count + len(lost))
-    found += [_unread_row(row, text.split("\n")[row - 1]) for row in lost[:MAX_EQUATIONS]]
+    found += [_unread_row(row, rows[row - 1]) for row in lost]
     return sorted(found, key=lambda c: c.row) if lost else found
+
+
+def _bounded(row: int, line: str) -> str:
+    """A line that is short enough for patterns that try each of its blanks and letters."""
+    if len(line) > MAX_LINE:
+        raise ValueError(f"line {row} has {len(line):,} characters; at most {MAX_LINE:,} are read: break it")
+    if len(_LONG_WORD.sub("", line)) < len(line):
+        raise ValueError(f"line {row} has a word of more than {MAX_WORD} letters")
+    return line
 
 
 def _has_equation(line: str) -> bool:

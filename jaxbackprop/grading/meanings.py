@@ -120,6 +120,8 @@ def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition
     def change(n: Expr) -> Expr | None:
         if n.op != "call" or n.args[0] not in found or n.args[1] > 1:
             return None
+        if n.args[1] and n.args[2].op != "name":
+            return None
         variable = (n.args[0], found[n.args[0]][0])
         return Expr("derivative", (variable, n.args[2].args)) if n.args[1] else name(*variable)
 
@@ -251,11 +253,11 @@ def known_slopes(claims: Iterable[Claim], functions: dict[str, tuple[str, Expr]]
     for c in claims:
         if not (isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and c.left.args[1] == 1):
             continue
-        f, _, argument = c.left.args
+        f, _, argument, *more = c.left.args
         right = replace(c.right, called.get)  # a (1 − a), of a = f(z)
         calls = [n for n in nodes(right) if n.op == "call"]
         own = all(n.args == (f, 0, argument) for n in calls) and calls and argument.op == "name"
-        if f in functions or not is_generic(f) or not own:
+        if f in functions or not is_generic(f) or not own or more:
             continue
         for known in ("sigmoid", "tanh"):
             try:

@@ -178,7 +178,7 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return word
     if word == "e" and re.match(r"\s*\^", rest):
         return "ℯ"
-    if word in ELEMENTWISE or word.lower() in ("relu",):
+    if word in ELEMENTWISE:
         bare = re.match(r"\s*[A-Za-zͰ-ϿΣ⨍(]", rest)
         return f"⨍{word}" if function or bare or primed else word
     if word in KEYWORDS or after_d:

@@ -22,7 +22,10 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
     """
     note = point.reading.notes.get(left.args[0]) if left.op == "name" else None
     if left.op == "name" and left.args[0] in {*point.reading.given} - {*point.reading.definitions} and note is None:
-        return _given(point, left.args[0], right, before)
+        try:
+            return _given(point, left.args[0], right, before)
+        except (ShapeError, UnknownError) as error:
+            return Judged(UNJUDGED, str(error))
     try:
         truth = float(value_of(point, note or left).array.ravel()[0])
         value = float(value_of(point, right).array.ravel()[0])
@@ -48,10 +51,7 @@ def _given(point: World, v: str, right: Expr, before: Expr | None) -> Judged:
         return Judged(RIGHT, "given")
     if before is not None and before.op != "name":
         known = {name(u): number(x) for u, x in point.reading.given.items() if RATE.fullmatch(u)}
-        try:
-            worked = float(value_of(point, replace(before, known.get)).array.ravel()[0])
-        except (ShapeError, UnknownError) as error:
-            return Judged(UNJUDGED, str(error))
+        worked = float(value_of(point, replace(before, known.get)).array.ravel()[0])
         if is_number(before) and abs(worked - value) > near:
             return Judged(WRONG, f"the number is wrong: {point.called(before)} is {worked:.6g}")
         if not is_number(before) and abs(worked - value) <= near:

@@ -79,9 +79,10 @@ def _parts(text: str) -> list[tuple[str, str]]:
         inline = mark[0] in ("$", "\\(", "`")
         end = marks[later[0]] if later and (mark[0] in _CLOSING or "begin" in mark[0]) else None
         inside = text[mark.end() : end.start()] if end else ""
-        several = sum("=" in row for row in inside.split("\n")) > 1
+        long = inline and len(inside) > MAX_PIECE
+        several = inline and not long and sum("=" in row for row in inside.split("\n")) > 1
         code = mark[0] == "`" and ("\n" in inside or not RELATION.search(inside))  # z`, no formula in code
-        if end is None or code or (inline and ("\n\n" in inside or several or len(inside) > MAX_PIECE)):
+        if end is None or code or (inline and (long or several or "\n\n" in inside)):
             index += 1
             continue
         parts += [(text[position : mark.start()], "prose"), (inside, "inline" if inline else "display")]
@@ -176,7 +177,7 @@ def _joined_lines(pieces: list[Piece]) -> list[Piece]:
 # --- conditions ----------------------------------------------------------------------------------------------------
 
 _WHERE = re.compile(
-    rf"(?i)[\s,(&]*(?:\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*\}}|\\q?quad|\b{IF}\b|[\s,(&])*(?<![\w\\{{])"
+    rf"(?i)(?:\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*\}}|\\q?quad|\b{IF}\b|[\s,(&])*(?<![\w\\{{])"
     r"([i-nc])\s*(≟|≠|!=|\\neq?(?![a-z])|\\not\s*=)\s*([i-nc])(?![\w(])\s*[),.:]*"
 )
 
@@ -186,7 +187,7 @@ def _with_conditions(pieces: list[Piece]) -> list[Piece]:
     found: list[Piece] = []
     before = ""
     for piece in pieces:
-        marks = [*_WHERE.finditer(piece.raw)]
+        marks = [*_WHERE.finditer(piece.raw)] if len(piece.raw) <= MAX_PIECE else []
         if (
             len(marks) != 1
             or re.search(

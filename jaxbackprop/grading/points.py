@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from jaxbackprop.grading.claims import is_derived
 from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
@@ -22,7 +23,6 @@ DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; poi
 def asked_of(reading: Reading) -> Asked:
     """What a text derives by, and how its lines add up."""
     sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
-    by = frozenset(n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative")
     said = [(c.left, c.right) for c in reading.claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
     derived = [(v.args[1][0], e) for v, e in said if v.op == "derivative"]
     shared = {
@@ -40,7 +40,7 @@ def asked_of(reading: Reading) -> Asked:
     }
     turned = {n.args[0].args for e in sides for n in nodes(e) if n.op == "transpose" and n.args[0].op == "name"}
     columns = frozenset(v for v, letters in turned if len(letters) == 1)
-    return Asked(by, frozenset(shared), frozenset(spread), frozenset(whole - weights), columns)
+    return Asked(reading.parameters, frozenset(shared), frozenset(spread), frozenset(whole - weights), columns)
 
 
 def _adds_up(e: Expr) -> bool:
@@ -187,17 +187,23 @@ def _classes(reading: Reading) -> set[str]:
 def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:
     """Names for how many there are: of examples, or of what a sum runs over."""
     found: dict[str, int] = {}
+    own = {*reading.definitions, *reading.notes}  # the m of m = 0.9 m + 0.1 dW counts nothing
+    own |= {
+        c.left.args[0]
+        for c in reading.claims
+        if isinstance(c.left, Expr) and c.left.op == "name" and isinstance(c.right, Expr) and is_derived(c.right)
+    }
     for e in formulae_of(reading):
         for n in nodes(e):
-            if n.op == "sum" and n.args[2] and n.args[2] not in reading.definitions:
+            if n.op == "sum" and n.args[2] and n.args[2] not in own:
                 found.setdefault(n.args[2], letter_sizes(sized, [n]).get(n.args[0][0], 1))
         sums = [n for n in nodes(e) if n.op == "sum"]
         for v in names(e) & set(EVERY) if sums else ():
-            if v not in reading.definitions and not sized.names.get(v, ((), 1, 1))[0]:  # d_n counts nothing
+            if v not in own and not sized.names.get(v, ((), 1, 1))[0]:  # d_n counts nothing
                 found.setdefault(v, letter_sizes(sized, [e]).get(sums[0].args[0][0], 1))
     if layout.batch:
         for v in EVERY[:7]:
-            if v not in reading.definitions:
+            if v not in own:
                 found.setdefault(v, sized.examples)
     return found
 

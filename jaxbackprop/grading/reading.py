@@ -63,7 +63,7 @@ class Reading(NamedTuple):
     @property
     def symmetric(self) -> frozenset[str]:
         """Matrices of which A = A^T is said."""
-        said = (c.left for c in self.claims if c.left == getattr(c.right, "args", (None,))[0])
+        said = (c.left for c in self.claims if c.right == Expr("transpose", (c.left,)))
         return frozenset(v.args[0] for v in said if isinstance(v, Expr) and v.op == "name")
 
     @property

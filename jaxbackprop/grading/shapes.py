@@ -145,7 +145,7 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
     used = {n.args for _, e in definitions.values() for n in _named(e)}
     for text, letters in sorted(used):
         inner = any(_between_vectors(text, e) for _, e in definitions.values())
-        factor = text not in "usi" or any(_is_factor(text, n) for _, e in definitions.values() for n in _products(e))
+        factor = text not in {*"usi"} or any(_is_factor(text, n) for _, e in definitions.values() for n in _products(e))
         if layout.vectors and text not in defined and not letters and INPUT.fullmatch(text) and not inner and factor:
             sizes.known.setdefault(text, _input(sizes))
         weight = any(name(text) in n.args for _, e in definitions.values() for n in _products(e))
@@ -235,7 +235,10 @@ def _averaged(definitions: Mapping, sizes: Sizes) -> Iterator[int]:
 def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> None:
     """A matrix of one number and a softmax of one class are no reading: there any mistake would fit."""
     for v in {
-        n.args[0] for _, e in definitions.values() for n in _named(e) if MATRIX.match(n.args[0]) or n.args[0] in "AB"
+        n.args[0]
+        for _, e in definitions.values()
+        for n in _named(e)
+        if MATRIX.match(n.args[0]) or n.args[0] in ("A", "B")
     } - defined:
         if sizes.layout.vectors and sizes.known.get(v) == ((), ONE, ONE):
             raise ShapeError(f"{v} would be a number")

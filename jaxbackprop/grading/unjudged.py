@@ -14,11 +14,13 @@ from jaxbackprop.grading.updates import goes_up, is_update
 from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import World, resolved
 
+STEP = "a step of the training, not a derivative"
+
 
 def nothing_said(world: World, claim: Claim, left: Expr, right: Expr) -> str:
     """Why the line is not judged, before it is compared; "" where it is."""
-    if is_update(left, right):
-        return "a step of the training, not a derivative"
+    if is_update(left, right) and not is_computed(world, left):
+        return STEP
     of_losses = {world.reading.loss, *LOSSES} - {"", *world.values} | {world.reading.loss} - {""}
     if left.op == "derivative" and has(right, "derivative") and left.args[1][0] in of_losses:
         return f"a differential: write d{left.args[1][0]}/d… for a derivative"
@@ -121,6 +123,11 @@ def _sounds_derived(world: World, v: str) -> bool:
     base = re.fullmatch(r"g_?([A-Za-z]\w*)|(\w+?)_?bar(\d*)", v)
     of = (base[1] or f"{base[2]}{base[3]}") if base else ""
     return re.search(r"(?i)delta|error|grad|adjoint", v) is not None or (of in world.values and of != v)
+
+
+def is_computed(world: World, left: Expr) -> bool:
+    """Whether a name is a value on the way to the loss: x_cent = x − α μ is no step."""
+    return left.op == "name" and left.args[0] in world.reading.definitions and _leads_on(world, left.args[0])
 
 
 def _leads_on(world: World, v: str) -> bool:

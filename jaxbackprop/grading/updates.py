@@ -49,8 +49,9 @@ def update_of(left: Expr, right: Expr) -> Update | None:
     change = whole[0] if len(whole) == 1 else None
     if change is None or not of:
         return None
-    down = change.op == "negative" or any(f.op == "negative" for f in change.args[:1] if isinstance(f, Expr))
-    front = (change, change.args[0])
+    first = change.args[0] if change.op in ("product", "hadamard", "matmul", "/") else change
+    down = "negative" in (change.op, first.op)
+    front = (change, first)
     gradient = _without_rate(replace(change, lambda n: n.args[0] if n.op == "negative" and n in front else None))
     return Update((of, left.args[1]), gradient, down) if gradient is not None else None
 

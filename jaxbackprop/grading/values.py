@@ -385,7 +385,7 @@ def _sum(terms: tuple[Expr, ...], scope: Scope, expr: Expr) -> Node:
         try:
             part = evaluate(term, scope)  # it may be a name of the text
         except UnknownError:
-            if total is None or total.shape[0] != total.shape[1]:
+            if total is None or total.shape[0] != total.shape[1] or total.shape == (1, 1):
                 raise
             eye = Node(sign * np.eye(total.shape[0])[None])
             part = times(evaluate(factor, scope), eye, expr) if factor is not None else eye

@@ -45,7 +45,7 @@ class Vocabulary(NamedTuple):
 
 NOTHING = Vocabulary()
 _LEFT = re.compile(
-    r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)\s*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?:\[[^\]=]*\]\s*)?(?::=|[-+*/]=|={1,2}|\|)(?!=)"
+    r"(?:^|[\n$&,;|:(\[{]|\\quad|\\\\|\bso\b|\band\b)[^\S\n]*([A-Za-zͰ-Ͽ][A-Za-z0-9Ͱ-Ͽ_]*)\s*(?:⟨[a-z]+⟩)?\s*(?:\[[^\]=]*\]\s*)?(?::=|[-+*/]=|={1,2}|\|)(?!=)"
 )
 _QUOTIENT = re.compile(rf"[d∂]²?\s*({NAME})\s*/\s*[d∂]\s*({NAME})")
 IDENTIFIER = re.compile(WORD)

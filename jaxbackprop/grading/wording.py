@@ -70,7 +70,7 @@ def _symmetric(match: re.Match) -> str:
 
 
 _EQUAL_INDICES = re.compile(  # if i = j, (i = j), & i = j, i = j:
-    rf"(?im)((?:\b{IF}|\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*{IF}\s*\}}|[,(&]|\\q?quad|^[-*\s]*)\s*\$?\s*)"
+    rf"(?im)((?:\b{IF}|\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*{IF}\s*\}}|[,(&]|\\q?quad|^(?:[ \t]*[-*])*)[ \t]*(?:\$[ \t]*)?)"
     r"([i-nc])\s*&?={1,2}\s*([i-nc])(?=\s*(?:$|[$,;:).&\\}]|\b[a-z]{2}))"
 )
 
@@ -131,12 +131,12 @@ def _one_by_one(match: re.Match) -> str:
 
 _WORDING = rules(
     ("dx, dy = a, b", r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^\n]+)$", _one_by_one),
-    ("for t = T, …, 1:", r"(?m)^(\s*)[Ff]or\s+\w+\s*(?:in\b|=[^\n:]*(?:…|\.\.|,|\bto\b))[^\n:]*:", r"\1"),
+    ("for t = T, …, 1:", r"(?m)^([ \t]*)[Ff]or\s+\w+\s*(?:in\b|=[^\n:]*(?:…|\.\.|,|\bto\b))[^\n:]*:", r"\1"),
     ("w <- w - lr * dw", r"(?m)^([ \t]*[^\W\d]\w*[ \t]*)<-(?=[ \t]*[^\n=]*$)", r"\1←"),
     ("on a, in French", r"\bOn a\b(?!\s*=)", "On  "),
     (r"\text{ where }", rf"\\(?:text|mbox|textrm)\{{\s*,?\s*({_JOINS})\s*\}}", r" \1 "),
     ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
-    ("row by row", r"\s+\(?(?:row|column|element|entry|component)-?wise\)?(?![\w-])", ""),
+    ("row by row", r"(?<!\s)\s+\(?(?:row|column|element|entry|component)-?wise\)?(?![\w-])", ""),
     ("a comment that is an equation", r"(?m)^([ \t]*)(?:#+|//|%+)[ \t]+(?=[^\n=]{1,60}=)", r"\1"),
     ("**Forward:**", r"\*\*([A-Za-zÀ-ɏ ]+:?)\*\*:?", r"\1"),
     ("⟨w, x⟩", r"(?:⟨|\\langle\b)\s*([^⟨⟩,\n]{1,40}),\s*([^⟨⟩,\n]{1,40}?)\s*(?:⟩|\\rangle\b)", r"((\1)^T (\2))"),
@@ -148,7 +148,7 @@ _WORDING = rules(
      rf"(?<![\w(])([fgφϕψ]|\\(?:phi|varphi|psi))\$?\s+(?:is|ist|est|es|being|denotes|be)\s+(?:{_THE})?(?:usual\s+|logistic\s+)?"
      rf"({_ACTIVATION})(?![\w(])",
      r"; \1(z) = \2(z);"),
-    ("Exercise 1. f(x) = …", r"(?m)^\s*(?:Exercise|Problem|Part|Question|Example|Aufgabe|Teil|Beispiel|Exercice|Ejercicio)"
+    ("Exercise 1. f(x) = …", r"(?m)^[ \t]*(?:Exercise|Problem|Part|Question|Example|Aufgabe|Teil|Beispiel|Exercice|Ejercicio)"
      r"\s+\w{1,3}\s*[.:)]\s*", ""),
     ("e^{-yŷ}", r"(?<![A-Za-z\\])([A-Za-z])(?=[ŷẑŵŝĥȳ](?![A-Za-z]))", r"\1 "),
     ("f sigmoid", rf"(?<=,)\s*([fgφϕψ])\s+({_ACTIVATION})(?=\s*(?:$|[.,;\n]))", r" \1(z) = \2(z)"),
