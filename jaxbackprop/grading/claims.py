@@ -77,6 +77,11 @@ def claims_of(found: Iterable[Chain]) -> list[Claim]:
     return [_turned(c) for c in claims]
 
 
+def said(claims: Iterable[Claim]) -> list[tuple[Expr, Expr]]:
+    """Both sides of each claim of which both were read."""
+    return [(c.left, c.right) for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
+
+
 def _there(left: Expr, right: Expr, where: str) -> Expr:
     """The right side where it is said to hold, and elsewhere the left: [i = j] right + (1 − [i = j]) left."""
     i, equal, j = where.split()

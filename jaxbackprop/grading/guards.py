@@ -16,16 +16,13 @@ _GUARD = re.compile(
 )
 _EXACTLY = re.compile(rf"(?i)(\s*{IF}\s+\$?[A-Za-z]\w*\s*)=(\s*-?\d+(?:\.\d+)?\$?\s*[:,])")  # If y = 0:
 _HEAD = re.compile(rf"(?i)(\s*)(?:[-*•]\s+)?(?:el)?{IF}\b\s*([^=:,;]*?{_SIGN}[^=:,;]*?)\s*[:,]?\s*")
-_ELSE = re.compile(
-    rf"(?i)\s*(?:and\s+)?(?:otherwise|else|sonst|sinon|ansonsten|andernfalls)\b(?:\s*(?:[:,]|\b{_THEN}\b))*\s*(.*)"
-)
-_APART = re.compile(rf"(?i)\s*[.;,]\s*(?=(?:and\s+)?(?:otherwise|else|sonst|sinon|ansonsten|andernfalls|{IF})\b)")
+_OTHERWISE = r"(?:otherwise|else|elsewhere|sonst|sinon|ansonsten|andernfalls)"
+_ELSE = re.compile(rf"(?i)\s*(?:and\s+)?{_OTHERWISE}\b(?:\s*(?:[:,]|\b{_THEN}\b))*\s*(.*)")
+_APART = re.compile(rf"(?i)\s*[.;,]\s*(?=(?:and\s+)?(?:{_OTHERWISE}|{IF})\b)")
 _EQUATION = re.compile(r"(?<![<>!=])=(?![=>])")
 _BOTH = re.compile(r"\s*(?:[,;]|\band\b|\bund\b|\bet\b)\s*(?=[^=,;]*(?<![<>!])=)")
 _ADJECTIVE = re.compile(r"(?i)\b(for|if|when|für|pour|si)\s+(positive|negative)[snr]?\s+(\$?\w+\$?)")
-_BEHIND = re.compile(
-    r"(?i)([^=]+(?<![<>!])=(?:(?!\bif\b|\bfor\b|\bwhen\b)[^=])*?)[,\s]+(?:otherwise|else|elsewhere|sonst|sinon)\s*\.?"
-)
+_BEHIND = re.compile(rf"(?i)([^=]+(?<![<>!])=(?:(?!\bif\b|\bfor\b|\bwhen\b)[^=])*?)[,\s]+{_OTHERWISE}\s*\.?")
 _TRAILING = re.compile(rf"(?i)=[^=]*\s(?:if|for|when|falls|für|si|pour)\s+([^=,;]*?{_SIGN}[^=,;]*?)\s*\.?$")
 _OTHER = {"<": ">=", ">": "<=", "≤": ">", "≥": "<", "<=": ">", ">=": "<"} | {rf"\{s}": o for s, o in
           {"le": ">", "leq": ">", "lt": ">=", "ge": "<", "geq": "<", "gt": "<="}.items()}  # fmt: skip

@@ -4,11 +4,11 @@ claims --meant()--> claims in which a letter means one thing; and definitions of
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jaxbackprop.grading.claims import Claim, changed, is_derived, is_generic, is_number
+from jaxbackprop.grading.claims import Claim, changed, is_derived, is_generic, is_number, said
 from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import (
     Expr,
@@ -27,6 +27,7 @@ from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.words import LOSSES
 
 RESIDUAL = "ẟ"  # what a δ is called that stands for no derivative
+_UNKNOWN = (*LOSSES, "R", "Ω")  # functions that texts leave open
 OPAQUE = "φ9"  # how a function begins of which nothing is said
 Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and its formula
 
@@ -45,13 +46,13 @@ def _with_parameters(claims: list[Claim]) -> list[Claim]:
     """
     every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
     heads: dict[str, tuple[tuple[Expr, ...], Expr]] = {}
-    for c in claims:
-        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and not c.left.args[1]:
-            function, _, *inside = c.left.args
+    for left, right in said(claims):
+        if left.op == "call" and not left.args[1]:
+            function, _, *inside = left.args
             values = all(a.op == "name" for a in inside) and len({*inside}) == len(inside)
-            open_ = len(inside) > 1 or (names(c.right) - {inside[0].args[0]} and not has_local(c.right))
+            open_ = len(inside) > 1 or (names(right) - {inside[0].args[0]} and not has_local(right))
             if len(function) == 1 and function != "σ" and values and open_:
-                heads.setdefault(function, (tuple(inside), c.right))
+                heads.setdefault(function, (tuple(inside), right))
     letters: dict[str, tuple[str, ...]] = {}
     for f, (inside, _) in heads.items():
         calls = {n.args[2:] for n in every if n.op == "call" and n.args[0] == f}
@@ -88,15 +89,15 @@ def _with_parameters(claims: list[Claim]) -> list[Claim]:
     return [valued(c) for c in claims] if heads else claims
 
 
+def _in_losses(claims: list[Claim]) -> set[str]:
+    """What a loss is computed from."""
+    losses = (e for v, e in said(claims) if v.op == "name" and v.args[0] in LOSSES)
+    return {v for e in losses if not has(e, "derivative", "second", "partial") for v in names(e)}
+
+
 def _with_residuals(claims: list[Claim]) -> list[Claim]:
     """Where L = ½ δ² is computed from it, δ is a value like any other, and stands for no derivative."""
-    inside = {
-        v
-        for c in claims
-        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name" and c.left.args[0] in LOSSES
-        for v in names(c.right)
-        if v.startswith("δ")
-    }
+    inside = {v for v in _in_losses(claims) if v.startswith("δ")}
     return [changed(c, lambda e: renamed(e, lambda v: RESIDUAL + v[1:] if v in inside else v)) for c in claims]
 
 
@@ -106,7 +107,7 @@ def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition
     heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op in ("call", "name")}
     called: dict[str, set[tuple]] = {}
     for n in every:
-        if n.op == "call" and not n.args[1] and n.args[0] in (*LOSSES, "R", "Ω") and n.args[0] not in heads:
+        if n.op == "call" and not n.args[1] and n.args[0] in _UNKNOWN and n.args[0] not in heads:
             called.setdefault(n.args[0], set()).add(n.args[2:])
     found: dict[str, Definition] = _by_name(claims, every)
     for f, calls in called.items():
@@ -136,14 +137,7 @@ def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition
 def _by_name(claims: list[Claim], every: list[Expr]) -> dict[str, Definition]:
     """The L of J = L + ½ λ ‖W‖², beside ∂L/∂W: a function of W."""
     heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op in ("name", "call")}
-    inside = {
-        v
-        for c in claims
-        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name" and c.left.args[0] in LOSSES
-        if not is_derived(c.right)
-        for v in names(c.right)
-    }
-    free = (inside & {*LOSSES, "R", "Ω"}) - heads
+    free = (_in_losses(claims) & {*_UNKNOWN}) - heads
     by: dict[str, dict[Variable, None]] = {}
     for n in every:
         if n.op == "derivative" and n.args[0][0] in free and n.args[1][0] and not n.args[1][1]:
@@ -178,9 +172,7 @@ def _product(n: Expr) -> Expr | None:
 
 def _families(claims: list[Claim]) -> list[Claim]:
     """In L = Σ_i L_i the family is another name than what it adds up to."""
-    heads = {
-        c.left.args for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "name"
-    }
+    heads = {v.args for v, _ in said(claims) if v.op == "name"}
     both = {v for v, letters in heads if letters} & {v for v, letters in heads if not letters}
     every = (n for c in claims if isinstance(c.right, Expr) for n in nodes(c.right))
     turned = [n.args[0].args for n in every if n.op == "transpose" and n.args[0].op == "name"]
@@ -191,45 +183,41 @@ def _families(claims: list[Claim]) -> list[Claim]:
         v, letters = variable
         return (f"{v}‹›", letters) if letters and v in both else variable
 
-    def change(n: Expr) -> Expr | None:
-        if n.op == "name":
-            return Expr("name", one(n.args))
-        return Expr(n.op, tuple(map(one, n.args))) if n.op in ("derivative", "second") else None
-
-    return [changed(c, lambda e: replace(e, change)) for c in claims] if both else claims
+    return _with_variables(claims, one) if both else claims
 
 
 def _without_letters(claims: list[Claim]) -> list[Claim]:
     """The L_i of one example, where nothing that it is computed from has an i."""
-    said = [(c.left, c.right) for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
     alone = {
         v.args
-        for v, e in said
+        for v, e in said(claims)
         if v.op == "name" and v.args[1] and not v.args[0].startswith("δ")
         if not (is_number(e) or is_derived(e) or any(n.op in ("name", "delta") and n.args[1] for n in nodes(e)))
     }
-    others = {v.args for v, _ in said if v.op == "name"} - alone
+    others = {v.args for v, _ in said(claims) if v.op == "name"} - alone
     alone = {v for v in alone if v[0] not in {u for u, _ in others}}
 
     def one(variable):
         return (f"{variable[0]}_{''.join(variable[1])}", ()) if variable in alone else variable
 
+    return _with_variables(claims, one) if alone else claims
+
+
+def _with_variables(claims: list[Claim], one: Callable[[Variable], Variable]) -> list[Claim]:
+    """The claims with `one(variable)` for every variable, those of derivatives with them."""
+
     def change(n: Expr) -> Expr | None:
         if n.op == "name":
             return Expr("name", one(n.args))
         return Expr(n.op, tuple(map(one, n.args))) if n.op in ("derivative", "second") else None
 
-    return [changed(c, lambda e: replace(e, change)) for c in claims] if alone else claims
+    return [changed(c, lambda e: replace(e, change)) for c in claims]
 
 
 def _of_all_entries(claims: list[Claim]) -> list[Claim]:
     """Where f(x) = log Σ_i e^{x_i}, f is one number of all entries, and no function that goes entry by entry."""
-    heads = {
-        c.left.args[0]
-        for c in claims
-        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call"
-        if not c.left.args[1] and c.left.args[0] not in FUNCTIONS and has(c.right, "sum", "reduce")
-    }
+    calls = [(v.args, e) for v, e in said(claims) if v.op == "call" and not v.args[1]]
+    heads = {f for (f, *_), e in calls if f not in FUNCTIONS and has(e, "sum", "reduce")}
 
     def bare(n: Expr) -> Expr | None:
         return name(n.args[0]) if n.op == "call" and n.args[0] in heads and not n.args[1] else None
@@ -240,24 +228,20 @@ def _of_all_entries(claims: list[Claim]) -> list[Claim]:
 # --- slopes ----------------------------------------------------------------------------------------------------
 
 
-def known_slopes(claims: Iterable[Claim], functions: dict[str, tuple[str, Expr]]) -> None:
-    """f'(z) = f(z) (1 − f(z)) says that f is the sigmoid, f'(z) = 1 − f(z)² that it is tanh."""
-    claims = list(claims)
-    called = {
-        c.left: c.right
-        for c in claims
-        if isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.right.op == "call"
-    }
+def known_slopes(claims: list[Claim], functions: Mapping[str, tuple[str, Expr]]) -> dict[str, tuple[str, Expr]]:
+    """f'(z) = f(z) (1 − f(z)) says that f is the sigmoid, f'(z) = 1 − f(z)² that it is tanh; of those not in `functions`."""
+    called = {v: e for v, e in said(claims) if e.op == "call"}
     z = np.linspace(-2, 2, 9)
     point = Jet(z, np.ones_like(z), np.ones_like(z), np.zeros_like(z))
-    for c in claims:
-        if not (isinstance(c.left, Expr) and isinstance(c.right, Expr) and c.left.op == "call" and c.left.args[1] == 1):
+    found: dict[str, tuple[str, Expr]] = {}
+    for left, right in said(claims):
+        if left.op != "call" or len(left.args) != 3 or left.args[1] != 1:
             continue
-        f, _, argument, *more = c.left.args
-        right = replace(c.right, called.get)  # a (1 − a), of a = f(z)
+        f, _, argument = left.args
+        right = replace(right, called.get)  # a (1 − a), of a = f(z)
         calls = [n for n in nodes(right) if n.op == "call"]
-        own = all(n.args == (f, 0, argument) for n in calls) and calls and argument.op == "name"
-        if f in functions or not is_generic(f) or not own or more:
+        own = calls and all(n.args == (f, 0, argument) for n in calls) and argument.op == "name"
+        if f in functions or not is_generic(f) or not own:
             continue
         for known in ("sigmoid", "tanh"):
             try:
@@ -265,7 +249,8 @@ def known_slopes(claims: Iterable[Claim], functions: dict[str, tuple[str, Expr]]
             except UnknownError:
                 continue
             if np.allclose(slope, FUNCTIONS[known].derivative(z)):
-                functions[f] = (argument.args[0], Expr("call", (known, 0, argument)))
+                found[f] = (argument.args[0], Expr("call", (known, 0, argument)))
+    return found
 
 
 def with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
@@ -310,12 +295,9 @@ def by_its_own(e: Expr, definitions: Mapping[str, Definition]) -> Expr:
         above = {*inside}
         while more := {u for v in above if v in definitions for u in names(definitions[v][1])} - above:
             above |= more
-        by = (
-            inside
-            if len(inside) == 1 and not {*inside} & definitions.keys()
-            else [v for v in sorted(above) if v == "x"]
-        )
-        by = by or inside * (len(inside) == 1)
+        alone = inside if len(inside) == 1 else []
+        by = alone if not {*alone} & definitions.keys() else []
+        by = by or [v for v in above if v == "x"] or alone
         if y in LOSSES:  # ∇J: by its one parameter
             by = [v for v in sorted(above - definitions.keys()) if not _GIVEN.fullmatch(v)]
             by = by if len(by) == 1 else []

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from jaxbackprop.grading.claims import is_derived
+from jaxbackprop.grading.claims import is_derived, said
 from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
@@ -23,8 +23,7 @@ DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; poi
 def asked_of(reading: Reading) -> Asked:
     """What a text derives by, and how its lines add up."""
     sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
-    said = [(c.left, c.right) for c in reading.claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
-    derived = [(v.args[1][0], e) for v, e in said if v.op == "derivative"]
+    derived = [(v.args[1][0], e) for v, e in said(reading.claims) if v.op == "derivative"]
     shared = {
         v for v, e in derived if any(n.op == "reduce" and n.args[:2] in (("sum", 0), ("sum", 1)) for n in nodes(e))
     }

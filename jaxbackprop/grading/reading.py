@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxbackprop.grading.claims import Claim, changed, generic_call, is_derived, is_number, number_of
+from jaxbackprop.grading.claims import Claim, changed, generic_call, is_derived, is_number, number_of, said
 from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.expression import (
     Expr,
@@ -63,15 +63,16 @@ class Reading(NamedTuple):
     @property
     def symmetric(self) -> frozenset[str]:
         """Matrices of which A = A^T is said."""
-        said = (c.left for c in self.claims if c.right == Expr("transpose", (c.left,)))
-        return frozenset(v.args[0] for v in said if isinstance(v, Expr) and v.op == "name")
+        equal = (c.left for c in self.claims if c.right == Expr("transpose", (c.left,)))
+        return frozenset(v.args[0] for v in equal if isinstance(v, Expr) and v.op == "name")
 
     @property
     def upstream(self) -> dict[str, float]:
         """Numbers that the text gives for derivatives of the loss: dL/dz = 3."""
-        said = [(c.left, c.right) for c in self.claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
         return {
-            v.args[1][0]: number_of(x) for v, x in said if v.op == "derivative" and not v.args[0][0] and is_number(x)
+            v.args[1][0]: number_of(x)
+            for v, x in said(self.claims)
+            if v.op == "derivative" and not v.args[0][0] and is_number(x)
         }
 
     @property
@@ -106,7 +107,7 @@ def read(claims: list[Claim]) -> Reading:
     learned = _Learned(definitions=opaque)
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
         learned.chain(terms, row)
-    known_slopes(claims, learned.functions)
+    learned.functions.update(known_slopes(claims, learned.functions))
     every = (n for c in claims if isinstance(c.right, Expr) for n in nodes(c.right))
     for f in {n.args[0] for n in every if n.op == "call" and not n.args[1]} & learned.functions.keys():
         learned.definitions.pop(f, None)  # h = f(z): an activation, and no value

@@ -10,7 +10,7 @@ A derivative is judged where it is finished, and what stands before says that it
 import re
 from collections.abc import Sequence
 
-from jaxbackprop.grading.claims import Claim, changed
+from jaxbackprop.grading.claims import Claim, changed, said
 from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.expression import (
     ONE,
@@ -132,8 +132,7 @@ def _of_each(claims: list[Claim], loop: Loop) -> list[Claim]:
 
 def _active(claims: list[Claim]) -> dict[str, Expr]:
     """The names of what an activation gives -> what it acts on."""
-    called = [(c.left, c.right) for c in claims if isinstance(c.left, Expr) and isinstance(c.right, Expr)]
-    return {v.args[0]: e.args[2] for v, e in called if v.op == "name" and e.op == "call"}
+    return {v.args[0]: e.args[2] for v, e in said(claims) if v.op == "name" and e.op == "call"}
 
 
 def _behind(claim: Claim, active: dict[str, Expr]) -> Expr | None:

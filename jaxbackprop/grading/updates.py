@@ -32,11 +32,9 @@ def update_of(left: Expr, right: Expr) -> Update | None:
     >>> found.of, show(found.gradient), found.down
     (('w', ()), 'dL/dw', True)
     """
-    if left.op == "name" and left.args[0] in LOSSES:
+    if left.op != "name" or left.args[0] in LOSSES:
         return None
-    if left.op != "name" or (
-        counter(left.args[0]) and not has(right, "derivative", "negative")
-    ):  # h_t = h_{t-1} + α f_t
+    if counter(left.args[0]) and not has(right, "derivative", "negative"):  # h_t = h_{t-1} + α f_t
         return None
     whole, of = [right], left.args[0].removeprefix("Δ").lstrip("_")
     if not left.args[0].startswith("Δ"):

@@ -31,25 +31,7 @@ GREEK: dict[str, str] = dict(
         strict=True,
     )
 )
-LOSSES = (
-    "L",
-    "J",
-    "E",
-    "C",
-    "ℓ",
-    "l",
-    "loss",
-    "cost",
-    "Loss",
-    "Cost",
-    "E_total",
-    "E_n",
-    "E_i",
-    "L_i",
-    "L_n",
-    "error",
-    "Error",
-)
+LOSSES = tuple("L J E C ℓ l loss cost Loss Cost E_total E_n E_i L_i L_n error Error".split())
 
 
 class Rule(NamedTuple):

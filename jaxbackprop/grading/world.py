@@ -140,11 +140,9 @@ def with_letters(node: Node, letters: tuple[str, ...], rows: bool, own: tuple[st
     slots = len(node.letters)
     if len(own) == slots == len(letters) - 1 and {*own} < {*letters} and node.array.shape[-1] == 1:
         (j,) = {*letters} - {*own}
-        shape = node.array.shape
-        entry = Node(
-            node.array.reshape(*shape[:-2], shape[-2], 1, 1), (), ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),)
-        )
-        return _relabelled(Node(entry.array, tuple(map(str, range(slots + 1))), entry.parents), (*own, j))
+        shape, numbered = node.array.shape, tuple(map(str, range(slots + 1)))
+        back = ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),)
+        return _relabelled(Node(node.array.reshape(*shape[:-1], 1, 1), numbered, back), (*own, j))
     if letters and len(letters) != slots:
         node = _unpacked(node, len(letters))
     elif slots and not letters:
@@ -244,13 +242,9 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
         own = _family_letters(world, text) if len(letters) == len(world.values[text].letters) + 1 > 1 else ()
         return at_entry(with_letters(world.values[text], letters, world.layout.rows, own), world.sized.fixed)
     if text == "e" and {*letters} <= world.sized.fixed and letters:  # of the class c: 1 there, and 0 elsewhere
-        inside = (
-            n
-            for _, e in world.reading.definitions.values()
-            for n in nodes(e)
-            if n.op == "name" and n.args[1] == letters
-        )
-        n = max((max(*s[0], *s[1:]) for v in inside if (s := world.sized.names.get(v.args[0]))), default=1)
+        inside = (n for _, e in world.reading.definitions.values() for n in nodes(e))
+        known = (world.sized.names.get(n.args[0]) for n in inside if n.op == "name" and n.args[1] == letters)
+        n = max((max(*s[0], *s[1:]) for s in known if s), default=1)
         one = np.eye(n)[entry_of(letters[0], world.sized.fixed, n)]
         return Node(one[None, None, :] if world.layout.rows else one[None, :, None])
     if note is not None and note != name(*variable):
