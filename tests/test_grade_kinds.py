@@ -83,6 +83,9 @@ KINDS = {
     "a word of LaTeX": (r"h = \tanh(w x) \text{ and } L = ½(h - y)^2" "\ndL/dh = h - y", "+++"),
     "an activation by its name": ("h = φ(w x) with φ = tanh\ndh/dw = (1 - h²) x\ndh/dw = h (1 - h) x", "+++-"),
     "an activation in words": ("Here f is the sigmoid function.\nh = f(w x)\ndh/dw = h (1 - h) x", "+++"),
+    "cases that leave a piece out": ("h = relu(z)\ndh/dz = 1 if z > 0, 0 if z < -1", "+-"),
+    "a slope by another function": (
+        "h = g(z)\ng'(z) = f(z) (1 - f(z))\nL = (h - y)^2\ndL/dz = 2 (h - y) h (1 - h)", "+-+-"),
     "an activation by its slope": ("h = f(w x)\nf'(a) = f(a)(1 − f(a))\ndh/dw = h (1 − h) x\ndh/dw = h x", "+++-"),
     "a slope of what is not said": ("h = f(w x)\nf'(a) = 1 + f(a)", "+?"),
     "a differential": ("L = ½‖W x − y‖²\ndL = (W x − y)^T dW x\ndL/dW = (W x - y) x^T", "+?+"),
