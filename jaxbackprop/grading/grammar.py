@@ -42,7 +42,7 @@ GRAMMAR = rf"""
       | product "*" signed                                -> multiply
       | product "⋆" signed                                -> hadamard
       | product "⋆" big                                   -> hadamard
-      | product power                                     -> multiply
+      | product power                                     -> beside
       | product BY power                                  -> multiply_by
       | product "*" big                                   -> multiply
       | product big                                       -> multiply
@@ -298,6 +298,11 @@ class _Build:
         if b.op == "cases" and a.op == "product" and a.args[-1] == ONE:
             return Expr("product", (*a.args[:-1], b))
         return Expr("product", (*(a.args if a.op == "product" else (a,)), b))
+
+    def beside(self, a, b):
+        if a.op == "/" and a.args[1].op == "transpose":  # a / x^T x: nothing is divided by x^T
+            return Expr("/", (a.args[0], self.multiply(a.args[1], b)))
+        return self.multiply(a, b)
 
     def hadamard(self, a, b):
         return Expr("hadamard", (a, b))

@@ -187,8 +187,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
 
 
 def scales(definitions: Mapping) -> set[str]:
-    """Small letters that only ever stand in front: the g of g v / ‖v‖, the s of s * (B @ x)."""
-    found, elsewhere = set(), set()
+    """Small letters that only ever stand in front: the g of g v / ‖v‖, the s of s * (B @ x); an X that is only added."""
+    found, elsewhere, multiplied = set(), set(), set()
     for _, e in definitions.values():
         for n in nodes(e):
             for i, f in enumerate(n.args):
@@ -197,8 +197,9 @@ def scales(definitions: Mapping) -> set[str]:
                 if isinstance(f, Expr) and f.op == "name":
                     first = i == 0 and n.op in ("product", "hadamard", "/", "negative")
                     (found if first else elsewhere).add(f.args[0])
+                    multiplied |= {f.args[0]} if n.op not in ("+", "negative", "call") else set()
     small = {v for v in found - elsewhere if re.fullmatch(r"[a-tx-z]\d*", v)}
-    return small - definitions.keys()
+    return (small | ({"X"} & (found | elsewhere)) - multiplied) - definitions.keys()
 
 
 def no_counts(definitions: Mapping) -> set[str]:
@@ -239,7 +240,7 @@ def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> Non
         for _, e in definitions.values()
         for n in _named(e)
         if MATRIX.match(n.args[0]) or n.args[0] in ("A", "B")
-    } - defined:
+    } - defined - sizes.scales:
         if sizes.layout.vectors and sizes.known.get(v) == ((), ONE, ONE):
             raise ShapeError(f"{v} would be a number")
     for _, e in definitions.values():
