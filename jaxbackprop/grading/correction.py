@@ -168,9 +168,10 @@ def chained(world: World, bottom) -> Expr | None:
     terms = []
     for t, (own, e) in world.reading.definitions.items():
         if text in names(e):
+            if t in ("", world.reading.loss):
+                return None  # dL/dw = dL/dw
             top = (t, _fresh(own, letters))
-            local = Expr("derivative", (top, bottom))
-            first = ONE if t in ("", world.reading.loss) else Expr("derivative", (("", ()), top))
+            local, first = Expr("derivative", (top, bottom)), Expr("derivative", (("", ()), top))
             if world.layout.vectors and not own:
                 terms.append(times(Expr("transpose", (local,)), first))
             else:

@@ -27,7 +27,8 @@ def value_of(world: World, expr: Expr, beside: tuple[Expr, ...] = ()) -> Node:
 
 
 def defined(world: World, variable: Variable, expr: Expr) -> Node:
-    """The value that a formula gives a name."""
+    """The value that a formula gives a name; the letters that it has stand for no one entry there."""
+    world = world._replace(sized=world.sized._replace(fixed=world.sized.fixed - {*variable[1]}))
     return stored(value_of(world, expr, (name(*variable),)), variable[1])
 
 

@@ -19,6 +19,7 @@ _HEAD = re.compile(rf"(?i)(\s*)(?:[-*•]\s+)?(?:el)?{IF}\b\s*([^=:,;]*?{_SIGN}[
 _OTHERWISE = r"(?:otherwise|else|elsewhere|sonst|sinon|ansonsten|andernfalls)"
 _ELSE = re.compile(rf"(?i)\s*(?:and\s+)?{_OTHERWISE}\b(?:\s*(?:[:,]|\b{_THEN}\b))*\s*(.*)")
 _APART = re.compile(rf"(?i)\s*[.;,]\s*(?=(?:and\s+)?(?:{_OTHERWISE}|{IF})\b)")
+_DERIVES = re.compile(r"\s*\$?\s*(?:\\[dt]?frac\s*\{\s*(?:\\partial|d)|[d∂]\w*\s*/\s*[d∂])")
 _EQUATION = re.compile(r"(?<![<>!=])=(?![=>])")
 _BOTH = re.compile(r"\s*(?:[,;]|\band\b|\bund\b|\bet\b)\s*(?=[^=,;]*(?<![<>!])=)")
 _ADJECTIVE = re.compile(r"(?i)\b(for|if|when|für|pour|si)\s+(positive|negative)[snr]?\s+(\$?\w+\$?)")
@@ -51,6 +52,7 @@ def guarded(text: str) -> str:
             rows[i] = f"{behind[1]} if {_negated(last)}"
         elif block and (indent > block[0] or i == block[1] + 1):
             rows[i] = _under(row, last) if last else row
+            block = (block[0], i) if _DERIVES.match(row) else block  # and the derivatives below it
         else:
             block = None
             rows[i], last = _clauses(row, last)

@@ -24,6 +24,7 @@ from jaxbackprop.grading.expression import (
 )
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread
+from jaxbackprop.grading.updates import update_of
 from jaxbackprop.grading.words import LOSSES
 
 RESIDUAL = "ẟ"  # what a δ is called that stands for no derivative
@@ -34,7 +35,7 @@ Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and it
 
 def meant(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition]]:
     """The claims with each letter in one meaning, and a definition of each function that only its argument is known of."""
-    claims, opaque = _with_opaque(_with_parameters(_of_all_entries(_with_residuals(claims))))
+    claims, opaque = _with_opaque(_with_parameters(_of_all_entries(_with_residuals(_with_gradients(claims)))))
     claims = [changed(c, lambda e: replace(e, _product)) for c in _families(_without_letters(claims))]
     return [_with_next(c) for c in claims], opaque
 
@@ -93,6 +94,21 @@ def _in_losses(claims: list[Claim]) -> set[str]:
     """What a loss is computed from."""
     losses = (e for v, e in said(claims) if v.op == "name" and v.args[0] in LOSSES)
     return {v for e in losses if not has(e, "derivative", "second", "partial") for v in names(e)}
+
+
+_GRADIENT = re.compile(r"(?:g|grads?|gradient)\d*")
+
+
+def _with_gradients(claims: list[Claim]) -> list[Claim]:
+    """grad = 2 X^T (X w − y); w −= η grad: what is called so, and is a step's, is the derivative by what steps."""
+    steps: dict[str, set[Variable]] = {}
+    for left, right in said(claims):
+        step = update_of(left, right)
+        if step is not None and step.gradient.op == "name" and _GRADIENT.fullmatch(step.gradient.args[0]):
+            steps.setdefault(step.gradient.args[0], set()).add(step.of)
+    heads = {v.args[0] for v, e in said(claims) if v.op == "name" and not is_derived(e)}
+    by = {name(g): Expr("derivative", (("", ()), *of)) for g, of in steps.items() if len(of) == 1 and g in heads}
+    return [changed(c, lambda e: replace(e, by.get)) for c in claims] if by else claims
 
 
 def _with_residuals(claims: list[Claim]) -> list[Claim]:
@@ -257,6 +273,18 @@ def with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
     """dσ/dx = σ(1 - σ), where σ is a function: σ'(x) = σ(x) (1 - σ(x))."""
     every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
     functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known
+
+    values = {f: [v for v, e in said(claims) if v.op == "name" and e.op == "call" and e.args[:2] == (f, 0)] for f in functions}
+    on = {f: {n.args[2] for n in every if n.op == "call" and n.args[0] == f} for f in functions}
+
+    def value_of(n: Expr) -> Expr | None:
+        """∂σ/∂w of a = σ(z): the derivative of a."""
+        if n.op != "derivative" or n.args[0][1] or n.args[0][0] not in functions:
+            return None
+        a = values[n.args[0][0]]
+        return Expr("derivative", (a[0].args, n.args[1])) if len(a) == 1 and name(*n.args[1]) not in on[n.args[0][0]] else None
+
+    claims = [changed(c, lambda e: replace(e, value_of)) for c in claims]
 
     def written_out(claim: Claim) -> Claim:
         sides = [e for e in (claim.left, claim.right) if isinstance(e, Expr)]

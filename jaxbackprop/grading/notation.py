@@ -32,7 +32,7 @@ def plain(raw: str, known: Vocabulary = NOTHING) -> str:
     if known.entrywise:
         text = re.sub(r"(?<=\w)\[(?![^\[\]]*[<>=])", "⟪index⟫[", text).replace("*", "⋆")
     text = re.sub(r"(?<![A-Za-z0-9_])[Hu](?=\([^()=]*\))(?!\([^()]*-)", _step(known), text)
-    text = _words(_derivatives(rewritten(text, _FUNCTION_NAMES), known.bare | known.functions), known)
+    text = _words(_derivatives(rewritten(text, _FUNCTION_NAMES), known.bare | known.functions | known.words), known)
     return rewritten(text, _CASES).strip(" ,;:").rstrip(" ,;.:")
 
 
@@ -106,9 +106,9 @@ def _layers(text: str, layered: frozenset[str]) -> str:
 def _derivatives(text: str, values: Collection[str]) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz; `values` are names that the text computes."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
-    tops = "|".join(dict.fromkeys((*LOSSES, "f", *sorted(values))))
+    tops = "|".join(sorted({*LOSSES, "f", *values}, key=len)[::-1])
     text = re.sub(r"∇_?⟨?\(?\s*\w*\)?⟩?\s*\^\s*\(?2\)?", "⟪∇²⟫", text)
-    text = re.sub(rf"∇\s*({tops})(?=\s*$)", r"\1'", text)  # by what, its definition says
+    text = re.sub(rf"∇\s*({tops})(?=\s*(?:$|[-+]))", r"\1'", text)  # by what, its definition says
     text = re.sub(rf"∇\s*({tops}|[a-zA-Z])\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({tops})\s*\(\s*\1\s*\)", r" ∂\2/∂\1 ", text)
     text = re.sub(rf"∇_?⟨?\(?\s*({NAME})\)?⟩?\s*({tops})(?![A-Za-z0-9'_⟨])", r" ∂\2/∂\1 ", text)

@@ -186,7 +186,7 @@ def _with_conditions(pieces: list[Piece]) -> list[Piece]:
     """If i = j: A = B, and A = B for i ≠ j, as A = B with what it holds for; a condition alone is that of what follows."""
     found: list[Piece] = []
     before = ""
-    for piece in pieces:
+    for at, piece in enumerate(pieces):
         marks = [*_WHERE.finditer(piece.raw)] if len(piece.raw) <= MAX_PIECE else []
         if (
             len(marks) != 1
@@ -201,7 +201,10 @@ def _with_conditions(pieces: list[Piece]) -> list[Piece]:
             rest = f"{piece.raw[: mark.start()]} {piece.raw[mark.end() :]}".strip()
             where = f"{mark[1]} {'≟' if mark[2] == '≟' else '≠'} {mark[3]}"
             if not RELATION.search(rest):
-                before = where
+                ends = found and found[-1].row == piece.row and not any(p.row == piece.row for p in pieces[at + 1 :])
+                if ends:  # $A = B$ if $i = j$
+                    found[-1] = found[-1]._replace(where=where)
+                before = "" if ends else where
                 continue
             whole = piece._replace(raw=rest, where=where)
         found.append(whole if whole.where or not RELATION.search(whole.raw) else whole._replace(where=before))

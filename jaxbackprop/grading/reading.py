@@ -193,6 +193,7 @@ def _with_steps(definitions: dict[str, Definition]) -> dict[str, Definition]:
     for v, (letters, e) in definitions.items():
         if e.op not in ("name", "number") and names(e):
             steps.setdefault(e, name(v, letters))
+    definitions = _one_after_another(definitions)
 
     def inside(e: Expr) -> Expr:
         return Expr(e.op, tuple(named(a) if isinstance(a, Expr) else a for a in e.args))
@@ -202,6 +203,17 @@ def _with_steps(definitions: dict[str, Definition]) -> dict[str, Definition]:
         return steps.get(e) or steps.get(new) or new
 
     return {v: (letters, inside(e)) for v, (letters, e) in definitions.items()}
+
+
+def _one_after_another(definitions: dict[str, Definition]) -> dict[str, Definition]:
+    """yhat = W h, L = ½ (yhat − y)², z = W h: yhat = z, so that each of them leads to the loss."""
+    used = {u for _, e in definitions.values() for u in names(e)}
+    alike: dict[Definition, list[str]] = {}
+    for v, (letters, e) in sorted(definitions.items(), key=lambda d: d[0] not in used):
+        if e.op not in ("name", "number") and names(e):
+            alike.setdefault((letters, e), []).append(v)
+    pairs = [(v, name(u, letters)) for (letters, _), of in alike.items() for v, u in zip(of, of[1:], strict=False)]
+    return definitions | {v: (definitions[v][0], u) for v, u in pairs}
 
 
 def _with_formulae(claims: list[Claim], learned: "_Learned") -> None:

@@ -210,6 +210,10 @@ def _as_equation(claim: Claim, known: dict[Expr, int], used: set[Expr]) -> Claim
     if not isinstance(left, Expr) or not isinstance(right, Expr):
         return claim
     v, guard, one_hot = _place(claim, known)
+    if v == left and _adjoint(v) and v not in known and claim.relation == "=" and right.op == "+" and v in right.args:
+        rest = tuple(t for t in right.args if t != v)  # dc = dc + …, of a dc that came in, as dc += …
+        new = Expr("+", rest) if len(rest) > 1 else rest[0]
+        return claim._replace(right=new, terms=(v, new))
     sign = claim.relation[:-1] if claim.relation in ("+=", "-=", "*=", "/=") else ""
     if v == left and not sign:
         return claim

@@ -102,12 +102,12 @@ def _may_be_a_condition(reading: Reading, left: Expr, right: Expr) -> bool:
 
 
 def _leads_nowhere(world: World, left: Expr, right: Expr) -> str:
-    """A name that a derivative is taken by, and that is computed, but that nothing else is computed from; "" for none."""
+    """A name that a derivative is taken by, and that the loss is not computed from; "" for none."""
     reading = world.reading
     used = _above(reading, {"", reading.loss} & {*reading.definitions} or {*world.outputs})
     by = [n.args[1][0] for e in (left, right) for n in nodes(e) if n.op == "derivative" and not n.args[0][0]]
     by += [world.deltas.get(n.args[0], "") for e in (left, right) for n in nodes(e) if n.op == "name"]
-    return next((v for v in by if v in reading.definitions and v not in used), "")
+    return next((v for v in by if v in world.values and v not in used), "")
 
 
 def shared(world: World, *formulae: Expr) -> list[str]:

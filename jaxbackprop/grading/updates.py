@@ -105,7 +105,7 @@ def _without_rate(change: Expr) -> Expr | None:
 
 def _clean(e: Expr) -> Expr:
     """A product without its ones."""
-    if e.op != "product":
+    if e.op not in ("product", "hadamard"):
         return e
     kept = [f for f in e.args if f != ONE]
-    return Expr("product", tuple(kept)) if len(kept) > 1 else kept[0] if kept else ONE
+    return Expr(e.op, tuple(kept)) if len(kept) > 1 else kept[0] if kept else ONE

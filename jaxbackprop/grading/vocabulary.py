@@ -179,6 +179,9 @@ def _index(text: str, steps: bool) -> str:
     }  # the y of -log p_y
     sums = {*re.findall(r"(?:\\sum|[Σ∑])\s*_\s*\{?\s*([a-z])(?![A-Za-z])", text)} - {*INDEX}
     named |= {x for x in sums if re.search(rf"_\{{?[a-z]?{x}(?![A-Za-z])", text)}  # the d of Σ_d w_d x_id
+    beside = {b for x in {*"ijkl", *sums} for b in re.findall(rf"([A-Za-z])_\{{?{x}(?![A-Za-z])", text)}
+    if scan and any(re.search(rf"(?<![A-Za-z]){b}_\{{?o(?![A-Za-z])", text) for b in beside) and not re.search(r"_?\{?0", text):
+        scan, named = False, named | {"o"}  # the u_o of Σ_w exp(u_w^T v)
     found = [x for x in INDEX if not is_gate(x) and (x in "ijkl" or (scan if x == "0" else indexes(x)))]
     return "".join(x for x in (*found, *sorted(named)) if not (steps and x == "t"))
 

@@ -25,7 +25,12 @@ def one_way(text: str) -> str:
     for x in "eyi":  # y = a y z = b, in Spanish, of a text that has no y
         if not re.search(rf"(?:^|[^\w]){x}\s*=|[-+*/(=]\s*{x}\b|{x}\s*[-+*/)]|[d∂]{x}\b", text):
             text = re.sub(rf"(?<=\w[ \t]){x}(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])", ";", text)
+    loss = re.search(r"(?m)^\W*([LJECℓl])\s*(?:\([^()]*\)\s*)?=", text)
+    text = _POSITIVE.sub(rf"\1 {loss[1]} > 0", text) if loss else text
     return _with_equal_indices(guarded(_with_activation(_with_partials(rewritten(text, _WORDING)))))
+
+
+_POSITIVE = re.compile(rf"(?i)\b({IF})\s+(?:the\s+)?(?:loss|cost|error|hinge)(?:\s+is)?\s+(?:positive|active|nonzero|> ?0)(?![.\d])")
 
 
 def _with_partials(text: str) -> str:
@@ -136,6 +141,7 @@ _WORDING = rules(
     ("on a, in French", r"\bOn a\b(?!\s*=)", "On  "),
     (r"\text{ where }", rf"\\(?:text|mbox|textrm)\{{\s*,?\s*({_JOINS})\s*\}}", r" \1 "),
     ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
+    ("of (n x 1)", r"(?m)[ \t]+[([][ \t]*(?:\d+|[nmdhkpNMDHKBCT])[ \t]*(?:[x×]|\\times)[ \t]*(?:\d+|[nmdhkpNMDHKBCT])[ \t]*[)\]](?=[ \t]*$)", ""),
     ("row by row", r"(?<!\s)\s+\(?(?:row|column|element|entry|component)-?wise\)?(?![\w-])", ""),
     ("a comment that is an equation", r"(?m)^([ \t]*)(?:#+|//|%+)[ \t]+(?=[^\n=]{1,60}=)", r"\1"),
     ("**Forward:**", r"\*\*([A-Za-zÀ-ɏ ]+:?)\*\*:?", r"\1"),
@@ -156,8 +162,8 @@ _WORDING = rules(
      rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={_QUOTIENT})", "; "),
     ("A symmetric",
      r"[(,;]?[ \t]*(?:(?:[Ii]f|[Ff]or|[Ww]ith|[Ww]here|[Ww]hen|[Ll]et|[Ff]alls|[Ff]ür|[Mm]it|[Ss]i|[Aa]vec)[ \t]+)?"
-     r"(?:\$?([A-Z])\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
-     r"|(?:a |the )?(?:symmetric|symmetrische[sn]?)[ \t]+(?:matrix[ \t]+|Matrix[ \t]+)?\$?([A-Z])(?![\w(])\$?)[),.:]?",
+     r"(?:\$?([A-ZΓΔΘΛΣΦΨΩ])\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
+     r"|(?:a |the )?(?:symmetric|symmetrische[sn]?)[ \t]+(?:matrix[ \t]+|Matrix[ \t]+)?\$?([A-ZΓΔΘΛΣΦΨΩ])(?![\w(])\$?)[),.:]?",
      _symmetric),
 )  # fmt: skip
 
