@@ -142,6 +142,9 @@ def _kronecker(match: re.Match) -> str:
 
 
 _SPELLINGS = rules(
+    ("z^{(2)}_k", r"\^\s*(\{\s*[\[(]\d[\])]\s*\}|[\[(]\d[\])])\s*_\s*(\{[a-z]{1,2}\}|[a-z](?![A-Za-z]))", r"_\2^\1"),
+    ("A^{-T}", r"(?<![A-Za-z])([A-ZΛΣ]_?\d?)\s*\^\s*\{?\s*-\s*(?:T|\\top)\s*\}?(?![A-Za-z])", r"(\1^{-1})^T"),
+    (r"\Sigma", r"\\Sigma(?![A-Za-z])", "Σ"),
     ("sum_k y_k", r"(?<![A-Za-z0-9_.\\])sum\s*_\s*(?=\{?\s*[a-z](?![A-Za-z0-9]))", " Σ_"),
     ("δL/δw", r"(?:δ|\\delta(?![a-z]))\s*(\w+)\s*/\s*(?:δ|\\delta(?![a-z]))(?=\s*\w)", r"∂\1/∂"),
     (r"\frac{\delta L}{\delta w}", r"(\\[dt]?frac\s*\{\s*)(?:δ|\\delta)\s*([^{}]*\}\s*\{\s*)(?:δ|\\delta(?![a-z]))", r"\1∂ \2∂ "),
@@ -280,6 +283,12 @@ def _superscript(match: re.Match) -> str:
     layer = re.fullmatch(r"[\[(]\s*(\d+)\s*[\])]\s*\^?\s*(T?)", inside)  # a^{[1]}, W^{(2)T}, W^{[1]^T}
     if layer:
         return f"_{layer[1]} " + ("^T " if layer[2] else "")
+    power = re.fullmatch(r"[\[(]\s*(\d+)\s*[\])]\s*([2-9])", inside)  # A^{[1]2}
+    if power:
+        return f"_{power[1]} ^({power[2]})"
+    both = re.fullmatch(r"\[\s*(\d+)\s*\]\s*\(\s*([ijn])\s*\)\s*(T?)", inside)  # a^{[2](i)}
+    if both:
+        return f"_{both[1]}⟨{both[2]}⟩ " + ("^T " if both[3] else "")
     example = re.fullmatch(r"[(\[]\s*([ijn])\s*[)\]]\s*(T?)", inside)  # x^{(i)}: of example i
     if example:
         return f"⟨{example[1]}⟩ " + ("^T " if example[2] else "")

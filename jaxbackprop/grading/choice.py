@@ -209,12 +209,14 @@ def layouts(reading: Reading) -> list[Layout]:
         else []
     )
     plain = found[:2]
-    if any(COLUMN.fullmatch(v) for v in free):
+    whole = {v for v, (letters, _) in reading.definitions.items() if not letters}
+    entries = any(n.op == "name" and n.args[0] in whole and len(n.args[1]) == 1 for e in formulae for n in nodes(e))
+    if any(COLUMN.fullmatch(v) for v in free) or (entries and "W" in free):  # a_i of A = σ(W X + b): one number each
         found += [layout._replace(single=True) for layout in plain]
     if scales(reading.definitions):
         found += [layout._replace(scale=True) for layout in plain]
     if any(
-        re.search(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ]", c.text) for c in reading.claims
+        re.search(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ∂]", c.text) for c in reading.claims
     ):
         found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
     code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
@@ -373,7 +375,7 @@ def with_deltas(world: World) -> World:
     about = [c for c in world.reading.claims if c.read and (names(c.right) | names(c.left)) & {*texts}][:24]  # type: ignore
     candidates = {group[0]: _candidates(world, group[0]) for group in groups}
     named = _assigned(world, groups, candidates)
-    if any(goes_up(c.left, c.right) for c in about):  # type: ignore[arg-type]  # Δw = η δ h: δ is −dL/dz
+    if any(goes_up(c.left, c.right) or _takes_off(c) for c in about):  # type: ignore[arg-type]  # Δw = η δ h: δ is −dL/dz
         other = _assigned(world._replace(opposite=True), groups, candidates)
         if sum(holds(other, c) for c in about) > sum(holds(named, c) for c in about):
             return other
@@ -387,6 +389,15 @@ def with_deltas(world: World) -> World:
         most = sum(holds(free, c) for c in about)
         found += [(most, free)] if most >= enough else []
     return max(found, key=lambda f: f[0])[1] if found else named
+
+
+def _takes_off(claim: Claim) -> bool:
+    """∂L/∂W = −δ xᵀ."""
+    left, right = claim.left, claim.right
+    if not isinstance(left, Expr) or not isinstance(right, Expr) or left.op != "derivative":
+        return False
+    first = right.args[0] if right.op in ("product", "hadamard", "matmul", "outer") else right
+    return first.op == "negative" and any(v.startswith("δ") for v in names(first))
 
 
 def _assigned(world: World, groups: list[list[str]], candidates: dict[str, list[str]]) -> World:

@@ -9,8 +9,8 @@ from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import Expr, UnknownError, Variable, has, name, names, nodes, show
 from jaxbackprop.grading.reading import Reading
-from jaxbackprop.grading.shapes import EVERY
 from jaxbackprop.grading.values import Node, Scope, at_entry, evaluate, pull
+from jaxbackprop.grading.words import EVERY
 from jaxbackprop.grading.world import Values, World, resolved, scope_by, stored, unknown
 
 MOST = 64  # entries of a quantity whose every derivative is taken
@@ -95,7 +95,8 @@ def _scales(world: World) -> dict[str, int]:
     reading, sized = world.reading, world.sized
     by = letter_of_examples(reading)
     if by:
-        of = {n.args[0]: sized.names[n.args[0]][0][n.args[1].index(by)] for n in _named(reading) if by in n.args[1]}
+        slots = {n.args[0]: (sized.names[n.args[0]], n.args[1].index(by)) for n in _named(reading) if by in n.args[1]}
+        of = {v: s[0][at] if s[0] else s[2] for v, (s, at) in slots.items()}  # of a matrix: a column
         return {v: n for v, n in of.items() if v != reading.loss}
     along = 1 if world.layout.rows else 2
     many = sized.examples

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxbackprop.grading.choice import choose, holds, marked, worlds
-from jaxbackprop.grading.claims import Claim, claims_of, is_number
+from jaxbackprop.grading.claims import Claim, claims_of, is_derived, is_number
 from jaxbackprop.grading.comparison import Outcome, compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
@@ -17,7 +17,7 @@ from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoi
 from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.numbers import number_verdict
-from jaxbackprop.grading.points import at_numbers, build, with_given
+from jaxbackprop.grading.points import at_numbers, at_value, build, with_given
 from jaxbackprop.grading.reading import Reading, read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Verdict
 from jaxbackprop.grading.sections import Part, parts
@@ -225,6 +225,8 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     why = "" if contradicted else nothing_said(world, claim, left, right)
     if why:
         return Judged(UNJUDGED, why)
+    if left.op == "name" and left.args[0] in {*world.reading.free} - names(right) and not (claim.bare or is_derived(right)):
+        return _solved(world, left, right)
     if claim.relation == "→":
         left = _pointed_at(court, claim, left)
     if left.op in ("call", "partial"):
@@ -253,6 +255,16 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     if (left, right) not in progress.faults:
         progress.faults[left, right] = _wrong(court, left, right, progress)
     return progress.faults[left, right]._replace(left=left)
+
+
+def _solved(world: World, left: Expr, right: Expr) -> Judged:
+    """w = (Xᵀ X)⁻¹ Xᵀ y, of a w that nothing computes: right where the derivative by w is 0 there."""
+    v = left.args[0]
+    zero = _quietly(lambda: at_value(world, v, value_of(world, right, (left,))).adjoints[v])
+    before = world.adjoints[v]
+    if zero is not None and np.abs(before).max() > 0 and np.allclose(zero, 0, atol=1e-8 * np.abs(before).max()):
+        return Judged(RIGHT, f"there {world.called(adjoint(v))} is 0")
+    return Judged(UNJUDGED, f"{v} is not computed: a value that it may have, and whether it is the right one is not judged")
 
 
 def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged:

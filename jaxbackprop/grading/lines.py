@@ -175,7 +175,8 @@ def _chains_of(piece: Piece, raw: str, known: Vocabulary) -> list[Chain]:
     continues = len(links) > 1 and not _substance(alone, known)
     continues = continues and not (_CODE.fullmatch(alone) and not PLAIN_WORDS.fullmatch(alone))
     if len(links) == 1:
-        if not piece.display or _is_prose(links[0][1], known):
+        a_set = re.search(r"\\in(?![a-z])|∈|\\sim(?![a-z])", links[0][1])  # x ∈ R^3
+        if not piece.display or a_set or _is_prose(links[0][1], known):
             return []
         return [Chain(row, (Link("", raw.strip(), side_of(links[0][1], known)),), continues=True, bare=True)]
     # A = B => C = D says two things, x → z = w x → a = g(z) too

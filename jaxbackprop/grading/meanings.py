@@ -36,7 +36,7 @@ Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and it
 def meant(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition]]:
     """The claims with each letter in one meaning, and a definition of each function that only its argument is known of."""
     claims, opaque = _with_opaque(_with_parameters(_of_all_entries(_with_residuals(_with_gradients(claims)))))
-    claims = [changed(c, lambda e: replace(e, _product)) for c in _families(_without_letters(claims))]
+    claims = [changed(c, lambda e: replace(e, _product)) for c in _families(_without_letters(_of_matrices(claims)))]
     return [_with_next(c) for c in claims], opaque
 
 
@@ -184,6 +184,22 @@ def _product(n: Expr) -> Expr | None:
     if n.op == "call" and not n.args[1] and n.args[0] in names(n.args[2]):
         return Expr("product", (name(n.args[0]), replace(n.args[2], _product)))
     return None
+
+
+def _of_matrices(claims: list[Claim]) -> list[Claim]:
+    """The a_ki of a text with a matrix A, and with no a, is an entry of it; a_i a column."""
+    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    variables = {v for n in every for v in ((n.args,) if n.op == "name" else n.args if n.op == "derivative" else ())}
+    matrices = {v for v, letters in variables if v[:1].isupper() and not letters}
+    alone = {v for v, letters in variables if not letters}
+    many = {v for v, letters in variables if len(letters) == 2 or (len(letters) == 1 and v[0] in "xyzahtps")}
+    entries = {v for v in many if v[0].upper() + v[1:] in matrices - {v}} - alone
+
+    def one(variable: Variable) -> Variable:
+        v, letters = variable
+        return (v[0].upper() + v[1:], letters) if v in entries else variable
+
+    return _with_variables(claims, one) if entries else claims
 
 
 def _families(claims: list[Claim]) -> list[Claim]:

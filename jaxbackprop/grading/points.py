@@ -12,9 +12,9 @@ from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.reading import Reading, formulae_of, ordered
-from jaxbackprop.grading.shapes import EVERY, INPUT, RATE, Asked, Layout, Sized, infer
-from jaxbackprop.grading.values import Rules
-from jaxbackprop.grading.words import LOSSES
+from jaxbackprop.grading.shapes import INPUT, RATE, TARGET, Asked, Layout, Sized, infer
+from jaxbackprop.grading.values import Node, Rules
+from jaxbackprop.grading.words import EVERY, LOSSES
 from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved
 
 DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
@@ -113,6 +113,14 @@ def with_given(world: World) -> World | None:
     return with_adjoints(here._replace(values=_run(here, draws)))
 
 
+def at_value(world: World, v: str, value: Node) -> World:
+    """The world with another value of a name that is drawn."""
+    draws = {u: a.array for u, a in world.values.items() if u not in world.reading.definitions}
+    draws[v] = np.broadcast_to(value.array, draws[v].shape)
+    here = world._replace(kinks=())
+    return with_adjoints(here._replace(values=_run(here, draws)))
+
+
 def at_point(world: World, given: dict[str, np.ndarray]) -> World:
     """The world at one point: these arrays, (1, letters..., rows, columns), and what is computed from them; no adjoints."""
     here = world._replace(sized=world.sized._replace(names={}), kinks=(), zero=np.zeros(1, bool))
@@ -154,7 +162,7 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
             a = rng.uniform(0.05, 0.9, size=shape)
         if v in targets or v in classes:  # the probabilities of a target add up to 1
             a = rng.uniform(0.1, 1, size=shape)
-            axis = len(slots) if slots and rows == columns == 1 else -1 if layout.rows else -2
+            axis = _of_classes(reading, layout, len(slots)) if slots and rows == columns == 1 else -1 if layout.rows else -2
             axis = axis if a.shape[axis] > 1 else -1 if axis == -2 else -2
             a = a / a.sum(axis=axis, keepdims=True) if a.shape[axis] > 1 else a
             a = (a == a.max(axis=axis, keepdims=True)).astype(float) if v in classes else a
@@ -162,6 +170,17 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
             a = (a + np.swapaxes(a, -1, -2)) / 2
         drawn[v] = a
     return drawn
+
+
+def _of_classes(reading: Reading, layout: Layout, letters: int) -> int:
+    """The axis of a family along which its classes lie: the one along which a softmax adds up, k in Σ_k e^{z_ik}."""
+    for _, e in reading.definitions.values():
+        for n in nodes(e) if e.op == "/" else ():
+            if n.op == "sum" and len(n.args[0]) == 1:
+                of = [v.args[1] for v in nodes(n) if v.op == "name" and len(v.args[1]) == letters and n.args[0][0] in v.args[1]]
+                if of:
+                    return 1 + of[0].index(n.args[0][0])
+    return 1 if layout.vectors and not layout.rows else letters
 
 
 def _targets(reading: Reading) -> set[str]:
@@ -173,6 +192,8 @@ def _targets(reading: Reading) -> set[str]:
         return set()
     losses = {v for v in reading.definitions if v in ("", reading.loss) or re.split(r"[\d_]", v)[0] in LOSSES}
     inside = {v: names(e) for v, (_, e) in reading.definitions.items()}
+    smoothed = {v for v, its in inside.items() if its and all(TARGET.fullmatch(u) or RATE.fullmatch(u) for u in its)}
+    losses |= smoothed - {reading.loss}  # q = (1 − ε) y + ε / K
     others = {u for v in inside.keys() - losses for u in inside[v]}
     return {u for v in losses for u in inside[v]} - reading.definitions.keys() - others
 
@@ -200,10 +221,27 @@ def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:
         for v in names(e) & set(EVERY) if sums else ():
             if v not in own and not sized.names.get(v, ((), 1, 1))[0]:  # d_n counts nothing
                 found.setdefault(v, letter_sizes(sized, [e]).get(sums[0].args[0][0], 1))
+        for v, n in _widths(e, sized):
+            if v not in own:
+                found.setdefault(v, n)
+    for _, (letters, e) in reading.definitions.items():  # q_i = (1 − ε) y_i + ε / K
+        for v in names(e) & {"K", "C"} - own if letters and not has(e, "sum") else ():
+            found.setdefault(v, letter_sizes(sized, [e]).get(letters[-1], 1))
     if layout.batch:
         for v in EVERY[:7]:
             if v not in own:
                 found.setdefault(v, sized.examples)
+    return found
+
+
+def _widths(e: Expr, sized: Sized) -> list[tuple[str, int]]:
+    """The C of x.sum(-1) / C: how much is added up along an axis."""
+    found = []
+    for n in nodes(e):
+        of, by = n.args if n.op == "/" else (None, None)
+        if by is not None and of.op == "reduce" and of.args[1] is not None and by.op == "name" and by.args[0] in EVERY:
+            sizes = [sized.names[v][1 + of.args[1] % 2] for v in names(of) if v in sized.names]
+            found += [(by.args[0], max(sizes))] if sizes else []
     return found
 
 

@@ -14,10 +14,12 @@ from typing import NamedTuple
 from jaxbackprop.grading.claims import Claim, changed, generic_call, is_derived, is_number, number_of, said
 from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.expression import (
+    ONE,
     Expr,
     has_local,
     name,
     names,
+    negated,
     nodes,
     renamed,
     replace,
@@ -26,7 +28,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread, is_array
 from jaxbackprop.grading.meanings import Definition, by_its_own, known_slopes, meant, with_slopes
-from jaxbackprop.grading.words import LOSSES
+from jaxbackprop.grading.words import EVERY, LOSSES
 
 
 class Reading(NamedTuple):
@@ -106,7 +108,8 @@ def read(claims: list[Claim]) -> Reading:
     claims, opaque = meant(claims)
     learned = _Learned(definitions=opaque)
     for terms, row in dict.fromkeys((c.terms, c.row) for c in claims if c.terms):
-        learned.chain(terms, row)
+        if not _is_solution(terms, row, claims, learned.definitions):
+            learned.chain(terms, row)
     learned.functions.update(known_slopes(claims, learned.functions))
     every = (n for c in claims if isinstance(c.right, Expr) for n in nodes(c.right))
     for f in {n.args[0] for n in every if n.op == "call" and not n.args[1]} & learned.functions.keys():
@@ -129,6 +132,19 @@ def read(claims: list[Claim]) -> Reading:
     return Reading(
         tuple(claims), unread=unread, loss=loss, **vars(learned) | {"definitions": definitions, "notes": notes}
     )
+
+
+def _is_solution(terms: tuple[Expr, ...], row: int, claims: list[Claim], definitions: dict[str, Definition]) -> bool:
+    """w = (Xᵀ X)⁻¹ Xᵀ y, below f = ‖X w − y‖²: of nothing but what f is made of, it says where a derivative is 0."""
+    head, used = terms[0], [names(e) for _, e in definitions.values()]
+    if head.op != "name" or head.args[1] or head.args[0] in definitions or len(terms) < 2:
+        return False
+    v, inside = head.args[0], names(terms[-1])
+    of = {u for its in used for u in its if v in its}
+    derived = (n for c in claims if c.row < row for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e))
+    asked = any(n.op == "derivative" and n.args[1][0] == v for n in derived)
+    inverted = any(n.op == "^" and n.args[1] == negated(ONE) for n in nodes(terms[-1]))
+    return v in of and bool(inside) and inside <= of | {*EVERY, "I"} - {v} and (asked or inverted)
 
 
 def _unread(claims: list[Claim], definitions: dict[str, Definition]) -> dict[str, tuple[int, frozenset[str]]]:

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from jaxbackprop.grading.counters import counter, moved
-from jaxbackprop.grading.expression import Expr, ShapeError, has, name, names, nodes, show
+from jaxbackprop.grading.expression import Expr, ShapeError, has, name, names, negated, nodes, number, show
+from jaxbackprop.grading.words import EVERY
 
 ONE = 0
 EXAMPLES = 7  # no factor that is forgotten
-EVERY = ("n", "m", "N", "M", "B", "batch", "Ν", "D", "d", "K", "H", "C")  # names for how many there are
 INPUT = re.compile(r"(?:x|X|i|inp|input|inputs|a0|A0|h0|H0|u|s)\d*|x_\w+")
 BIAS = re.compile(r"(?:b|c|β|γ|bias|gain|scale|B)(?:\d|_|$)|\w+(?:bias|gain|scale)\d*$")  # the same for every example
 TARGET = re.compile(r"(?:y|Y|t|T|target|targets|label|labels|ytrue|y_true)(?:_?\w{0,3}|⟨\w+⟩)?")
@@ -151,6 +151,8 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         weight = any(name(text) in n.args for _, e in definitions.values() for n in _products(e))
         if layout.single and text not in defined and not letters and COLUMN.fullmatch(text) and weight:
             sizes.known.setdefault(text, ((), sizes.new(), ONE))
+        if layout.single and layout.batch and not layout.rows and text in ("W", "w") and text not in defined and weight:
+            sizes.known.setdefault(text, ((), ONE, sizes.new()))
         column = (letters and text in asked.columns) or _is_vector(text, letters, definitions)
         dotted = (
             [n for _, e in definitions.values() for n in nodes(e) if n.op == "matmul"]
@@ -390,7 +392,10 @@ def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, for
             return top and bottom and _joined(top, bottom, sizes, e)
         case "^", (a, b):
             inner(b, Shape((), ONE, ONE))
-            return inner(a, want)
+            s = inner(a, want)
+            if s and b == negated(number(1)) and not (sizes.one(s.rows) or sizes.one(s.columns)):
+                sizes.same(s.rows, s.columns, e)  # the inverse of a matrix
+            return s
         case "sum", (letters, a, bounded):
             s = inner(a)
             if bounded and s:
@@ -435,6 +440,9 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
         else:
             return None
     slots, rows, columns = sizes.known[text]
+    if len(letters) == 1 and not slots and sizes.layout.batch and not (sizes.layout.rows or sizes.one(rows) or sizes.one(columns)):
+        slots, columns = (columns,), ONE  # z^(i) of Z: a column
+        sizes.examples_by |= {*letters}
     if letters and len(letters) != len(slots):  # w_ji of a matrix W, x_i of a vector
         if slots:
             raise ShapeError(f"{show(e)} has {len(letters)} indices, and {len(slots)} elsewhere")
@@ -451,7 +459,8 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
         if len(slots) > 2:
             raise ShapeError(f"{show(e)} has no indices")
         rows, columns = (*slots, ONE)[:2]
-        if sizes.layout.rows and len(slots) == 1:
+        of_examples = sizes.layout.batch and sizes.find(slots[0]) == sizes.find(sizes.examples)
+        if (sizes.layout.rows or of_examples) and len(slots) == 1:
             rows, columns = columns, rows
         slots = ()
     pairs = tuple((x, sizes.same(bound.setdefault(x, i), i, e)) for x, i in zip(letters, slots, strict=True))
@@ -550,16 +559,9 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
         if left is not None:
             return Shape((), left.rows if sizes.one(left.columns) else left.columns, ONE)
         return Shape((), right.rows, ONE) if right is not None else None
-    if (
-        sizes.layout.dot
-        and e.op == "product"
-        and small
-        and not turned
-        and not left
-        and right
-        and sizes.one(right.columns)
-    ):
-        return right
+    beside = (right if not left else left if not right else None) if small and not turned else None
+    if sizes.layout.dot and e.op == "product" and beside and sizes.one(beside.columns):
+        return beside
     if right is not None:
         if found[i + 1] is None:
             return None

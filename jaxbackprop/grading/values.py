@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, show
+from jaxbackprop.grading.expression import ONE, Expr, ShapeError, UnknownError, negated, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 
 COMPARE = {
@@ -145,6 +145,16 @@ def raised(a: Node, b: Node, expr: Expr) -> Node:
         return d * x**y * np.log(np.where(x > 0, x, 1))
 
     return _binary(a, b, operator.pow, lambda d, x, y: d * y * x ** (y - 1), to_b, "raised to a power", expr)
+
+
+def inverse(a: Node, expr: Expr) -> Node:
+    """A⁻¹ of a square matrix, and d -> −A⁻ᵀ d A⁻ᵀ."""
+    try:
+        array = np.linalg.inv(a.array)
+    except np.linalg.LinAlgError:
+        raise UnknownError(f"{show(expr)} has no inverse at a point") from None
+    turned = np.swapaxes(array, -1, -2)
+    return Node(array, a.letters, ((a, lambda d: -(turned @ d @ turned)),))
 
 
 def matmul(a: Node, b: Node, expr: Expr) -> Node:
@@ -356,7 +366,9 @@ def evaluate(expr: Expr, scope: Scope) -> Node:
         case "/", (a, b):
             return over(value(a), value(b), expr)
         case "^", (a, b):
-            return raised(value(a), value(b), expr)
+            base = value(a)
+            square = b == negated(ONE) and base.shape[0] == base.shape[1] > 1
+            return inverse(base, expr) if square else raised(base, value(b), expr)
         case "transpose", (a,):
             return transpose(value(a))
         case "sum", (letters, a, _):

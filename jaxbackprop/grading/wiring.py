@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxbackprop.grading.claims import claims_of, may_define
 from jaxbackprop.grading.counters import counter
-from jaxbackprop.grading.expression import Expr, name, names, plus, renamed, symbols
+from jaxbackprop.grading.expression import Expr, name, names, nodes, plus, renamed, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.meanings import Definition
@@ -43,6 +43,7 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     lost = any(may_define(c) for c in reading.claims)
     linear = {v: e for v, (_, e) in reading.definitions.items() if _exercise_name(v, apart) == "h2"}
     other = any(e.op == "call" and (e.args[0] in FUNCTIONS or e.args[0].startswith("σ")) for e in linear.values())
+    other |= any(n.op == "reduce" and "softmax" in n.args[0] for _, e in reading.definitions.values() for n in nodes(e))
     if reading.unread or lost or other or (reading.definitions and not (missing - {"yhat", "h2"} and only)):
         return reading, _rows(reading)
     spelling: dict[str, str] = {}

@@ -162,7 +162,7 @@ _WORDING = rules(
      rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={_QUOTIENT})", "; "),
     ("A symmetric",
      r"[(,;]?[ \t]*(?:(?:[Ii]f|[Ff]or|[Ww]ith|[Ww]here|[Ww]hen|[Ll]et|[Ff]alls|[Ff]ür|[Mm]it|[Ss]i|[Aa]vec)[ \t]+)?"
-     r"(?:\$?([A-ZΓΔΘΛΣΦΨΩ])\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
+     r"(?:\$?([A-ZΓΔΘΛΣΦΨΩ]|\\(?:Sigma|Lambda))\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
      r"|(?:a |the )?(?:symmetric|symmetrische[sn]?)[ \t]+(?:matrix[ \t]+|Matrix[ \t]+)?\$?([A-ZΓΔΘΛΣΦΨΩ])(?![\w(])\$?)[),.:]?",
      _symmetric),
 )  # fmt: skip

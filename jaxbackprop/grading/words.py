@@ -31,6 +31,7 @@ GREEK: dict[str, str] = dict(
         strict=True,
     )
 )
+EVERY = ("n", "m", "N", "M", "B", "batch", "Ν", "D", "d", "K", "H", "C")  # names for how many there are
 LOSSES = tuple("L J E C ℓ l loss cost Loss Cost E_total E_n E_i L_i L_n error Error".split())
 
 

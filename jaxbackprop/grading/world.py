@@ -25,7 +25,7 @@ from jaxbackprop.grading.expression import (
 from jaxbackprop.grading.functions import FUNCTIONS, Function, some_function
 from jaxbackprop.grading.meanings import OPAQUE
 from jaxbackprop.grading.reading import Reading
-from jaxbackprop.grading.shapes import Layout, Sized
+from jaxbackprop.grading.shapes import EXAMPLES, Layout, Sized
 from jaxbackprop.grading.values import TURNED, Node, Rules, Scope, apply, at_entry, constant, entry_of, evaluate, pull
 from jaxbackprop.grading.words import LOSSES
 
@@ -135,18 +135,21 @@ def _family_letters(world: World, text: str) -> tuple[str, ...]:
     return next((n.args[1] for n in inside if n.op == "name" and n.args[0] == text and n.args[1]), ())
 
 
-def with_letters(node: Node, letters: tuple[str, ...], rows: bool, own: tuple[str, ...] = ()) -> Node:
+def with_letters(node: Node, letters: tuple[str, ...], layout: Layout, own: tuple[str, ...] = ()) -> Node:
     """A name's value as it is used: w_ji, or the matrix W of what is w_ji elsewhere; x_ji of a family x_i of vectors."""
-    slots = len(node.letters)
+    slots, rows = len(node.letters), layout.rows
     if len(own) == slots == len(letters) - 1 and {*own} < {*letters} and node.array.shape[-1] == 1:
         (j,) = {*letters} - {*own}
         shape, numbered = node.array.shape, tuple(map(str, range(slots + 1)))
         back = ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),)
         return _relabelled(Node(node.array.reshape(*shape[:-1], 1, 1), numbered, back), (*own, j))
+    if len(letters) == 1 and not slots and not rows and min(node.shape) > 1:  # z^(i) of Z: a column
+        back = ((node, lambda d: np.moveaxis(d[..., 0], 1, -1)),)
+        return Node(np.moveaxis(node.array, -1, 1)[..., None], letters, back)
     if letters and len(letters) != slots:
         node = _unpacked(node, len(letters))
     elif slots and not letters:
-        return _packed(node, rows)
+        return _packed(node, rows or (layout.batch and node.array.shape[1] == EXAMPLES))  # Y of y_i: a row
     if len(set(letters)) < len(letters):
         raise UnknownError(f"the index {letters[0]} twice in one name")
     return _relabelled(node, letters) if letters else node
@@ -169,6 +172,8 @@ def _unpacked(node: Node, many: int) -> Node:
 
 def _packed(node: Node, rows: bool) -> Node:
     shape = node.array.shape
+    if len(node.letters) == 1 and not rows and shape[-1] == 1 < shape[-2]:  # Y of columns y_i
+        return Node(np.moveaxis(node.array[..., 0], 1, -1), (), ((node, lambda d: np.moveaxis(d, -1, 1)[..., None]),))
     if len(node.letters) > 2 or shape[-2:] != (1, 1):
         raise UnknownError("a name without its indices")
     new = shape[1:3] if len(node.letters) == 2 else (1, shape[1]) if rows else (shape[1], 1)
@@ -185,7 +190,8 @@ def letter_sizes(sized: Sized, formulae: list[Expr]) -> dict[str, int]:
         text, letters = variable
         slots, rows, columns = sized.names.get(text, ((), 1, 1))
         if letters and len(letters) != len(slots):
-            slots = (tuple(n for n in (rows, columns) if n > 1) or (1,)) if len(letters) == 1 else (rows, columns)
+            one = (columns,) if min(rows, columns) > 1 else (max(rows, columns),)
+            slots = one if len(letters) == 1 else (rows, columns)
         for x, n in zip(letters, slots, strict=False):
             found.setdefault(x, n)
 
@@ -240,7 +246,7 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
     note = world.reading.notes.get(text + "".join(letters))
     if text in world.values:
         own = _family_letters(world, text) if len(letters) == len(world.values[text].letters) + 1 > 1 else ()
-        return at_entry(with_letters(world.values[text], letters, world.layout.rows, own), world.sized.fixed)
+        return at_entry(with_letters(world.values[text], letters, world.layout, own), world.sized.fixed)
     if text == "e" and {*letters} <= world.sized.fixed and letters:  # of the class c: 1 there, and 0 elsewhere
         inside = (n for _, e in world.reading.definitions.values() for n in nodes(e))
         known = (world.sized.names.get(n.args[0]) for n in inside if n.op == "name" and n.args[1] == letters)
@@ -271,7 +277,7 @@ def _adjoint(world: World, bottom: Variable) -> Node:
     text, letters = bottom
     if text not in world.adjoints:
         raise UnknownError(unknown(world, show_variable(bottom)))
-    node = at_entry(with_letters(as_node(world.adjoints[text]), letters, world.layout.rows), world.sized.fixed)
+    node = at_entry(with_letters(as_node(world.adjoints[text]), letters, world.layout), world.sized.fixed)
     vector = 1 in node.shape
     if world.turned_adjoints == "all" or (world.turned_adjoints == "vectors" and vector):
         node = Node(np.swapaxes(node.array, -1, -2), node.letters)
