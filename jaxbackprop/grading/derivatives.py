@@ -97,10 +97,11 @@ def _scales(world: World) -> dict[str, int]:
     if by:
         slots = {n.args[0]: (sized.names[n.args[0]], n.args[1].index(by)) for n in _named(reading) if by in n.args[1]}
         of = {v: s[0][at] if s[0] else s[2] for v, (s, at) in slots.items()}  # of a matrix: a column
-        return {v: n for v, n in of.items() if v != reading.loss}
+        if not (world.layout.batch and any(not sized.names[v][0] for v in of)):
+            return {v: n for v, n in of.items() if v != reading.loss}
     along = 1 if world.layout.rows else 2
     many = sized.examples
-    return {v: many for v in world.values if world.layout.batch and sized.names[v][along] == many > 1}
+    return {v: many for v in world.values if world.layout.batch and many in (sized.names[v][along], *sized.names[v][0]) and many > 1}
 
 
 def _named(reading: Reading) -> list[Expr]:

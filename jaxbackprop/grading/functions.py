@@ -97,6 +97,8 @@ FUNCTIONS = {
         lambda z: z * _normal_cdf(z), lambda z: _normal_cdf(z) + z * _normal(z), lambda z: (2 - z * z) * _normal(z)
     ),
     "gelu_tanh": Function(_gelu_tanh, _d_gelu_tanh, _dd_gelu_tanh),
+    "normal_cdf": Function(_normal_cdf, _normal, lambda z: -z * _normal(z)),
+    "normal_pdf": Function(_normal, lambda z: -z * _normal(z), lambda z: (z * z - 1) * _normal(z)),
     "exp": Function(np.exp, np.exp, np.exp),
     "log": Function(np.log, lambda z: 1 / z, lambda z: -1 / z**2),
     "sin": Function(np.sin, np.cos, lambda z: -np.sin(z)),

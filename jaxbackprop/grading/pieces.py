@@ -178,7 +178,7 @@ def _joined_lines(pieces: list[Piece]) -> list[Piece]:
 
 _WHERE = re.compile(
     rf"(?i)(?:\\(?:text|mbox|textrm|mathrm)\{{[^{{}}]*\}}|\\q?quad|\b{IF}\b|[\s,(&])*(?<![\w\\{{])"
-    r"([i-nc])\s*(≟|≠|!=|\\neq?(?![a-z])|\\not\s*=)\s*([i-nc])(?![\w(])\s*[),.:]*"
+    r"([i-ocw])\s*(≟|≠|!=|\\neq?(?![a-z])|\\not\s*=)\s*([i-ocw])(?![\w(])\s*[),.:]*"
 )
 
 

@@ -440,7 +440,8 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
         else:
             return None
     slots, rows, columns = sizes.known[text]
-    if len(letters) == 1 and not slots and sizes.layout.batch and not (sizes.layout.rows or sizes.one(rows) or sizes.one(columns)):
+    of_examples = sizes.layout.batch and not sizes.layout.rows and sizes.find(columns) == sizes.find(sizes.examples)
+    if len(letters) == 1 and not slots and of_examples and not sizes.one(rows):
         slots, columns = (columns,), ONE  # z^(i) of Z: a column
         sizes.examples_by |= {*letters}
     if letters and len(letters) != len(slots):  # w_ji of a matrix W, x_i of a vector

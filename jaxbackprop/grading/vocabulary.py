@@ -105,6 +105,7 @@ def vocabulary(text: str) -> Vocabulary:
         x for x in _OPAQUE.findall(lines) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", plainly)
     }
     functions |= opaque - left
+    functions |= {"Φ"} if re.search(r"(?<![\w∂])Φ\s*\(", lines) and "Φ" not in left else set()
     return Vocabulary(
         frozenset(words),
         frozenset(letters),
@@ -180,7 +181,8 @@ def _index(text: str, steps: bool) -> str:
     sums = {*re.findall(r"(?:\\sum|[Σ∑])\s*_\s*\{?\s*([a-z])(?![A-Za-z])", text)} - {*INDEX}
     named |= {x for x in sums if re.search(rf"_\{{?[a-z]?{x}(?![A-Za-z])", text)}  # the d of Σ_d w_d x_id
     beside = {b for x in {*"ijkl", *sums} for b in re.findall(rf"([A-Za-z])_\{{?{x}(?![A-Za-z])", text)}
-    if scan and any(re.search(rf"(?<![A-Za-z]){b}_\{{?o(?![A-Za-z])", text) for b in beside) and not re.search(r"_?\{?0", text):
+    of_o = re.search(r"(?m)^\W*(?:hat\W*)?[^\W\d]\}?_\{?o\}?\s*=", text) and not re.search(r"_\{?0", text)
+    if scan and of_o and any(re.search(rf"(?<![A-Za-z]){b}_\{{?o(?![A-Za-z])", text) for b in beside):
         scan, named = False, named | {"o"}  # the u_o of Σ_w exp(u_w^T v)
     found = [x for x in INDEX if not is_gate(x) and (x in "ijkl" or (scan if x == "0" else indexes(x)))]
     return "".join(x for x in (*found, *sorted(named)) if not (steps and x == "t"))

@@ -61,16 +61,20 @@ def completed(reading: Reading) -> tuple[Reading, str]:
 
 def _exercise_name(v: str, apart: frozenset[str]) -> str:
     """A_1 is the exercise's h1, W_0 its w0, X its x; unless the text has both."""
-    low = v.lower()
+    low = v if v in apart else v.lower()
     if re.fullmatch(r"a\d+", low) and v not in apart:
         low = f"h{low[1:]}"
     return low if low in {*exercise(), "x", "w0", "w1", "w2", "w3"} else v
 
 
 def _apart(reading: Reading) -> frozenset[str]:
-    """Names a1 that the text keeps apart from h1, because it computes one from the other."""
+    """Names a1 that the text keeps apart from h1, because it computes one from the other; X, where there is an x."""
     inside = {v: names(e) | {v} for v, (_, e) in reading.definitions.items()}
-    return frozenset(a for us in inside.values() for a in us if re.fullmatch(r"[aA]\d+", a) and f"h{a[1:]}" in us)
+    both = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e)} >= {"x", "X"}
+    return frozenset(
+        {a for us in inside.values() for a in us if re.fullmatch(r"[aA]\d+", a) and f"h{a[1:]}" in us}
+        | ({"X"} if both else set())
+    )
 
 
 def _rows(reading: Reading) -> str:

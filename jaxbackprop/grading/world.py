@@ -143,7 +143,7 @@ def with_letters(node: Node, letters: tuple[str, ...], layout: Layout, own: tupl
         shape, numbered = node.array.shape, tuple(map(str, range(slots + 1)))
         back = ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),)
         return _relabelled(Node(node.array.reshape(*shape[:-1], 1, 1), numbered, back), (*own, j))
-    if len(letters) == 1 and not slots and not rows and min(node.shape) > 1:  # z^(i) of Z: a column
+    if len(letters) == 1 and not slots and _of_examples(node.array.shape[-2:], layout):  # z^(i) of Z: a column
         back = ((node, lambda d: np.moveaxis(d[..., 0], 1, -1)),)
         return Node(np.moveaxis(node.array, -1, 1)[..., None], letters, back)
     if letters and len(letters) != slots:
@@ -153,6 +153,11 @@ def with_letters(node: Node, letters: tuple[str, ...], layout: Layout, own: tupl
     if len(set(letters)) < len(letters):
         raise UnknownError(f"the index {letters[0]} twice in one name")
     return _relabelled(node, letters) if letters else node
+
+
+def _of_examples(shape: tuple[int, ...], layout: Layout) -> bool:
+    """Whether each column of a matrix is an example's."""
+    return layout.batch and not layout.rows and shape[0] > 1 and shape[1] == EXAMPLES
 
 
 def _unpacked(node: Node, many: int) -> Node:
@@ -190,8 +195,8 @@ def letter_sizes(sized: Sized, formulae: list[Expr]) -> dict[str, int]:
         text, letters = variable
         slots, rows, columns = sized.names.get(text, ((), 1, 1))
         if letters and len(letters) != len(slots):
-            one = (columns,) if min(rows, columns) > 1 else (max(rows, columns),)
-            slots = one if len(letters) == 1 else (rows, columns)
+            one = columns if columns == EXAMPLES else next((n for n in (rows, columns) if n > 1), 1)
+            slots = (one,) if len(letters) == 1 else (rows, columns)
         for x, n in zip(letters, slots, strict=False):
             found.setdefault(x, n)
 
