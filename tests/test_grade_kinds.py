@@ -196,7 +196,7 @@ KINDS = {
     "LaTeX's φ after a transpose": ("E(w)=\\frac12\\sum_n (t_n - w^T\\phi(x_n))^2\n\\nabla E(w) = -\\sum_n (t_n - w^T\\phi(x_n))\\phi(x_n)", "++"),
     "a residual without a loss": ("r = X @ w - y\ngrad_w = X.T @ r", "+?"),
     "a new name for a step in numbers": ("w=1, x=2, y=3\nL=(w x-y)^2\nw_new = w - 0.1 * (-4) = 1.4", "++++++"),
-    "ones that are transposed": ("f = 1^T exp(A x)\ndf/dx = A^T exp(A x)", "??"),
+    "ones that are transposed": ("f = 1^T exp(A x)\ndf/dx = A^T exp(A x)", "++"),
     "y that is and": ("p = w x y q = v x\ndL/dw = dL/dp x y dL/dv = dL/dq x", "++++"),
     "g1 of which nothing is said": ("h1 = tanh(w1 x)\nh2 = tanh(w2 h1)\nL = ½ (h2 - y)²\ng2 = (h2 - y)(1 - h2²)\ng1 = g2 w1 (1 − h1²)\ndL/dw1 = g1 x", "+++++?"),
     "a pair of one family": ("d = p^T(q_i − q_j)\nL = −log σ(d) + λ‖p‖²\n∂L/∂p = 17 (q_i − q_j) + 2λ p", "++-"),

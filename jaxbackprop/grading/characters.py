@@ -270,6 +270,8 @@ def _sum(match: re.Match) -> str:
 
 def _subscript(match: re.Match, index: str) -> str:
     inside = match[1].strip()
+    if "brace" in match.string and match.string[: match.start()].rstrip().endswith("}"):
+        return match[0]  # what stands under a brace
     if re.search(r"[<>=]", inside):
         return f"⟦{inside}⟧"  # 1_{z1 >= 0}
     if re.search(r"[+\-*/]", inside):

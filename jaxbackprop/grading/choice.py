@@ -195,6 +195,8 @@ def layouts(reading: Reading) -> list[Layout]:
     ) or "X" in reading.free  # fmt: skip
     along = {n.args[1] for _, e in reading.definitions.values() for n in nodes(e) if n.op == "reduce"}
     rows = rows or (not left and not right and along == {0})  # x.mean(axis=0): of the examples
+    picked = any(n.op == "reduce" and n.args[:2] == ("pick", 1) for e in formulae for n in nodes(e))
+    rows, several = rows or picked, several or picked  # p[range(n), y]: an example is a row
     one, many = Layout(True, rows), Layout(True, rows, True)
     found = [many, one] if several else [one, many]
     said = any(

@@ -43,6 +43,7 @@ GRAMMAR = rf"""
       | product "⋆" signed                                -> hadamard
       | product "⋆" big                                   -> hadamard
       | product power                                     -> beside
+      | product ONES                                      -> row_sums
       | product BY power                                  -> multiply_by
       | product "*" big                                   -> multiply
       | product big                                       -> multiply
@@ -96,6 +97,7 @@ comparison: hadamards SIGN hadamards
 SIGN: ">=" | "<=" | "==" | "!=" | ">" | "<"
 IF.6: /(?:if|for|when)\b/
 OTHERWISE.6: /(?:otherwise|else|elsewhere)\b/
+ONES.6: /1(?=\s*(?:$|[-+)]))/
 NUMBER: /\d+(\.\d+)?([eE][+-]?\d+(?![A-Za-z0-9]))?|\.\d+/
 AXIS.6: /axis:-?\d/
 TRANSPOSE.4: /\^\s*T(?![A-Za-z0-9_])|\.T(?![A-Za-z0-9_])/
@@ -288,9 +290,6 @@ class _Build:
         return self.add(a, Expr("negative", (b,)))
 
     def multiply(self, a, b):
-        last = a.args[-1] if a.op == "product" else a
-        if (b == ONE and last.op == "transpose") or (a == ONE and b.op == "transpose"):
-            raise ValueError("1 may stand for a vector of ones")
         if b.op == "cases" and a == ONE:  # 1{z >= 0}
             return b
         if a.op == "partial" and not names(a.args[0]):  # d/dw ½ (z - y)^2: of the whole product
@@ -302,7 +301,14 @@ class _Build:
     def beside(self, a, b):
         if a.op == "/" and a.args[1].op == "transpose":  # a / x^T x: nothing is divided by x^T
             return Expr("/", (a.args[0], self.multiply(a.args[1], b)))
+        if b == Expr("transpose", (ONE,)):  # b 1^T: once for each example
+            return a
+        if a == Expr("transpose", (ONE,)):  # 1^T Z
+            return Expr("reduce", ("sum", 0, b))
         return self.multiply(a, b)
+
+    def row_sums(self, a, _):
+        return Expr("reduce", ("sum", 1, a))  # Z 1
 
     def hadamard(self, a, b):
         return Expr("hadamard", (a, b))
@@ -323,8 +329,6 @@ class _Build:
         return Expr("negative", (a,))
 
     def transpose(self, a, _):
-        if a == ONE:
-            raise ValueError("1 may stand for a vector of ones")
         return Expr("transpose", (a,))
 
 

@@ -153,7 +153,7 @@ def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition
 def _by_name(claims: list[Claim], every: list[Expr]) -> dict[str, Definition]:
     """The L of J = L + ½ λ ‖W‖², beside ∂L/∂W: a function of W."""
     heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op in ("name", "call")}
-    free = (_in_losses(claims) & {*_UNKNOWN}) - heads
+    free = {v for v in _in_losses(claims) if v in _UNKNOWN or re.fullmatch(r"[LJEC]_?\w+", v)} - heads
     by: dict[str, dict[Variable, None]] = {}
     for n in every:
         if n.op == "derivative" and n.args[0][0] in free and n.args[1][0] and not n.args[1][1]:

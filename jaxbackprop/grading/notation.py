@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 
 from jaxbackprop.grading.characters import flat
+from jaxbackprop.grading.counters import counter
 from jaxbackprop.grading.grammar import NAME
 from jaxbackprop.grading.vocabulary import IDENTIFIER, LOCAL, NOTHING, SINGLE, Vocabulary
 from jaxbackprop.grading.words import ELEMENTWISE, GENERIC, INDEX, KEYWORDS, LOSSES, STOP, WORDS, rewritten, rules
@@ -67,6 +68,7 @@ _NUMPY = rules(
     ("1./m", r"(?<=\d)\.(?=\s*(?:[-+*/@)(,]|$))", ""),
     ("keepdims=True", r",\s*(?:keepdims?|dtype)\s*=\s*\w+", ""),
     ("axis=0", r"\b(?:axis|dim)\s*=\s*(-?\d)", r"axis:\1"),
+    ("softmax(a, 1)", r"\b((?:log_)?softmax)\(\s*(\w+)\s*,\s*(-?\d)\s*\)", r"\1(\2, axis:\3)"),
     ("a.sum(0)", r"\.(sum|mean|max|min|var|std|softmax)\(\s*(-?\d)\s*\)", r".\1(axis:\2)"),
     ("1[z > 0], I(z > 0)", r"(?<![A-Za-z0-9_])(?:I|1_?)\s*(?=[\[{])|(?<![A-Za-z0-9_.])1_\s*(?=\()"
      r"|(?<![A-Za-z0-9_])I\s*(?=\([^()]*[<>])", "1 "),
@@ -106,7 +108,9 @@ def _layers(text: str, layered: frozenset[str]) -> str:
 def _derivatives(text: str, values: Collection[str]) -> str:
     """dL/dz, d/dw (…), ∇_w L, dg(z)/dz; `values` are names that the text computes."""
     named = rf"(?:\(\s*({NAME})\s*\)|({NAME})(?:\s*\([^()]*\))?)"
-    tops = "|".join(sorted({*LOSSES, "f", *values}, key=len)[::-1])
+    tops = "|".join([*sorted({*LOSSES, "f", *values}, key=len)[::-1], r"[LJECℓ](?:tilde|hat|bar|_\w+)"])
+    text = re.sub(rf"(?<![A-Za-z0-9_Ͱ-Ͽ])([LJECℓl])'\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text) if "'" in text else text
+    text = re.sub(rf"∂_\(?({NAME})\)?\s*({tops})(?![A-Za-z0-9_⟨])", r" ∂\2/∂\1 ", text)
     text = re.sub(r"∇_?⟨?\(?\s*\w*\)?⟩?\s*\^\s*\(?2\)?", "⟪∇²⟫", text)
     text = re.sub(rf"∇\s*({tops})(?=\s*(?:$|[-+]))", r"\1'", text)  # by what, its definition says
     text = re.sub(rf"∇\s*({tops}|[a-zA-Z])\s*\(\s*({NAME})\s*\)", r" ∂\1/∂\2 ", text)
@@ -174,7 +178,8 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
         return phrase
     if word == "where" and not function:
         return word
-    if word in known.words and not (word in ELEMENTWISE and function):
+    step = counter(word)
+    if (step[0] if step else word) in known.words and not (word in ELEMENTWISE and function):
         return word
     if word == "e" and re.match(r"\s*\^", rest):
         return "ℯ"
@@ -232,6 +237,7 @@ def is_formula(word: str, known: Vocabulary) -> bool:
     return bool(
         SINGLE.fullmatch(word)
         or word in known.words
+        or ((step := counter(word)) is not None and step[0] in known.words)
         or word in KEYWORDS
         or (word.lower() in ELEMENTWISE and word != "where")
         or _is_name(word)

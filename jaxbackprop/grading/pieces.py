@@ -113,7 +113,7 @@ def _line(parts: list) -> list[Piece]:
 
 
 def _comment_free(line: str) -> str:
-    return re.split(r"(?<!\S)(?:#|//|%)\s", line, maxsplit=1)[0]
+    return re.split(r"(?<!\S)(?:#|//\s|%\s)", line, maxsplit=1)[0]
 
 
 def _display(inside: str, row: int) -> list[Piece]:

@@ -25,7 +25,7 @@ _MATHS = re.compile(r"[*+/^@⊙∂{}\[\]\\Σ⨍=<>]|\d")
 
 # J(w, b) = …: a value, with what it is a function of
 _ARGUMENTS = re.compile(
-    r"^(?:([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)|([LJECℓ]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+\s*\))$"
+    r"^(?:([A-Za-z]|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+(?:\s*,\s*[\w⟨⟩:]+)+\s*\)|([LJECℓ](?:tilde|hat|bar|_\w+)?|[Ll]oss|[Cc]ost)\s*\(\s*[\w⟨⟩:]+\s*\))$"
 )
 
 

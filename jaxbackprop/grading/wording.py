@@ -142,6 +142,7 @@ _WORDING = rules(
     (r"\text{ where }", rf"\\(?:text|mbox|textrm)\{{\s*,?\s*({_JOINS})\s*\}}", r" \1 "),
     ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
     ("of (n x 1)", r"(?m)[ \t]+[([][ \t]*(?:\d+|[nmdhkpNMDHKBCT])[ \t]*(?:[x×]|\\times)[ \t]*(?:\d+|[nmdhkpNMDHKBCT])[ \t]*[)\]](?=[ \t]*$)", ""),
+    ("w* = …", r"(?m)^(\W*[^\W\d])\*(?=[ \t]*=)", r"\1"),
     ("row by row", r"(?<!\s)\s+\(?(?:row|column|element|entry|component)-?wise\)?(?![\w-])", ""),
     ("a comment that is an equation", r"(?m)^([ \t]*)(?:#+|//|%+)[ \t]+(?=[^\n=]{1,60}=)", r"\1"),
     ("**Forward:**", r"\*\*([A-Za-zÀ-ɏ ]+:?)\*\*:?", r"\1"),
