@@ -32,7 +32,7 @@ checking checking.products checking.leaves checking.arguments checking.closures 
 checking.points checking.differences checking.diagnosis checking.mistakes checking.layers checking.lines checking.steps
 checking.report checking.reference checking.tested checking.comparison checking.disputes checking.causes checking.verdict
 checking.check
-grading grading.counters grading.expression grading.functions grading.grammar grading.words grading.characters
+grading grading.counters grading.expression grading.functions grading.grammar grading.arrays grading.words grading.characters
 grading.vocabulary grading.notation grading.sides grading.guards grading.wording grading.pieces grading.lines grading.report
 grading.values grading.curvature grading.updates grading.claims grading.meanings grading.reading grading.statements
 grading.sections grading.stages

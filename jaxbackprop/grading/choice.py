@@ -56,13 +56,25 @@ def worlds(reading: Reading, allowed: tuple[Layout, ...] = ()) -> Iterator[World
                             world = build(_without_loss(text), layout, Loss(), generic)
                     except (ShapeError, UnknownError):
                         continue
-                    if world.loss.mean and _is_summed(world):
+                    if (world.loss.mean and _is_summed(world)) or not _as_given(world):
                         continue
                     if _is_number(world):
                         yield with_deltas(world)
                     else:
                         last.append(world)
     yield from map(with_deltas, last)
+
+
+def _as_given(world: World) -> bool:
+    """Whether what is given as a vector is one, and a matrix a matrix."""
+    for v, a in world.reading.arrays.items():
+        slots, rows, columns = world.sized.names.get(v, ((), 0, 0))
+        long = [n > 1 for n in a.shape]
+        if slots and len(slots) != a.ndim:
+            return False
+        if not slots and rows and (long != [rows > 1, columns > 1] if a.ndim == 2 else sum((rows > 1, columns > 1)) != sum(long)):
+            return False
+    return True
 
 
 def _of_output(reading: Reading) -> Reading:
@@ -180,7 +192,7 @@ def layouts(reading: Reading) -> list[Layout]:
     own = [v for v in reading.definitions if v in reading.rows]
     free = {u for v in own for u in names(reading.definitions[v][1])} - {*reading.definitions}
     capitals = any(v[0].isupper() for v in free) and any(v[0].islower() for v in [*free, *own])
-    if reading.given or not (strong or capitals):
+    if not reading.arrays and (reading.given or not (strong or capitals)):
         return [Layout()] if reading.given or _sound(reading, [Layout()]) else [Layout(vectors=True)]
     left, right = _sides(reading)
     rows = left > right

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from jaxbackprop.grading.arrays import is_array
 from jaxbackprop.grading.curvature import jet
 from jaxbackprop.grading.expression import ONE, Expr, has, names, negated, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
-from jaxbackprop.grading.grammar import Unread, is_array
+from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import Chain
 from jaxbackprop.grading.words import GENERIC
 

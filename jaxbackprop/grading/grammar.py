@@ -359,24 +359,6 @@ def parse(text: str) -> Expr | Unread:
     return expr
 
 
-_ENTRIES = r"[-−–+\d.,;&eE\s\\\[\]()]*"
-_ARRAY = re.compile(
-    rf"\$*\s*(?:(?:j?np|torch)\.(?:array|tensor)\s*\(\s*)?(?:[\[(]{_ENTRIES}[\])]|\\begin\{{[pb]?matrix\}}{_ENTRIES}\\end\{{[pb]?matrix\}})"
-    r"\s*\)?(?:\s*(?:\^T|\^\{T\}|ᵀ|\.T))?\s*[$.,;]*"
-)
-
-
-def is_array(raw: str) -> bool:
-    r"""Whether a side is a vector or a matrix of numbers, as people type it.
-
-    >>> is_array("[1, 2]"), is_array("np.array([[1, 2], [3, 4]])"), is_array("[1 2; 3 4]"), is_array("[z > 0]"), is_array("(2) x")
-    (True, True, True, False, False)
-    """
-    if len(raw) > MAX_PIECE:
-        return False
-    return _ARRAY.fullmatch(raw.strip()) is not None and re.search(r"\d[\s,;&\\]+[-−–+]?\.?\d", raw) is not None
-
-
 def _excerpt(text: str, start: int) -> str:
     return text[start : start + 30].strip()
 

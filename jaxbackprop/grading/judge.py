@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from jaxbackprop.grading.arrays import array_of, is_array
 from jaxbackprop.grading.choice import choose, holds, marked, worlds
 from jaxbackprop.grading.claims import Claim, claims_of, is_derived, is_number
 from jaxbackprop.grading.comparison import Outcome, compare, differs, sides
@@ -14,9 +15,9 @@ from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.diagnosis import Budget, diagnose, example, said
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, has_local, names, nodes
-from jaxbackprop.grading.grammar import Unread, is_array
+from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import chains
-from jaxbackprop.grading.numbers import number_verdict
+from jaxbackprop.grading.numbers import array_verdict, number_verdict
 from jaxbackprop.grading.points import at_numbers, at_value, build, with_given
 from jaxbackprop.grading.reading import Reading, read
 from jaxbackprop.grading.report import INHERITED, RIGHT, UNJUDGED, UNREAD, WRONG, Verdict
@@ -107,7 +108,7 @@ def _part(part: Part, network: Any, layout: str) -> Verdict:
     for claim in reading.claims:
         verdict = _judged(court, claim, progress)
         progress.earlier.append((claim, verdict.status))
-        if verdict.status == WRONG and not verdict.label:
+        if verdict.status == WRONG and not verdict.label and claim.read:
             progress.own.update(_own(court.world, claim))
         judged.append(verdict)
     lines = with_slips(list(reading.claims), _with_completed(reading.claims, judged), reading.loss or "L")
@@ -213,7 +214,8 @@ def _mixed(reading: Reading) -> int:
 def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     left, right, world = claim.left, claim.right, court.world
     if isinstance(left, Unread) or isinstance(right, Unread):
-        return _unread(claim) or Judged(UNREAD)
+        numbers = array_of(claim.raw) if court.point is not None and isinstance(left, Expr) else None
+        return array_verdict(court.point, left, numbers) if numbers is not None else _unread(claim) or Judged(UNREAD)
     if claim.completed:
         return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):

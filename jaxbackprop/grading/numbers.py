@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxbackprop.grading.arrays import Numbers
 from jaxbackprop.grading.claims import is_number
 from jaxbackprop.grading.derivatives import value_of
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, name, nodes, number, replace
@@ -27,7 +28,10 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
         except (ShapeError, UnknownError) as error:
             return Judged(UNJUDGED, str(error))
     try:
-        truth = float(value_of(point, note or left).array.ravel()[0])
+        found = value_of(point, note or left).array
+        if found.size != 1:
+            return Judged(UNJUDGED, f"one number, where {point.called(left)} has {found.size}")
+        truth = float(found.ravel()[0])
         value = float(value_of(point, right).array.ravel()[0])
     except (ShapeError, UnknownError) as error:
         return Judged(UNJUDGED, str(error))
@@ -41,6 +45,37 @@ def number_verdict(point: World, left: Expr, right: Expr, before: Expr | None = 
     line = f"{point.called(left)} = {truth:.6g}"
     words = {True: "the sign is wrong", False: "the number is wrong"}[abs(truth + value) <= 1e-6 * abs(truth)]
     return Judged(WRONG, f"{words}: at the numbers given {point.called(left)} is {truth:.6g}; right: {line}", line)
+
+
+def array_verdict(point: World, left: Expr, numbers: Numbers) -> Judged:
+    """Compare a vector or a matrix of numbers with the value at the point that the text gives, entry by entry."""
+    if left.op == "name" and left.args[0] in point.reading.arrays:
+        given = point.reading.arrays[left.args[0]]
+        same = given.shape == numbers.entries.shape and np.allclose(given, numbers.entries)
+        return Judged(RIGHT, "given") if same else Judged(UNJUDGED, "other numbers than were given")
+    try:
+        node = value_of(point, left)
+    except (ShapeError, UnknownError) as error:
+        return Judged(UNJUDGED, str(error))
+    truth = node.array[0] if not node.letters else node.array[0, ..., 0, 0]
+    entries, digits = numbers
+    if entries.ndim == 1 or 1 in truth.shape:
+        truth, entries, digits = truth.ravel(), entries.ravel(), digits.ravel()
+    line = f"{point.called(left)} = {_typed(truth)}"
+    if truth.shape != entries.shape:
+        turned = truth.ndim == 2 and truth.T.shape == entries.shape
+        words = "it should be transposed" if turned else f"it has {truth.size} entries at the numbers given"
+        return Judged(WRONG, f"{words}; right: {line}", line)
+    off = np.abs(truth - entries) > ROUNDED * digits + EXACT * (1 + np.abs(truth))
+    if not off.any():
+        return Judged(RIGHT, "at the numbers given")
+    words = "the sign is wrong" if np.allclose(truth, -entries, atol=ROUNDED * digits.max()) else "the numbers are wrong"
+    return Judged(WRONG, f"{words}: at the numbers given {point.called(left)} is {_typed(truth)}; right: {line}", line)
+
+
+def _typed(a: np.ndarray) -> str:
+    """Numbers as a person types them."""
+    return f"[{', '.join(_typed(x) for x in a)}]" if a.ndim else f"{float(a) + 0.0:.4g}"
 
 
 def _given(point: World, v: str, right: Expr, before: Expr | None) -> Judged:

@@ -91,15 +91,25 @@ def build(reading: Reading, layout: Layout, loss: Loss, generic: str = "any", se
 
 def at_numbers(world: World) -> World | None:
     """The world at the one point that the text gives numbers for; None where it leaves some open."""
-    needed = [v for v in world.reading.free if v in world.sized.names and not RATE.fullmatch(v)]
-    if world.layout.vectors or not needed or any(v not in world.reading.given for v in needed):
+    reading = world.reading
+    needed = [v for v in reading.free if v in world.sized.names and not RATE.fullmatch(v)]
+    given = {**reading.given, **{v: _as_used(world, v, a) for v, a in reading.arrays.items()}}
+    if not needed or any(v not in given for v in needed) or (world.layout.vectors and not reading.arrays):
         return None
-    draws = {
-        v: np.full((1, 1, 1), world.reading.given.get(v, 1.0))
-        for v in world.sized.names
-        if v not in world.reading.definitions
-    }
-    return with_adjoints(at_point(world, draws))
+    drawn = [v for v in world.sized.names if v not in reading.definitions]
+    draws = {v: np.asarray(given.get(v, 1.0), float).reshape(1, *(np.shape(given.get(v)) or (1, 1))) for v in drawn}
+    try:
+        return with_adjoints(at_point(world, draws))
+    except (ShapeError, UnknownError, ValueError):  # the numbers do not fit together so
+        return None
+
+
+def _as_used(world: World, v: str, a: np.ndarray) -> np.ndarray:
+    """A vector of numbers as the column, the row or the letters of a name; a matrix as it is."""
+    slots, rows, columns = world.sized.names.get(v, ((), 2, 1))
+    if a.ndim == 2:
+        return a if not slots else a[..., None, None]
+    return a[:, None, None] if slots else a[None, :] if rows == 1 < columns else a[:, None]
 
 
 def with_given(world: World) -> World | None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
+from jaxbackprop.grading.arrays import array_of, is_array
 from jaxbackprop.grading.claims import Claim, changed, generic_call, is_derived, is_number, number_of, said
 from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.expression import (
@@ -26,7 +29,7 @@ from jaxbackprop.grading.expression import (
     symbols,
 )
 from jaxbackprop.grading.functions import FUNCTIONS
-from jaxbackprop.grading.grammar import Unread, is_array
+from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.meanings import Definition, by_its_own, known_slopes, meant, with_slopes
 from jaxbackprop.grading.words import EVERY, LOSSES
 
@@ -47,6 +50,7 @@ class Reading(NamedTuple):
         shared: names that all steps share, W in h_t = tanh(W h_{t-1}) -> at how many steps the text uses it.
         whole: these steps are all there are.
         layout: of derivatives, as the text says: "numerator", "denominator" or "".
+        arrays: names whose numbers are given as a vector or a matrix -> these.
     """
 
     claims: tuple[Claim, ...]
@@ -61,6 +65,7 @@ class Reading(NamedTuple):
     shared: Mapping[str, int] = MappingProxyType({})
     whole: bool = False
     layout: str = ""
+    arrays: Mapping[str, np.ndarray] = MappingProxyType({})
 
     @property
     def symmetric(self) -> frozenset[str]:
@@ -130,8 +135,19 @@ def read(claims: list[Claim]) -> Reading:
     claims = [changed(c, lambda e: _lossless(e, loss)) for c in claims]
     notes = _without_circles({v: _lossless(e, loss) for v, e in learned.notes.items() if v not in definitions})
     return Reading(
-        tuple(claims), unread=unread, loss=loss, **vars(learned) | {"definitions": definitions, "notes": notes}
+        tuple(claims), unread=unread, loss=loss, arrays=_arrays(claims, definitions), **vars(learned) | {"definitions": definitions, "notes": notes}
     )
+
+
+def _arrays(claims: list[Claim], definitions: dict[str, Definition]) -> dict[str, np.ndarray]:
+    """x = [1, 2], W = [[1, 0], [2, 1]]: the numbers of what no equation computes."""
+    found: dict[str, np.ndarray] = {}
+    for c in claims:
+        if isinstance(c.left, Expr) and c.left.op == "name" and not c.left.args[1] and isinstance(c.right, Unread):
+            numbers = array_of(c.raw)
+            if numbers is not None and c.left.args[0] not in definitions:
+                found.setdefault(c.left.args[0], numbers.entries)
+    return found
 
 
 def _is_solution(terms: tuple[Expr, ...], row: int, claims: list[Claim], definitions: dict[str, Definition]) -> bool:

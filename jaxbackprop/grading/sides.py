@@ -2,6 +2,7 @@
 
 import re
 
+from jaxbackprop.grading.arrays import is_array
 from jaxbackprop.grading.expression import Expr
 from jaxbackprop.grading.grammar import MAX_PIECE, Unread, parse
 from jaxbackprop.grading.notation import is_formula, plain
@@ -33,6 +34,8 @@ def side_of(raw: str, known: Vocabulary, first: bool = False, last: bool = True,
     """One side: boxes, remarks and labels taken off, then parsed; nothing else may be left over."""
     if len(raw) > 4 * MAX_PIECE:
         return Unread(f"one side of the equation has {len(raw):,} characters; at most {MAX_PIECE:,} are read")
+    if is_array(raw) and not first:
+        return Unread(f"numbers: {' '.join(raw.split())[:60]}")  # [1 2] is no product
     if last:
         raw = re.split(r"\s(?:--+>?|<-+|←|[—–](?=\s*[A-Za-zÀ-ɏ]{2,})|∴|✓|✗|!!+|\?\?+)(?=\s|$)", raw, maxsplit=1)[0]
         raw = _without_remark(raw, known)

@@ -18,7 +18,8 @@ def one_way(text: str) -> str:
     """The text with each of these in the one way that is read on."""
     if re.search(rf"=\s*{_COMMA}", text) and not re.search(r"\d\.\d", text):
         text = re.sub(_COMMA, r"\1.\2", text)
-    if re.search(r"\w\s?\.[*^/]", text) and not re.search(r"/\s*[d∂]", text):  # a1' in MATLAB
+    matlab = re.search(r"\w\s?\.[*^/]", text) and not re.search(r"/\s*[d∂]", text)
+    if matlab or re.search(r"\[[-\d.\s]*\d\s*;\s*-?\d[-\d.\s;]*\]", text):  # a1' in MATLAB
         text = re.sub(r"(?<=[\w)])'(?=\s*(?:[-+*;)]|$))", "^T", text, flags=re.MULTILINE)
     for v in {*re.findall(r"(?<![\w\\])([A-Za-z])'(?![\w'(])", text)}:  # Q' of a text that has no Q
         text = text if re.search(rf"(?<![\w\\]){v}(?!['\w])", text) else text.replace(f"{v}'", v)

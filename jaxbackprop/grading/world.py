@@ -267,6 +267,8 @@ def _name(world: World, variable: Variable, formulae: list[Expr], derived: Deriv
         return world.values[""]
     if text in world.counts:
         return constant(float(world.counts[text]))
+    if text in world.reading.given and not letters:  # the y = 1 of a − y, of L = −log a
+        return constant(world.reading.given[text])
     raise UnknownError(unknown(world, show_variable(variable)))
 
 
