@@ -208,6 +208,83 @@ KINDS = {
         "Z = X @ W\nL = np.sum((Z - Y)**2) / n\ndZ = 2*(Z - Y)/n\ndW = X.T @ dZ\nm = 0.9*m + 0.1*dW\nW -= lr * m", "++++??"),
     "a value that is no step": ("x_cent = x − α μ\nL = ½ x_cent²\ndL/dx = x_cent", "+++"),
     "I is no number": ("L = w x + w\ndL/dw = x + I", "+?"),
+    # of a fourth reader
+    "a denominator is all of x^T x": (
+        "R = x^T A x / x^T x, A symmetric\n∂R/∂x = 2 (A x - R x) / x^T x\n∂R/∂x = 2 (A x + R x) / x^T x", "+++-"),
+    "an X that is a number": (
+        "J = f(X) (w^T v + b + c - log X)^2\ndJ/dw = 2 f(X) (w^T v + b + c - log X) v\ndJ/dw = 2 f(X) (w^T v + b + c - log X) w", "++-"),
+    "two names of one formula": (
+        "h = σ(x W1)\nyhat = h W2\nJ = ½ ‖yhat − y‖²\nz1 = x W1\nz2 = h W2\nδ_1 = ∂J/∂z2 = yhat − y\nδ_2 = ∂J/∂z1 = δ_1 W2^T ⊙ h ⊙ (1 − h)\n"
+        "∂J/∂W1 = x^T δ_1", "+++++++++-"),
+    "a Greek matrix that is symmetric": ("f = ½ x^T Λ x, Λ symmetric\n∇f = Λ x\n∇f = 2 Λ x", "+++-"),
+    "the gradient of a loss that is left open": ("J(w) = L(w) + λ/2 ‖w‖²\n∇J = ∇L + λ w\n∇J = ∇L + 2 λ w", "++-"),
+    "losses of several letters": (
+        "E_D = 1/2 Σ_n (t_n - w^T x_n)^2\n∇_w E_D = -Σ_n (t_n - w^T x_n) x_n\n∇_w E_D = Σ_n (t_n - w^T x_n) x_n", "++-"),
+    "a size behind an equation": ("z = W*x + b (n x 1)\nC = sum_j (y_j - z_j)^2\ndC/dx_k = sum_j W_jk * dC/dz_j", "+++"),
+    "an adjoint that came in": ("c = f * p\nh = o * np.tanh(c)\ndc = dc + dh * o * (1 - np.tanh(c)**2)\ndc = dc + dh * o * np.tanh(c)", "++?-"),
+    "grad is by what steps": (
+        "n = len(y)\nloss = np.mean((X @ w - y)**2)\ngrad = 2/n * X.T @ (X @ w - y)\nw -= lr * grad", "++++"),
+    "grad is by what steps, and wrong": ("loss = np.mean((X @ w - y)**2)\ngrad = 2 * X.T @ (X @ w - y)\nw -= lr * grad", "+-+"),
+    "σ is the value of its call": (
+        "z = w x, a = σ(z)\nC = -(y ln a + (1-y) ln(1-a))\n∂C/∂w = -(y/σ(z) - (1-y)/(1-σ(z))) ∂σ/∂w\n∂C/∂w = -(y/σ(z) + (1-y)/(1-σ(z))) ∂σ/∂w",
+        "++++-"),
+    "where the loss is positive": (
+        "L = max(0, a² − p² + m)\nWhen the loss is positive:\n∂L/∂a = 2 a\n∂L/∂p = -2 p\n∂L/∂m = -1", "+++-"),
+    "a condition of indices in its own formula": (
+        "$p_i = e^{o_i}/\\sum_k e^{o_k}$\n$\\frac{\\partial p_j}{\\partial o_i} = p_i(1 - p_i)$ if $i = j$\n"
+        "$\\frac{\\partial p_j}{\\partial o_i} = p_i p_j$ if $i \\neq j$", "++-"),
+    "the o of what was seen": (
+        "ŷ_o = exp(u_o^T v)/Σ_w exp(u_w^T v)\nJ = -log ŷ_o\n∂J/∂u_o = (ŷ_o - 1) v\n∂J/∂u_w = ŷ_w v for w ≠ o\n∂J/∂v = u_o - Σ_w ŷ_w u_w", "++++-"),
+    "an o that is none of the samples": (
+        "J = -log σ(u_o^T v) - Σ_{k=1}^K log σ(-u_k^T v)\n∂J/∂u_o = (σ(u_o^T v) - 1) v\n∂J/∂u_k = σ(u_k^T v) v\n∂J/∂u_k = -σ(u_k^T v) v", "+++-"),
+    "where the derivative is 0": (
+        "J = ‖X w − y‖² + λ ‖w‖²\n∇_w J = 2 X^T (X w − y) + 2 λ w\nw = (X^T X + λ I)^{-1} X^T y", "+++"),
+    "where it is not": ("J = ‖X w − y‖² + λ ‖w‖²\n∇_w J = 2 X^T (X w − y) + 2 λ w\nw = (X^T X + 2 λ I)^{-1} X^T y", "++?"),
+    "an inverse": ("f = x^T A^{-1} x\n∂f/∂x = (A^{-1} + A^{-T}) x\n∂f/∂x = 2 A^{-1} x", "++-"),
+    "a covariance": (
+        "f = -½ (x - μ)^T Σ^{-1} (x - μ), Σ symmetric\n∂f/∂μ = Σ^{-1} (x - μ)\n∂f/∂μ = Σ (x - μ)", "+++-"),
+    "a delta that is taken off": ("y = W x\nE = 1/2 ||y - t||^2\nδ = t - y\n∂E/∂W = -δ x^T\n∂E/∂x = W^T δ", "++++-"),
+    "a width": (
+        "mean = x.sum(-1, keepdim=True) / C\nout = x - mean\ndx = dout - dout.mean(-1, keepdim=True)\ndx = dout + dout.mean(-1, keepdim=True)", "+++-"),
+    "labels that are smoothed": (
+        "p = softmax(z)\nq_i = (1 − ε) y_i + ε/K\nL = −Σ_i q_i log p_i\n∂L/∂z_i = p_i − q_i\n∂L/∂z_i = p_i − y_i", "++++-"),
+    "one-hot labels as columns": (
+        "Z = W X\nA = softmax(Z)\nJ = -Σ_{k,i} Y_{ki} log A_{ki}\ndJ/dZ = A - Y\ndJ/dZ = Y - A", "++++-"),
+    "a layer above an index": (
+        "z^{(2)}_k = \\sum_j w_{kj} h_j\np_k = e^{z^{(2)}_k} / \\sum_l e^{z^{(2)}_l}\nL = -\\sum_k y_k \\log p_k\n"
+        "\\frac{\\partial L}{\\partial z^{(2)}_k} = p_k - y_k", "++++"),
+    "columns of matrices": (
+        "Z = W X + b\nL = ½ Σ_i ‖z_i − y_i‖²\n∂L/∂W = Σ_i (z_i − y_i) x_i^T\n∂L/∂b = Σ_i (z_i − y_i)\n∂L/∂Z = Z − Y\n∂L/∂z_i = y_i − z_i", "+++++-"),
+    "an output for each example": (
+        "Z = W X + b\nA = σ(Z)\nJ = -1/m Σ_i (y^(i) log a^(i) + (1 - y^(i)) log(1 - a^(i)))\ndZ = A - Y\ndW = 1/m dZ X^T\ndb = Σ_i dz^(i)", "+++++-"),
+    "a layer and an example above": (
+        "Z^{[2]} = W^{[2]} A^{[1]}\nA^{[2]} = softmax(Z^{[2]})\nJ = -\\frac1m \\sum_i \\sum_k y_k^{(i)} \\log a_k^{[2](i)}\n"
+        "dZ^{[2]} = A^{[2]} - Y\ndZ^{[1]} = W^{[2]T} dZ^{[2]} * (1 - A^{[1]2})", "++++?"),
+    "the normal distribution": (
+        "p = Φ(w x), φ the density\nL = -log p\n∂L/∂w = -φ(w x) x / p\n∂L/∂w = φ(w x) x / p", "+++-"),
+    "a matrix X beside a vector x": (
+        "\\frac{\\partial a^T x}{\\partial x} = a\n\\frac{\\partial a^T X b}{\\partial X} = a b^T", "++"),
+    "a loss that nothing leads to": ("E = Σ ½ (target − output)²\n∂E/∂out_1 = −(target_1 − out_1)", "+?"),
+    "vectors of ones": ("Z = W X + b 1^T\nL = 1/(2m) ‖Z − Y‖_F²\ndZ = (Z − Y)/m\ndb = dZ 1\ndb = dZ^T 1", "++++-"),
+    "a softmax along an axis": (
+        "logits = h @ W\nprobs = F.softmax(logits, 1)\nloss = -np.log(probs[range(n), y]).mean()\ndlogits = probs.copy()\n"
+        "dlogits[range(n), y] -= 1\ndlogits /= n\ndW = h.T @ dlogits #(1)", "+++++++"),
+    "derivatives by an index, and primed": (
+        "f(x, y) = x² y\n∂_x f = 2 x y\n∂_y f = x\nℓ(p) = Σ_i (x_i log p + (1 − x_i) log(1 − p))\nℓ'(p) = Σ_i (x_i/p − (1 − x_i)/(1 − p))", "++-++"),
+    "what stands under a brace": (
+        "L = (a - y)^2, a = σ(z), z = w x\n"
+        "\\frac{\\partial L}{\\partial w} = \\underbrace{\\frac{\\partial L}{\\partial a}}_{2(a-y)} \\cdot \\underbrace{\\frac{\\partial a}{\\partial z}}_{a(1-a)} \\cdot x",
+        "++++"),
+    "a set is no equation": ("$x \\in \\mathbb{R}^3$, $L = ‖x‖^2$\n$dL/dx = 2 x$", "++"),
+    "vectors of numbers": (
+        "x = [1, -2], W = [[1, 0], [2, 1]], t = [0, 1]\nz = W x = [1, 0]\nL = ½ ‖z − t‖² = 1\ndL/dz = z − t = [1, -1]\n"
+        "dL/dW = [[1, -2], [-1, 2]]\ndL/dx = W^T dL/dz = [1, -1]\ndL/dx = [-1, -1]", "+++++++++++-+"),
+    "vectors of numbers, rounded": (
+        "z = [2.0, 1.0, 0.1], y = [1, 0, 0]\np = softmax(z) = [0.659, 0.242, 0.099]\nL = -Σ_i y_i log p_i = 0.417\n"
+        "dL/dz = p - y = [-0.341, 0.242, 0.099]\ndL/dz = [0.341, 0.242, 0.099]", "++++++++-"),
+    "columns of numbers": ("x = [1 2]^T\nW = [1 2; 3 4]\nz = W*x = [5; 11]\nL = sum(z) = 16\ndL/dx = [4; 6]\ndL/dW = [1 1; 2 2]", "+++++++-"),
+    "a number of the text that no equation has": (
+        "w = 0.5, x = 2, y = 1\na = σ(w x) = 0.731\nL = -log a\ndL/dz = a - y\ndL/dw = (a + y) x", "+++++++-"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

@@ -63,9 +63,9 @@ and nesting are bounded, so that a stranger's text may be graded.
 
 What to read next. `help(jaxbackprop.grade)`; `jaxbackprop.tracing`, the right derivation with its numbers.
 
-In the order to read them: report | expression, grammar, arrays, counters, words, characters, vocabulary, notation | sides, guards,
-wording, pieces, lines | values, curvature, updates, claims, meanings, reading, statements, sections, stages, shapes | world,
-derivatives, points | comparison, choice, wiring, slips | diagnosis, correction, numbers | unjudged, telling, judge, grade.
+In the order to read them: report | expression, grammar, arrays, counters, words, characters, vocabulary, notation | sides,
+guards, wording, pieces, lines | values, curvature, updates, claims, meanings, reading, statements, sections, stages, shapes |
+world, derivatives, points | comparison, choice, wiring, slips | diagnosis, correction, numbers | unjudged, telling, judge, grade.
 `jaxbackprop.tracing` works a text through.
 """
 

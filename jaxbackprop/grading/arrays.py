@@ -48,7 +48,7 @@ def array_of(raw: str) -> Numbers | None:
         return None
     text = re.sub("[−–]", "-", raw)
     rows = [row for row in re.split(r"\\\\|;|\][\s,]*\[", text) if re.search(r"\d", row)]
-    found = [[m for m in _NUMBER.finditer(row)] for row in rows]
+    found = [list(_NUMBER.finditer(row)) for row in rows]
     if len({len(row) for row in found}) != 1:
         return None
     entries = np.array([[float(m[0]) for m in row] for row in found])

@@ -72,7 +72,11 @@ def _as_given(world: World) -> bool:
         long = [n > 1 for n in a.shape]
         if slots and len(slots) != a.ndim:
             return False
-        if not slots and rows and (long != [rows > 1, columns > 1] if a.ndim == 2 else sum((rows > 1, columns > 1)) != sum(long)):
+        if (
+            not slots
+            and rows
+            and (long != [rows > 1, columns > 1] if a.ndim == 2 else sum((rows > 1, columns > 1)) != sum(long))
+        ):
             return False
     return True
 
@@ -230,7 +234,8 @@ def layouts(reading: Reading) -> list[Layout]:
     if scales(reading.definitions):
         found += [layout._replace(scale=True) for layout in plain]
     if any(
-        re.search(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ∂]", c.text) for c in reading.claims
+        re.search(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ∂]", c.text)
+        for c in reading.claims
     ):
         found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
     code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)

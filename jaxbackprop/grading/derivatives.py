@@ -101,7 +101,11 @@ def _scales(world: World) -> dict[str, int]:
             return {v: n for v, n in of.items() if v != reading.loss}
     along = 1 if world.layout.rows else 2
     many = sized.examples
-    return {v: many for v in world.values if world.layout.batch and many in (sized.names[v][along], *sized.names[v][0]) and many > 1}
+    return {
+        v: many
+        for v in world.values
+        if world.layout.batch and many in (sized.names[v][along], *sized.names[v][0]) and many > 1
+    }
 
 
 def _named(reading: Reading) -> list[Expr]:
@@ -123,8 +127,10 @@ def own_losses(reading: Reading) -> bool:
     if not by:
         return False
     (mean,) = _means(reading.definitions[reading.loss][1])
-    inside = [n for c in reading.claims if isinstance(c.right, Expr) for m in _means(c.right) for n in nodes(m)]
-    return mean.args[1].op == "name" or any(n.op == "derivative" and by in n.args[1][1] for n in inside)
+    rights = [c.right for c in reading.claims if isinstance(c.right, Expr)]
+    inside = [n for e in rights for m in _means(e) for n in nodes(m)]
+    of_all = any(has(e, "derivative") and names(e) & {*EVERY[:7]} and not has(e, "sum") for e in rights)  # 1/m dZ X^T
+    return of_all or mean.args[1].op == "name" or any(n.op == "derivative" and by in n.args[1][1] for n in inside)
 
 
 def _means(e: Expr) -> list[Expr]:

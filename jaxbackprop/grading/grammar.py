@@ -4,7 +4,6 @@ Names, functions and sums are marked by then: ⨍log is a function, w⟨ji⟩ a 
 ∂L/∂z1 a derivative. Nothing is executed, every step is bounded, and what cannot be read becomes an `Unread`.
 """
 
-import re
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
@@ -109,10 +108,10 @@ SHORT.5: /∂(?:{NAME})(?!\s*\/\s*∂)/
 BY.5: /∂\s*\/\s*∂\s*(?:{NAME})/
 BOTTOM.5: /∂\s*(?:{NAME})/
 DELTA.5: /δ⟨[a-z]{{2}}⟩/
-BIG.5: /Σ(?:⟨[a-z]+(?::[A-Za-z0-9_]+)?⟩)?(?!\s*[\^=)*\/+-]|\s*$)/
+BIG.5: /Σ(?:⟨[a-z]+(?::[A-Za-z0-9_]+)?⟩)?/
 CALL.6: /⨍{WORD}'*(?=\s*\()/
 FUNCTION.5: /⨍{WORD}'*(?!\s*\()/
-NAME.1: /{NAME}|Σ(?=\s*[\^=)*\/+-]|\s*$)/
+NAME.1: /{NAME}/
 %ignore /\s+/
 """
 

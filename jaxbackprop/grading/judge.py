@@ -214,8 +214,10 @@ def _mixed(reading: Reading) -> int:
 def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     left, right, world = claim.left, claim.right, court.world
     if isinstance(left, Unread) or isinstance(right, Unread):
-        numbers = array_of(claim.raw) if court.point is not None and isinstance(left, Expr) else None
-        return array_verdict(court.point, left, numbers) if numbers is not None else _unread(claim) or Judged(UNREAD)
+        numbers = array_of(claim.raw)
+        if numbers is not None and court.point is not None and isinstance(left, Expr):
+            return array_verdict(court.point, left, numbers)
+        return _unread(claim) or Judged(UNREAD)
     if claim.completed:
         return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
@@ -227,7 +229,11 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     why = "" if contradicted else nothing_said(world, claim, left, right)
     if why:
         return Judged(UNJUDGED, why)
-    if left.op == "name" and left.args[0] in {*world.reading.free} - names(right) and not (claim.bare or is_derived(right)):
+    if (
+        left.op == "name"
+        and left.args[0] in {*world.reading.free} - names(right)
+        and not (claim.bare or is_derived(right))
+    ):
         return _solved(world, left, right)
     if claim.relation == "→":
         left = _pointed_at(court, claim, left)
@@ -266,7 +272,9 @@ def _solved(world: World, left: Expr, right: Expr) -> Judged:
     before = world.adjoints[v]
     if zero is not None and np.abs(before).max() > 0 and np.allclose(zero, 0, atol=1e-8 * np.abs(before).max()):
         return Judged(RIGHT, f"there {world.called(adjoint(v))} is 0")
-    return Judged(UNJUDGED, f"{v} is not computed: a value that it may have, and whether it is the right one is not judged")
+    return Judged(
+        UNJUDGED, f"{v} is not computed: a value that it may have, and whether it is the right one is not judged"
+    )
 
 
 def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged:

@@ -290,7 +290,9 @@ def with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
     every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
     functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known
 
-    values = {f: [v for v, e in said(claims) if v.op == "name" and e.op == "call" and e.args[:2] == (f, 0)] for f in functions}
+    values = {
+        f: [v for v, e in said(claims) if v.op == "name" and e.op == "call" and e.args[:2] == (f, 0)] for f in functions
+    }
     on = {f: {n.args[2] for n in every if n.op == "call" and n.args[0] == f} for f in functions}
 
     def value_of(n: Expr) -> Expr | None:
@@ -298,7 +300,11 @@ def with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
         if n.op != "derivative" or n.args[0][1] or n.args[0][0] not in functions:
             return None
         a = values[n.args[0][0]]
-        return Expr("derivative", (a[0].args, n.args[1])) if len(a) == 1 and name(*n.args[1]) not in on[n.args[0][0]] else None
+        return (
+            Expr("derivative", (a[0].args, n.args[1]))
+            if len(a) == 1 and name(*n.args[1]) not in on[n.args[0][0]]
+            else None
+        )
 
     claims = [changed(c, lambda e: replace(e, value_of)) for c in claims]
 

@@ -189,7 +189,9 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     if word in KEYWORDS or after_d:
         return word
     several = len(word) == 1 or word.lower() in ("loss", "cost")  # L(a, y): of several arguments
-    if (word in known.functions - {"Φ", "φ"} and function) or (several and re.match(r"\s?\([\w⟨⟩^ ]+(?:,[\w⟨⟩^ ]+)+\)", rest)):
+    if (word in known.functions - {"Φ", "φ"} and function) or (
+        several and re.match(r"\s?\([\w⟨⟩^ ]+(?:,[\w⟨⟩^ ]+)+\)", rest)
+    ):
         return f"⨍{word}"
     if function and word in ("Φ", "φ") and "Φ" in known.functions:
         return "⨍normal_cdf" if word == "Φ" else "⨍normal_pdf"

@@ -69,7 +69,9 @@ def array_verdict(point: World, left: Expr, numbers: Numbers) -> Judged:
     off = np.abs(truth - entries) > ROUNDED * digits + EXACT * (1 + np.abs(truth))
     if not off.any():
         return Judged(RIGHT, "at the numbers given")
-    words = "the sign is wrong" if np.allclose(truth, -entries, atol=ROUNDED * digits.max()) else "the numbers are wrong"
+    words = (
+        "the sign is wrong" if np.allclose(truth, -entries, atol=ROUNDED * digits.max()) else "the numbers are wrong"
+    )
     return Judged(WRONG, f"{words}: at the numbers given {point.called(left)} is {_typed(truth)}; right: {line}", line)
 
 

@@ -93,11 +93,12 @@ def at_numbers(world: World) -> World | None:
     """The world at the one point that the text gives numbers for; None where it leaves some open."""
     reading = world.reading
     needed = [v for v in reading.free if v in world.sized.names and not RATE.fullmatch(v)]
-    given = {**reading.given, **{v: _as_used(world, v, a) for v, a in reading.arrays.items()}}
+    given = {v: np.full((1, 1), x) for v, x in reading.given.items()}
+    given |= {v: _as_used(world, v, a) for v, a in reading.arrays.items()}
     if not needed or any(v not in given for v in needed) or (world.layout.vectors and not reading.arrays):
         return None
     drawn = [v for v in world.sized.names if v not in reading.definitions]
-    draws = {v: np.asarray(given.get(v, 1.0), float).reshape(1, *(np.shape(given.get(v)) or (1, 1))) for v in drawn}
+    draws = {v: given.get(v, np.ones((1, 1)))[None] for v in drawn}
     try:
         return with_adjoints(at_point(world, draws))
     except (ShapeError, UnknownError, ValueError):  # the numbers do not fit together so
@@ -172,7 +173,13 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
             a = rng.uniform(0.05, 0.9, size=shape)
         if v in targets or v in classes:  # the probabilities of a target add up to 1
             a = rng.uniform(0.1, 1, size=shape)
-            axis = _of_classes(reading, layout, len(slots)) if slots and rows == columns == 1 else -1 if layout.rows else -2
+            axis = (
+                _of_classes(reading, layout, len(slots))
+                if slots and rows == columns == 1
+                else -1
+                if layout.rows
+                else -2
+            )
             axis = axis if a.shape[axis] > 1 else -1 if axis == -2 else -2
             a = a / a.sum(axis=axis, keepdims=True) if a.shape[axis] > 1 else a
             a = (a == a.max(axis=axis, keepdims=True)).astype(float) if v in classes else a
@@ -187,7 +194,11 @@ def _of_classes(reading: Reading, layout: Layout, letters: int) -> int:
     for _, e in reading.definitions.values():
         for n in nodes(e) if e.op == "/" else ():
             if n.op == "sum" and len(n.args[0]) == 1:
-                of = [v.args[1] for v in nodes(n) if v.op == "name" and len(v.args[1]) == letters and n.args[0][0] in v.args[1]]
+                of = [
+                    v.args[1]
+                    for v in nodes(n)
+                    if v.op == "name" and len(v.args[1]) == letters and n.args[0][0] in v.args[1]
+                ]
                 if of:
                     return 1 + of[0].index(n.args[0][0])
     return 1 if layout.vectors and not layout.rows else letters
@@ -248,10 +259,10 @@ def _widths(e: Expr, sized: Sized) -> list[tuple[str, int]]:
     """The C of x.sum(-1) / C: how much is added up along an axis."""
     found = []
     for n in nodes(e):
-        of, by = n.args if n.op == "/" else (None, None)
-        if by is not None and of.op == "reduce" and of.args[1] is not None and by.op == "name" and by.args[0] in EVERY:
-            sizes = [sized.names[v][1 + of.args[1] % 2] for v in names(of) if v in sized.names]
-            found += [(by.args[0], max(sizes))] if sizes else []
+        match n:
+            case Expr("/", (Expr("reduce", (_, int(axis), of)), Expr("name", (count, ())))) if count in EVERY:
+                sizes = [sized.names[v][1 + axis % 2] for v in names(of) if v in sized.names]
+                found += [(count, max(sizes))] if sizes else []
     return found
 
 

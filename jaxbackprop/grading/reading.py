@@ -8,6 +8,7 @@ A definition is the first equation that computes a name from others. Nothing is 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -135,7 +136,11 @@ def read(claims: list[Claim]) -> Reading:
     claims = [changed(c, lambda e: _lossless(e, loss)) for c in claims]
     notes = _without_circles({v: _lossless(e, loss) for v, e in learned.notes.items() if v not in definitions})
     return Reading(
-        tuple(claims), unread=unread, loss=loss, arrays=_arrays(claims, definitions), **vars(learned) | {"definitions": definitions, "notes": notes}
+        tuple(claims),
+        unread=unread,
+        loss=loss,
+        arrays=_arrays(claims, definitions),
+        **vars(learned) | {"definitions": definitions, "notes": notes},
     )
 
 
@@ -244,7 +249,7 @@ def _one_after_another(definitions: dict[str, Definition]) -> dict[str, Definiti
     for v, (letters, e) in sorted(definitions.items(), key=lambda d: d[0] not in used):
         if e.op not in ("name", "number") and names(e):
             alike.setdefault((letters, e), []).append(v)
-    pairs = [(v, name(u, letters)) for (letters, _), of in alike.items() for v, u in zip(of, of[1:], strict=False)]
+    pairs = [(v, name(u, letters)) for (letters, _), of in alike.items() for v, u in pairwise(of)]
     return definitions | {v: (definitions[v][0], u) for v, u in pairs}
 
 
@@ -252,14 +257,14 @@ def _with_formulae(claims: list[Claim], learned: "_Learned") -> None:
     """∂/∂w ‖X w − y‖² of names that no equation has: the formula is a definition too, so that they have a size."""
     known = {*learned.definitions} | {v for _, e in learned.definitions.values() for v in names(e)}
     for c in claims:
-        for n in nodes(c.left) if isinstance(c.left, Expr) else ():
+        for n in (n for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)):
             if (
                 n.op == "partial"
                 and n.args[1][0] in names(n.args[0])
-                and not names(n.args[0]) & known
+                and n.args[1][0] not in known
                 and not is_derived(n.args[0])
             ):
-                learned.definitions.setdefault("f‹›", ((), n.args[0]))
+                learned.definitions.setdefault(f"f‹{n.args[1][0]}›", ((), n.args[0]))
 
 
 @dataclass(frozen=True)

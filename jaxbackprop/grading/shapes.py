@@ -237,12 +237,16 @@ def _averaged(definitions: Mapping, sizes: Sizes) -> Iterator[int]:
 
 def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> None:
     """A matrix of one number and a softmax of one class are no reading: there any mistake would fit."""
-    for v in {
-        n.args[0]
-        for _, e in definitions.values()
-        for n in _named(e)
-        if MATRIX.match(n.args[0]) or n.args[0] in ("A", "B")
-    } - defined - sizes.scales:
+    for v in (
+        {
+            n.args[0]
+            for _, e in definitions.values()
+            for n in _named(e)
+            if MATRIX.match(n.args[0]) or n.args[0] in ("A", "B")
+        }
+        - defined
+        - sizes.scales
+    ):
         if sizes.layout.vectors and sizes.known.get(v) == ((), ONE, ONE):
             raise ShapeError(f"{v} would be a number")
     for _, e in definitions.values():
@@ -460,7 +464,7 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
         if len(slots) > 2:
             raise ShapeError(f"{show(e)} has no indices")
         rows, columns = (*slots, ONE)[:2]
-        of_examples = sizes.layout.batch and sizes.find(slots[0]) == sizes.find(sizes.examples)
+        of_examples = sizes.layout.batch and sizes.find(rows) == sizes.find(sizes.examples)
         if (sizes.layout.rows or of_examples) and len(slots) == 1:
             rows, columns = columns, rows
         slots = ()

@@ -22,6 +22,7 @@ from jaxbackprop.grading.expression import (
     names,
     negated,
     nodes,
+    plus,
     renamed,
     replace,
     symbols,
@@ -211,8 +212,7 @@ def _as_equation(claim: Claim, known: dict[Expr, int], used: set[Expr]) -> Claim
         return claim
     v, guard, one_hot = _place(claim, known)
     if v == left and _adjoint(v) and v not in known and claim.relation == "=" and right.op == "+" and v in right.args:
-        rest = tuple(t for t in right.args if t != v)  # dc = dc + …, of a dc that came in, as dc += …
-        new = Expr("+", rest) if len(rest) > 1 else rest[0]
+        new = plus([t for t in right.args if t != v])  # dc = dc + …, of a dc that came in, as dc += …
         return claim._replace(right=new, terms=(v, new))
     sign = claim.relation[:-1] if claim.relation in ("+=", "-=", "*=", "/=") else ""
     if v == left and not sign:

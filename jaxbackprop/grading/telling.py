@@ -9,6 +9,7 @@ from jaxbackprop.grading.expression import Expr, show, show_variable
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.report import UNJUDGED, UNREAD, WRONG, Line, Verdict, short
 from jaxbackprop.grading.stages import Placed
+from jaxbackprop.grading.wording import MATRIX_SIGMA
 from jaxbackprop.grading.world import World
 
 
@@ -23,13 +24,11 @@ class Judged(NamedTuple):
 
 
 def told(lines: Iterable[Line], basis: str, steps: Placed) -> Verdict:
-    """The verdict; what a letter counts is written with that letter again."""
-    if not steps.words:
-        return Verdict(tuple(lines), basis)
-    parts = ("quantity", "reason", "formula", "correction")
+    """The verdict; what a letter counts is written with that letter again, and a matrix Σ so."""
+    parts = ("text", "quantity", "reason", "formula", "correction")
 
     def again(text: str) -> str:
-        return spoken(text, steps.last)
+        return (spoken(text, steps.last) if steps.words else text).replace(MATRIX_SIGMA, "Σ")
 
     return Verdict(tuple(x._replace(**{k: again(getattr(x, k)) for k in parts}) for x in lines), again(basis))
 

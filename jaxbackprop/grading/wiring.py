@@ -70,7 +70,10 @@ def _exercise_name(v: str, apart: frozenset[str]) -> str:
 def _apart(reading: Reading) -> frozenset[str]:
     """Names a1 that the text keeps apart from h1, because it computes one from the other; X, where there is an x."""
     inside = {v: names(e) | {v} for v, (_, e) in reading.definitions.items()}
-    both = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e)} >= {"x", "X"}
+    both = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e)} >= {
+        "x",
+        "X",
+    }
     return frozenset(
         {a for us in inside.values() for a in us if re.fullmatch(r"[aA]\d+", a) and f"h{a[1:]}" in us}
         | ({"X"} if both else set())
@@ -90,8 +93,10 @@ def _same_letters(reading: Reading) -> Reading:
     if not reading.definitions:
         return reading
     used = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v}
+    every = (n for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e))
+    own = {v for n in every if n.op == "partial" for v in names(n.args[0])}  # the x of ∂(a^T x)/∂x, beside an X
     other: dict[str, str] = {}
-    for v in used - known:
+    for v in used - known - own:
         near = [u for u in known if u and u.lower() == v.lower() and u not in (reading.loss, *LOSSES)]
         swapped = v.translate(str.maketrans("ahAH", "haHA"))
         near = near or [u for u in known if re.fullmatch(r"[ahAH]\d+", v) and u == swapped and not counter(v)]

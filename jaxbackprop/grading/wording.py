@@ -10,6 +10,7 @@ from jaxbackprop.grading.words import rewritten, rules
 _QUOTIENT = r"[∂d][A-Za-z]?\w*\s*/\s*[∂d]\s*\w+\s*="
 _COMMA = r"(?<![\d,.\[(])(-?\d+),(\d+)(?!\d*(?:,\d|[\])]))"
 _JOINS = r"(?:and|where|with|so that|so|then|because|since|und|wobei|mit|damit|et|où|avec|donc|if|for|when|y|donde)"
+_SIZE = r"(?:\d+|[nmdhkpNMDHKBCT])"
 _ACTIVATION = r"\\?(?:tanh|sigmoid|[Ll]ogistic|[Rr]e[Ll][Uu]|softplus|sigma|σ|identity|Sigmoid\w*|Tanh)"
 _THE = r"(?:the|a|an|die|der|das|eine?|la|le|une?|el)\s+"
 
@@ -28,10 +29,19 @@ def one_way(text: str) -> str:
             text = re.sub(rf"(?<=\w[ \t]){x}(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])", ";", text)
     loss = re.search(r"(?m)^\W*([LJECℓl])\s*(?:\([^()]*\)\s*)?=", text)
     text = _POSITIVE.sub(rf"\1 {loss[1]} > 0", text) if loss else text
+    if _SIGMA.search(text):
+        text = re.sub(r"(?:Σ|\\Sigma(?![A-Za-z]))(?!\s*_)", MATRIX_SIGMA, text)
     return _with_equal_indices(guarded(_with_activation(_with_partials(rewritten(text, _WORDING)))))
 
 
-_POSITIVE = re.compile(rf"(?i)\b({IF})\s+(?:the\s+)?(?:loss|cost|error|hinge)(?:\s+is)?\s+(?:positive|active|nonzero|> ?0)(?![.\d])")
+MATRIX_SIGMA = "Ϲ"  # another character for it: a Σ is a sum
+_SIGMA = re.compile(
+    r"(?:Σ|\\Sigma)\$?\s*(?:\^\s*\{?\s*-|(?:is |be |ist |)(?:symmetri|symétri|simétri))"
+    r"|symmetri\w*\s+(?:matrix\s+)?\$?(?:Σ|\\Sigma)"
+)
+_POSITIVE = re.compile(
+    rf"(?i)\b({IF})\s+(?:the\s+)?(?:loss|cost|error|hinge)(?:\s+is)?\s+(?:positive|active|nonzero|> ?0)(?![.\d])"
+)
 
 
 def _with_partials(text: str) -> str:
@@ -142,7 +152,7 @@ _WORDING = rules(
     ("on a, in French", r"\bOn a\b(?!\s*=)", "On  "),
     (r"\text{ where }", rf"\\(?:text|mbox|textrm)\{{\s*,?\s*({_JOINS})\s*\}}", r" \1 "),
     ("A = B. C = D", r"(?:(?<=[^\s.\d=])|(?<=[A-Za-zͰ-Ͽ]\d))\.(?=[ \t]+[^\n.;=]+=)", ";"),
-    ("of (n x 1)", r"(?m)[ \t]+[([][ \t]*(?:\d+|[nmdhkpNMDHKBCT])[ \t]*(?:[x×]|\\times)[ \t]*(?:\d+|[nmdhkpNMDHKBCT])[ \t]*[)\]](?=[ \t]*$)", ""),
+    ("of (n x 1)", rf"(?m)[ \t]+[([][ \t]*{_SIZE}[ \t]*(?:[x×]|\\times)[ \t]*{_SIZE}[ \t]*[)\]](?=[ \t]*$)", ""),
     ("w* = …", r"(?m)^(\W*[^\W\d])\*(?=[ \t]*=)", r"\1"),
     ("row by row", r"(?<!\s)\s+\(?(?:row|column|element|entry|component)-?wise\)?(?![\w-])", ""),
     ("a comment that is an equation", r"(?m)^([ \t]*)(?:#+|//|%+)[ \t]+(?=[^\n=]{1,60}=)", r"\1"),
@@ -164,8 +174,8 @@ _WORDING = rules(
      rf"(?<=\S)(?:[ \t]{{3,}}|[ \t]+(?:och|og|en|while|but|samt|sowie|&|y|e|i)[ \t]+)(?={_QUOTIENT})", "; "),
     ("A symmetric",
      r"[(,;]?[ \t]*(?:(?:[Ii]f|[Ff]or|[Ww]ith|[Ww]here|[Ww]hen|[Ll]et|[Ff]alls|[Ff]ür|[Mm]it|[Ss]i|[Aa]vec)[ \t]+)?"
-     r"(?:\$?([A-ZΓΔΘΛΣΦΨΩ]|\\(?:Sigma|Lambda))\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
-     r"|(?:a |the )?(?:symmetric|symmetrische[sn]?)[ \t]+(?:matrix[ \t]+|Matrix[ \t]+)?\$?([A-ZΓΔΘΛΣΦΨΩ])(?![\w(])\$?)[),.:]?",
+     r"(?:\$?([A-ZΓΔΘΛΦΨΩϹ]|\\Lambda)\$?[ \t]+(?:is |be |ist |est |es |)(?:symmetric|symmetrisch|symétrique|simétrica)\b"
+     r"|(?:a |the )?(?:symmetric|symmetrische[sn]?)[ \t]+(?:matrix[ \t]+|Matrix[ \t]+)?\$?([A-ZΓΔΘΛΦΨΩϹ])(?![\w(])\$?)[),.:]?",
      _symmetric),
 )  # fmt: skip
 

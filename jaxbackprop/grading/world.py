@@ -276,7 +276,7 @@ def unknown(world: World, text: str) -> str:
     """Why a name has no value."""
     if text in world.reading.unread:
         return f"{text}'s definition in line {world.reading.unread[text][0]} was not read"
-    there = ", ".join(v for v in [*world.reading.definitions, *world.reading.free] if v)[:200]
+    there = ", ".join(v for v in [*world.reading.definitions, *world.reading.free] if v and "‹" not in v)[:200]
     return f"{text} is not in the network, which has {there}"
 
 
