@@ -227,7 +227,7 @@ def _entries(at: World, e: Expr, variable: Variable, scope: Scope) -> Any:
     """A formula's value, with the entries of the name that it is of."""
     v, letters = variable
     like = at.values[v].array
-    each = with_letters(as_node(np.ones(like.shape)), letters, at.layout.rows)
+    each = with_letters(as_node(np.ones(like.shape)), letters, at.layout)
     found = stored(times(evaluate(e, scope), each, e), letters).array
     if found.shape != like.shape:
         raise ShapeError(f"{show(e)} has other sizes than {v}")
