@@ -31,7 +31,7 @@ from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.meanings import OPAQUE
 from jaxbackprop.grading.points import build
 from jaxbackprop.grading.reading import Reading, formulae_of, read
-from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout, no_counts, scales
+from jaxbackprop.grading.shapes import COLUMN, INPUT, TARGET, Layout, no_counts, of_entries, scales
 from jaxbackprop.grading.updates import goes_up
 from jaxbackprop.grading.words import LOSSES
 from jaxbackprop.grading.world import Loss, World
@@ -228,8 +228,9 @@ def layouts(reading: Reading) -> list[Layout]:
     )
     plain = found[:2]
     whole = {v for v, (letters, _) in reading.definitions.items() if not letters}
-    entries = any(n.op == "name" and n.args[0] in whole and len(n.args[1]) == 1 for e in formulae for n in nodes(e))
-    if any(COLUMN.fullmatch(v) for v in free) or (entries and "W" in free):  # a_i of A = σ(W X + b): one number each
+    if any(COLUMN.fullmatch(v) for v in free) or of_entries(
+        reading.definitions
+    ):  # a_i of A = σ(W X + b): one number each
         found += [layout._replace(single=True) for layout in plain]
     if scales(reading.definitions):
         found += [layout._replace(scale=True) for layout in plain]
@@ -238,6 +239,9 @@ def layouts(reading: Reading) -> list[Layout]:
         for c in reading.claims
     ):
         found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
+    used = {n.args for e in formulae for n in nodes(e) if n.op == "name"}
+    if any((v, ()) in used and v not in whole for v, letters in used if len(letters) == 1 and v[0].isupper()):
+        found += [Layout(True, table=True)]
     code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
     first = [n.args[0] for e in formulae for n in nodes(e) if n.op == "matmul"]
     small = [f.args[1][0] if f.op == "derivative" else f.args[0] for f in first if f.op in ("name", "derivative")]

@@ -96,7 +96,12 @@ def _turned(claim: Claim) -> Claim:
     """Put the quantity on the left: dL/dz2 * w2 = dL/dh1 is about dL/dh1."""
     left, right = claim.left, claim.right
     quantity = ("derivative", "second", "name", "call")
-    if isinstance(left, Expr) and isinstance(right, Expr) and left.op not in quantity and right.op in quantity[:3]:
+    if (
+        isinstance(left, Expr)
+        and isinstance(right, Expr)
+        and left.op not in (*quantity, "partial")
+        and right.op in quantity[:3]
+    ):
         return claim._replace(left=right, right=left)
     return claim
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxbackprop.grading.claims import is_number
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.expression import ZERO, Expr, ShapeError, UnknownError, has, has_local, nodes
-from jaxbackprop.grading.values import Node
+from jaxbackprop.grading.values import Node, transpose
 from jaxbackprop.grading.world import World
 
 RELATIVE, ABSOLUTE = 1e-8, 1e-10  # what float64 loses on the way, but where a difference nearly cancels
@@ -45,6 +45,8 @@ def sides(world: World, left: Expr, right: Expr) -> Sides:
         UnknownError: one of them cannot be evaluated.
     """
     a, b = value_of(world, left, (right,)), value_of(world, right, (left,))
+    if world.layout.rows and a.shape == b.shape[::-1] and 1 in a.shape and has(right, "sum"):
+        b = transpose(b)  # Σ_n z_n, of the rows of Z: they are vectors
     if a.shape != b.shape and not (is_number(right) or _is_zero(right)):
         raise ShapeError(
             f"its shape is {b.shape[0]}x{b.shape[1]} where {world.called(left)} is {a.shape[0]}x{a.shape[1]}"

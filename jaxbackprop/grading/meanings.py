@@ -35,6 +35,7 @@ Definition = tuple[tuple[str, ...], Expr]  # the index letters of a name, and it
 
 def meant(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition]]:
     """The claims with each letter in one meaning, and a definition of each function that only its argument is known of."""
+    claims = _without_hats([_reaching(c) for c in claims])
     claims, opaque = _with_opaque(_with_parameters(_of_all_entries(_with_residuals(_with_gradients(claims)))))
     claims = [changed(c, lambda e: replace(e, _product)) for c in _families(_without_letters(_of_matrices(claims)))]
     return [_with_next(c) for c in claims], opaque
@@ -94,6 +95,60 @@ def _in_losses(claims: list[Claim]) -> set[str]:
     """What a loss is computed from."""
     losses = (e for v, e in said(claims) if v.op == "name" and v.args[0] in LOSSES)
     return {v for e in losses if not has(e, "derivative", "second", "partial") for v in names(e)}
+
+
+def _without_hats(claims: list[Claim]) -> list[Claim]:
+    """p̂ = 1/n Σ_i x_i, in the end, of a loss of p: the value that p takes there."""
+    every = [
+        v for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e) for v, _ in _variables(n)
+    ]
+    heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op == "name"}
+    hats = {v: v[:-3] for v in heads if v.endswith("hat") and every.count(v) == 1 and v[:-3] in {*every} - heads}
+    return [changed(c, lambda e: renamed(e, lambda v: hats.get(v, v))) for c in claims] if hats else claims
+
+
+def _reaching(claim: Claim) -> Claim:
+    """Σ_i y_i log p_i + (1 − y_i) log(1 − p_i): a term whose i would be loose belongs to the sum."""
+    left = claim.left
+    if not isinstance(left, Expr) or not isinstance(claim.right, Expr):
+        return claim
+    own = {x for n in nodes(left) for v in _variables(n) for x in v[1]}
+
+    def reached(e: Expr) -> Expr:
+        if e.op != "+":
+            return e
+        terms: list[Expr] = []
+        for t in e.args:
+            loose = _loose(t) - own
+            last = terms[-1] if terms else None
+            inner = _sum_at_end(last) if last is not None else None
+            if inner is not None and loose and loose <= {*inner.args[0]}:
+                whole = Expr("sum", (inner.args[0], Expr("+", (inner.args[1], t)), *inner.args[2:]))
+                terms[-1] = replace(last, lambda n, inner=inner, whole=whole: whole if n == inner else None)  # type: ignore[arg-type]
+            else:
+                terms.append(t)
+        return terms[0] if len(terms) == 1 else Expr("+", tuple(terms))
+
+    return changed(claim, reached)
+
+
+def _variables(n: Expr) -> tuple[Variable, ...]:
+    return (n.args,) if n.op == "name" else n.args if n.op in ("derivative", "second") else ()
+
+
+def _loose(e: Expr) -> set[str]:
+    """The index letters of a formula over which nothing in it sums."""
+    if e.op == "sum":
+        return _loose(e.args[1]) - {*e.args[0]}
+    inside = {x for a in e.args if isinstance(a, Expr) for x in _loose(a)}
+    return inside | {x for v in _variables(e) for x in v[1]}
+
+
+def _sum_at_end(e: Expr) -> Expr | None:
+    """The sum that ends a term: that of −1/m Σ_i a_i."""
+    while e.op in ("product", "negative"):
+        e = e.args[-1]
+    return e if e.op == "sum" else None
 
 
 _GRADIENT = re.compile(r"(?:g|grads?|gradient)\d*")

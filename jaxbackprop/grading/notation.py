@@ -75,6 +75,7 @@ _NUMPY = rules(
 )  # fmt: skip
 _FUNCTION_NAMES = rules(
     ("ReLU", r"(?i)\b(relu|tanh|sigmoid|leaky_?relu|softplus|elu|silu|softmax|ce(?=\s*\())\b", lambda m: m[1].lower()),
+    ("Tr(A B)", r"\b(?:Tr|tr|trace)\s*(?=[(\[])", "tr"),
     ("drelu(z), relu_prime",
      r"(?i)\b(?:d|grad_?)_?(relu|tanh|sigmoid)\s*(?=\()|\b(relu|tanh|sigmoid|g)_(?:prime|grad|deriv)\b", _primed),
     ("g '(z)", r"\s+(?='+\s*\()", ""),

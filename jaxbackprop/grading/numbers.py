@@ -3,9 +3,19 @@
 import numpy as np
 
 from jaxbackprop.grading.arrays import Numbers
-from jaxbackprop.grading.claims import is_number
+from jaxbackprop.grading.claims import is_number, number_of
 from jaxbackprop.grading.derivatives import value_of
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, adjoint, name, nodes, number, replace
+from jaxbackprop.grading.expression import (
+    Expr,
+    ShapeError,
+    UnknownError,
+    adjoint,
+    name,
+    negated,
+    nodes,
+    number,
+    replace,
+)
 from jaxbackprop.grading.report import RIGHT, UNJUDGED, WRONG
 from jaxbackprop.grading.telling import Judged
 from jaxbackprop.grading.updates import RATE
@@ -84,23 +94,37 @@ def _given(point: World, v: str, right: Expr, before: Expr | None) -> Judged:
     """What a number is given as; or a step from there, w = 1 − 0.1 · 2 = 0.8."""
     first, value = point.reading.given[v], float(value_of(point, right).array.ravel()[0])
     near = tolerance(point, right) + 1e-9 * abs(value)
-    if abs(value - first) <= near:
+    slope = float(point.adjoints[v].ravel()[0]) if v in point.adjoints else 0.0
+    plain = right.op == "number" or right == negated(number(-value))
+    if plain and abs(value - first) <= near:
         return Judged(RIGHT, "given")
     if before is not None and before.op != "name":
         known = {name(u): number(x) for u, x in point.reading.given.items() if RATE.fullmatch(u)}
         worked = float(value_of(point, replace(before, known.get)).array.ravel()[0])
         if is_number(before) and abs(worked - value) > near:
             return Judged(WRONG, f"the number is wrong: {point.called(before)} is {worked:.6g}")
-        if not is_number(before) and abs(worked - value) <= near:
+        if abs(worked - value) <= near and not (is_number(before) and _from(first, slope, before) < 0):
             return Judged(RIGHT, "at the numbers given")
     rates = [x for u, x in point.reading.given.items() if RATE.fullmatch(u)]
-    slope = float(point.adjoints[v].ravel()[0]) if v in point.adjoints and len(rates) == 1 else 0.0
-    if slope and abs(first - rates[0] * slope - value) <= near:
+    by = rates[0] * slope if len(rates) == 1 else abs(value - first) * (1 if slope > 0 else -1)
+    downward = _from(first, slope, right) or (len(rates) == 1) * (
+        (abs(first - by - value) <= near) - (abs(first + by - value) <= near)
+    )
+    if slope and downward > 0:
         return Judged(RIGHT, f"a step down {point.called(adjoint(v))}")
-    if slope and abs(first + rates[0] * slope - value) <= near:
-        down = f"{v} = {first - rates[0] * slope:.6g}"
+    if slope and downward < 0:
+        down = f"{v} = {first - by:.6g}"
         return Judged(WRONG, f"the step goes up {point.called(adjoint(v))} = {slope:.6g}; right: {down}", down)
     return Judged(UNJUDGED, "a step of the training, not a derivative")
+
+
+def _from(first: float, slope: float, right: Expr) -> int:
+    """1 where numbers are a step down, w = 2 − 0.01 · (−18), of a w that was 2 and whose dL/dw is −18; −1 where up; else 0."""
+    if right.op != "+" or len(right.args) != 2 or right.args[0] != number(first) or not slope:
+        return 0
+    change = right.args[1]
+    has_slope = any(n.op == "number" and abs(n.args[0] - abs(slope)) <= 1e-3 * abs(slope) for n in nodes(change))
+    return has_slope * (1 if number_of(change) * slope < 0 else -1)
 
 
 def _follows(point: World, before: Expr, right: Expr, value: float) -> bool:

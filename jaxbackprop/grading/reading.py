@@ -179,6 +179,7 @@ def _unread(claims: list[Claim], definitions: dict[str, Definition]) -> dict[str
             or c.bare
             or not c.raw
             or is_array(c.raw)
+            or "random." in c.raw
         ):
             continue
         v = c.left.args[0]

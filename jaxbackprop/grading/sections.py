@@ -30,6 +30,9 @@ class Part(NamedTuple):
 def parts(claims: list[Claim], text: str) -> list[Part]:
     """The claims part by part, in order."""
     rows = text.split("\n")
+    alone = [isinstance(c.left, Expr) and isinstance(c.right, Expr) and has_partial(c) for c in claims]
+    if len(claims) > 1 and all(alone) and len({c.row for c in claims}) <= MOST:  # identities, each of its own matrices
+        return [Part([], [c for c in claims if c.row == row]) for row in dict.fromkeys(c.row for c in claims)]
     starts = [0]
     known: dict[str, tuple[Expr, int]] = {}
     stepped = False
@@ -58,6 +61,11 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
         numbers = {c.left: c for c in claims[:start] if _is_given(c) and c.left.args[0] not in {*mine, *above}}  # type: ignore[union-attr]
         found.append(Part([*above.values(), *(c._replace(terms=(c.left, c.right)) for c in numbers.values())], own))
     return found
+
+
+def has_partial(claim: Claim) -> bool:
+    """Whether a claim derives a formula: ∂ tr(X A)/∂X = Aᵀ."""
+    return any(has(e, "partial") for e in (claim.left, claim.right) if isinstance(e, Expr))
 
 
 def _is_step(claims: list[Claim], i: int, computed: set[str]) -> bool:

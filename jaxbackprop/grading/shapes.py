@@ -43,6 +43,7 @@ class Layout(NamedTuple):
         scale: a small letter in front of a vector is a number: g of g v / ‖v‖.
         flat: vectors are arrays of one axis, as in NumPy: v @ h is a number, and dz @ W is W^T dz.
         dot: w · x of two columns is a number.
+        table: X has the x_i for rows, and p of p_i is a column.
     """
 
     vectors: bool = False
@@ -52,6 +53,7 @@ class Layout(NamedTuple):
     scale: bool = False
     flat: bool = False
     dot: bool = False
+    table: bool = False
 
 
 class Asked(NamedTuple):
@@ -151,7 +153,7 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         weight = any(name(text) in n.args for _, e in definitions.values() for n in _products(e))
         if layout.single and text not in defined and not letters and COLUMN.fullmatch(text) and weight:
             sizes.known.setdefault(text, ((), sizes.new(), ONE))
-        if layout.single and layout.batch and not layout.rows and text in ("W", "w") and text not in defined and weight:
+        if layout.single and layout.batch and not layout.rows and text in of_entries(definitions):
             sizes.known.setdefault(text, ((), ONE, sizes.new()))
         column = (letters and text in asked.columns) or _is_vector(text, letters, definitions)
         dotted = (
@@ -186,6 +188,25 @@ def infer(definitions: Mapping[str, tuple[tuple[str, ...], Expr]], layout: Layou
         for v, s in sizes.known.items()
     }
     return Sized(found, count.get(sizes.find(sizes.examples), 1), frozenset(fixed))
+
+
+def of_entries(definitions: Mapping) -> set[str]:
+    """The W of A = σ(Z), Z = W X + b, where the text has an a_i: one number for each example."""
+    found = {n.args[0] for _, e in definitions.values() for n in _named(e) if len(n.args[1]) == 1} & definitions.keys()
+    above = {v for v in found if not definitions[v][0]}
+    while more := {u for v in above for u in names(definitions[v][1])} & definitions.keys() - above:
+        if any(_is_product(definitions[v][1]) for v in above):
+            break
+        above |= more
+    terms = [
+        t for v in above for t in (definitions[v][1].args if definitions[v][1].op == "+" else (definitions[v][1],))
+    ]
+    first = [t.args[0] for t in terms if isinstance(t, Expr) and _is_product(t)]
+    return {f.args[0] for f in first if f.op == "name" and f.args[0] not in definitions}
+
+
+def _is_product(e: Expr) -> bool:
+    return e.op in ("product", "matmul") or (e.op == "+" and any(_is_product(t) for t in e.args))
 
 
 def scales(definitions: Mapping) -> set[str]:
@@ -444,9 +465,10 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
         else:
             return None
     slots, rows, columns = sizes.known[text]
-    of_examples = sizes.layout.batch and not sizes.layout.rows and sizes.find(columns) == sizes.find(sizes.examples)
-    if len(letters) == 1 and not slots and of_examples and not sizes.one(rows):
-        slots, columns = (columns,), ONE  # z^(i) of Z: a column
+    along, across = (rows, columns) if sizes.layout.rows else (columns, rows)
+    of_examples = sizes.layout.batch and sizes.find(along) == sizes.find(sizes.examples)
+    if len(letters) == 1 and not slots and of_examples and not sizes.one(across):
+        slots, rows, columns = (along,), across, ONE  # z^(i) of Z, as a column
         sizes.examples_by |= {*letters}
     if letters and len(letters) != len(slots):  # w_ji of a matrix W, x_i of a vector
         if slots:
@@ -465,7 +487,7 @@ def _name(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None) -> S
             raise ShapeError(f"{show(e)} has no indices")
         rows, columns = (*slots, ONE)[:2]
         of_examples = sizes.layout.batch and sizes.find(rows) == sizes.find(sizes.examples)
-        if (sizes.layout.rows or of_examples) and len(slots) == 1:
+        if (sizes.layout.rows ^ of_examples) and len(slots) == 1:
             rows, columns = columns, rows
         slots = ()
     pairs = tuple((x, sizes.same(bound.setdefault(x, i), i, e)) for x, i in zip(letters, slots, strict=True))

@@ -10,7 +10,7 @@ from jaxbackprop.grading.vocabulary import Vocabulary
 from jaxbackprop.grading.words import STOP
 
 WORD = re.compile(
-    r"(?<![A-Za-z0-9_À-ɏ⟨⨍∂:])[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ']*[A-Za-zÀ-ɏ](?:_\w+|\d+)?(?![A-Za-z0-9_À-ɏ⟩:])|[^\x00-\u024f\u0300-\u03ff\u2000-\u2fff⨍∂]{2,}"
+    r"(?<![A-Za-z0-9_À-ɏͰ-Ͽ⟨⨍∂:])[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ']*[A-Za-zÀ-ɏ](?:_\w+|\d+)?(?![A-Za-z0-9_À-ɏ⟩:])|[^\x00-\u024f\u0300-\u03ff\u2000-\u2fff⨍∂]{2,}"
 )
 PLAIN_WORDS = re.compile(
     r"(?i)\b(?:because|since|as|where|which|due|by|from|using|via|follows|here|note|this|thus|so|see|is|are|the|a|an|of|with|per|to|in|on"

@@ -69,6 +69,8 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
     added = any("+=" in c.text and goes_up(c.left, c.right, True) for c in reading.claims if c.read)  # type: ignore[arg-type]
     if added and left.op == "derivative":
         return "the steps add derivatives: they may stand for the negative ones"
+    if _of_one_example(world, left, right):
+        return "of which example it speaks is not said"
     if _may_be_a_condition(reading, left, right):
         return "it may be a condition, such as a derivative that is set to 0"
     if dead := _leads_nowhere(world, left, right):
@@ -82,6 +84,15 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"it needs {min(inside)}, of which nothing is said"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
+
+
+def _of_one_example(world: World, left: Expr, right: Expr) -> bool:
+    """Whether x may be one x_i, a vector; or y one y_i, beside an x_j that may be an entry of it."""
+    used = [n.args for e in (left, right) for n in nodes(e) if n.op == "name"]
+    families = {v: world.values[v].shape[0] > 1 for v, _ in used if v in world.values and world.values[v].letters}
+    bare = [v for v, letters in used if not letters and v in families and v[0].islower()]
+    beside = any(families.get(v) and len(letters) == 1 for v, letters in used) and not has(right, "sum")
+    return any(families[v] or beside for v in bare)
 
 
 def _is_given(world: World, call: Expr) -> bool:

@@ -143,21 +143,23 @@ def with_letters(node: Node, letters: tuple[str, ...], layout: Layout, own: tupl
         shape, numbered = node.array.shape, tuple(map(str, range(slots + 1)))
         back = ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),)
         return _relabelled(Node(node.array.reshape(*shape[:-1], 1, 1), numbered, back), (*own, j))
-    if len(letters) == 1 and not slots and _of_examples(node.array.shape[-2:], layout):  # z^(i) of Z: a column
-        back = ((node, lambda d: np.moveaxis(d[..., 0], 1, -1)),)
-        return Node(np.moveaxis(node.array, -1, 1)[..., None], letters, back)
+    if len(letters) == 1 and not slots and _of_examples(node.array.shape[-2:], layout):  # z^(i) of Z, as a column
+        axis = 1 if rows else 2
+        back = ((node, lambda d: np.moveaxis(d[..., 0], 1, axis)),)
+        return Node(np.moveaxis(node.array, axis, 1)[..., None], letters, back)
     if letters and len(letters) != slots:
         node = _unpacked(node, len(letters))
     elif slots and not letters:
-        return _packed(node, rows or (layout.batch and node.array.shape[1] == EXAMPLES))  # Y of y_i: a row
+        of_examples = layout.batch and node.array.shape[1] == EXAMPLES
+        return _packed(node, rows ^ of_examples, rows or layout.table)
     if len(set(letters)) < len(letters):
         raise UnknownError(f"the index {letters[0]} twice in one name")
     return _relabelled(node, letters) if letters else node
 
 
 def _of_examples(shape: tuple[int, ...], layout: Layout) -> bool:
-    """Whether each column of a matrix is an example's."""
-    return layout.batch and not layout.rows and shape[0] > 1 and shape[1] == EXAMPLES
+    """Whether each row of a matrix, or each column, is an example's."""
+    return layout.batch and shape[not layout.rows] == EXAMPLES and shape[layout.rows] > 1
 
 
 def _unpacked(node: Node, many: int) -> Node:
@@ -175,13 +177,16 @@ def _unpacked(node: Node, many: int) -> Node:
     )
 
 
-def _packed(node: Node, rows: bool) -> Node:
+def _packed(node: Node, row: bool, rows: bool) -> Node:
+    """Y of y_i: numbers in a row or a column, or columns side by side (as rows one below the other)."""
     shape = node.array.shape
-    if len(node.letters) == 1 and not rows and shape[-1] == 1 < shape[-2]:  # Y of columns y_i
-        return Node(np.moveaxis(node.array[..., 0], 1, -1), (), ((node, lambda d: np.moveaxis(d, -1, 1)[..., None]),))
+    if len(node.letters) == 1 and shape[-1] == 1 < shape[-2]:
+        axis = 1 if rows else 2
+        back = ((node, lambda d: np.moveaxis(d, axis, 1)[..., None]),)
+        return Node(np.moveaxis(node.array[..., 0], 1, axis), (), back)
     if len(node.letters) > 2 or shape[-2:] != (1, 1):
         raise UnknownError("a name without its indices")
-    new = shape[1:3] if len(node.letters) == 2 else (1, shape[1]) if rows else (shape[1], 1)
+    new = shape[1:3] if len(node.letters) == 2 else (1, shape[1]) if row else (shape[1], 1)
     return Node(node.array.reshape(shape[0], *new), (), ((node, lambda d: d.reshape(d.shape[0], *shape[1:])),))
 
 
