@@ -285,6 +285,48 @@ KINDS = {
     "columns of numbers": ("x = [1 2]^T\nW = [1 2; 3 4]\nz = W*x = [5; 11]\nL = sum(z) = 16\ndL/dx = [4; 6]\ndL/dW = [1 1; 2 2]", "+++++++-"),
     "a number of the text that no equation has": (
         "w = 0.5, x = 2, y = 1\na = σ(w x) = 0.731\nL = -log a\ndL/dz = a - y\ndL/dw = (a + y) x", "+++++++-"),
+    # of a fifth reader
+    "a label that is a line's": (
+        "L = −Σ_k t_k ln(p_k), p = softmax(z)\n∂L/∂z_k = p_k − t_k\nz = W x: ∂L/∂W = (p − t) xᵀ\n∂L/∂W = (p − t) x", "+++++-"),
+    "another name for an error": (
+        "z = W @ a + b\nh = sigmoid(z)\nC = 0.5*np.sum((h-y)**2)\ndelta = (h-y)*h*(1-h)\nnabla_b = delta\nnabla_W = np.outer(delta, a)\n"
+        "nabla_W = 5 * np.outer(delta, a)", "++++++-"),
+    "numbers without a loss": ("w = [1,-2], x = [0.5,0.25], b = 0, y = 1\nz = w·x + b = 0\ndL/db = -0.5", "+++++??"),
+    "numbers without anything": ("dE/dw1 = -0.525*0.249*1 = -0.131", "??"),
+    "a function that was not read": ("Qrst foo bar s(x) = 1/(1+e^(-x)) baz\ns'(x) = s(x)·(1 − s(x))", "??"),
+    "queries and keys": ("q = W_q x, k = W_k x, s = q^T k\nds/dx = W_q^T k + W_k^T q\nds/dW_q = x k^T", "++++-"),
+    "a gate's own weights": (
+        "i = σ(W_i x + U_i h_prev)\nf = σ(W_f x + U_f h_prev)\nc = f ⊙ c_prev + i ⊙ tanh(W_g x)\ndW_i = (di ⊙ i ⊙ (1 − i)) xᵀ\n"
+        "dW_f = (df ⊙ f ⊙ (1 + f)) xᵀ", "++++-"),
+    "a row of an embedding": ("h = E[i], z = W h, p = softmax(z), L = -log p_t\ndh = W^T dz\ndh = W dz", "+++++-"),
+    "λI": (
+        "J = ½‖y − Xw‖² + ½ λ‖w‖²\n∇J = −Xᵀ(y − Xw) + λw\nw* = (XᵀX + λI)⁻¹ Xᵀ y\nw* = (XᵀX − λI)⁻¹ Xᵀ y", "+++?"),
+    "a condition below a condition": ("L = max(0, 1 - y f)\nIf y f < 1:\ndL/df = -y\nIf y f > 1: dL/df = 0", "+++"),
+    "when it is active": ("L = max(0, ‖a-p‖² - ‖a-n‖² + m)\nwhen active:\n∂L/∂a = 2(n - p)\n∂L/∂p = 2(a - p)", "++-"),
+    "g is an exponent": ("FL = -(1-p)^g log(p)\ndFL/dp = g (1-p)^(g-1) log(p) - (1-p)^g / p\ndFL/dp = (1-p)^(g-1) log(p) - (1-p)^g / p", "++-"),
+    "a vector of labels that is smoothed": (
+        "q = (1-e) y + e/K, L = -sum_k q_k log p_k, p = softmax(z)\ndL/dz = p - q\ndL/dz = p - y", "++++-"),
+    "a loss that is returned": (
+        "def loss(w, x, y):\n    z = w * x\n    return jnp.logaddexp(0, -y * z)\n# dloss/dz = -y * sigmoid(-y*z)\n# dloss/dw = x * sigmoid(-y*z)",
+        "+++-"),
+    "a loss that is not said": ("pred = w*x + b\ndw = 2*(pred - y)*x\ndb = 2*(pred - y)", "+++"),
+    "a gain beside a vector": ("r = sqrt(mean(x^2)), y = g * x / r\ndL/dg = dL/dy * x / r\ndL/dg = dL/dy * x * r", "+++-"),
+    "the inverse of a derivative": ("s = ln(p/(1-p))\ndp/ds = p(1-p)\ndp/ds = 1/(p(1-p))", "++-"),
+    "derivatives below a name": (
+        "f(x,y) = sin(xy)\nf_x = y cos(xy)\nf_xy = cos(xy) - x y sin(xy)\nf_xy = -x y sin(xy)", "+++-"),
+    "a matrix between": (
+        "f = 1/2 (Ax - b)^T C (Ax - b)\ndf/dx = 1/2 A^T (C + C^T) (Ax - b)\ndf/dx = C A^T (Ax - b)", "++-"),
+    "a step in plain numbers": (
+        "x = 3, y = 10, w = 2, b = 1\nL = (w x + b - y)^2 = 9\nw = 2 - 0.01 * (-18) = 2.18\nb = 1 + 0.01 * (-6) = 0.94", "++++++++-?"),
+    "a sum that reaches on": (
+        "p_i = σ(w^T x_i)\nL = -Σ_i y_i log p_i + (1-y_i) log(1-p_i)\n∇L = Σ_i (p_i - y_i) x_i = X^T (p - y)\n∇L = X^T (p + y)", "++++-"),
+    "a hat in the end": ("ℓ(p) = Σ_i x_i log p + (1 − x_i) log(1 − p)\np̂ = 1/n Σ_i x_i\n", "++"),
+    "identities, each of its own matrices": (
+        "∂/∂X Tr(X A) = A^T\n∂/∂X Tr(A X B) = A^T B^T\n∂/∂X Tr(X^T A) = A\n∂/∂X Tr(X^T X) = X", "+++-"),
+    "sums of rows": ("P = softmax(S, axis=1)\nO = P V\ndP = dO V^T\ndS = P ⊙ (dP − rowsum(dP ⊙ P))\ndS = P ⊙ dP", "++++-"),
+    "noise": ("h = relu(z)\nu = (np.random.rand(*h.shape) < p) / p\nhd = h * u\ndh = dhd * u\ndz = dh * (h > 0)\ndz = dh * (h < 0)", "+?+++-"),
+    "of which example": (
+        "L = Σ_i (w^T x_i − y_i)²\n∂L/∂w = 2 (w^T x − y) x\n∂L/∂w = 2 Σ_i (w^T x_i − y_i) x_i", "+?+"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

@@ -98,7 +98,7 @@ _HATS = {
     "widetilde": "tilde",
     "dot": "dot",
 }
-_COMBINING = {"\u0302": "hat", "\u0304": "bar", "\u0303": "tilde"}
+_COMBINING = {"\u0302": "hat", "\u0304": "bar", "\u0303": "tilde", "\u0307": "dot"}
 
 
 def scripts(text: str) -> str:
@@ -167,6 +167,7 @@ _LAYERS = rules(
 )  # fmt: skip
 _SYMBOLS = rules(
     ("y_hat_i", r"(?:\b|(?<=\bd))(?:y_?hat|hat_?y)(?=_|\b)", "yhat"),
+    ("λI", r"(?<=[α-ω])I(?![A-Za-z0-9_])", " I"),
     ("2πσ", r"π(?=[A-Za-zͰ-Ͽ])", "π "),
     ("h_θ(x)", r"(?<![A-Za-z0-9_])([hfgp])_\(?(?:θ|\\theta|w|W|[wW],\s*b)\)?\s?(?=\()", r"\1"),
     ("d^2L/dw^2", _SECOND.pattern, _second),
@@ -223,6 +224,8 @@ def _absolute(match: re.Match) -> str:
     inside = match[1].strip()
     if not inside or inside.count("(") != inside.count(")"):  # p(x|z) q(z|x)
         return match[0]
+    if re.fullmatch("[A-Z]", inside) and re.search(rf"{inside}\s*\^", match.string):
+        return "⟪determinant⟫"  # |X| X^{-T}
     if match[3]:
         return f" sum(({inside})^2)" if "⟨" not in inside else f" ({inside})^2"
     return f" sum(abs({inside}))" if match[2] == "1" else f" norm({inside})" if match[2] else f" abs({inside})"

@@ -239,6 +239,8 @@ def layouts(reading: Reading) -> list[Layout]:
         for c in reading.claims
     ):
         found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
+    if any(re.search(r"(?<![\w)])[a-wγ]\d?\s*\*\s*[a-z](?!\w)", c.text) for c in reading.claims):
+        found += [Layout(True, entry=True)]
     used = {n.args for e in formulae for n in nodes(e) if n.op == "name"}
     if any((v, ()) in used and v not in whole for v, letters in used if len(letters) == 1 and v[0].isupper()):
         found += [Layout(True, table=True)]
@@ -365,8 +367,10 @@ def _assumed(reading: Reading, target: str) -> Iterator[Loss | None]:
         return Expr("+", (a, Expr("negative", (b,))))
 
     shown = f"{show_variable(out.args)} − {show_variable(y.args)}"
-    half = Expr("product", (number(0.5), total(Expr("^", (minus(out, y), number(2))))))
-    yield Loss(half, f"½({shown})² (assumed)")
+    square = total(Expr("^", (minus(out, y), number(2))))
+    yield Loss(Expr("product", (number(0.5), square)), f"½({shown})² (assumed)")
+    if output in reading.rows:
+        yield Loss(square, f"({shown})² (assumed)")
     soft = (e.op == "reduce" and e.args[0] == "softmax") or (e.op == "/" and has(e, "sum", "reduce"))
     if soft:
         yield Loss(Expr("negative", (total(Expr("hadamard", (y, log(out)))),)), "the cross-entropy (assumed)")

@@ -188,6 +188,15 @@ def _local(world: World, top: Variable, bottom: Variable) -> Node:
         if v not in world.values:
             raise UnknownError(unknown(world, v))
     definitions = world.reading.definitions
+    if (
+        t not in definitions
+        and b in definitions
+        and not upper
+        and not lower
+        and world.values[t].array.size == world.points
+    ):
+        inverse = _local(world, bottom, top)  # dp/ds, of s = ln(p/(1 − p))
+        return Node(1 / inverse.array)
     head = t
     while world.total == "literal" and head in definitions and definitions[head][1].op == "name" and head != b:
         head = definitions[head][1].args[0]

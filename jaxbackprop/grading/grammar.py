@@ -240,6 +240,8 @@ class _Build:
             case "ce", (y, p):  # the cross-entropy
                 terms = Expr("hadamard", (y, Expr("call", ("log", 0, p))))
                 return Expr("negative", (Expr("reduce", ("sum", None, terms)),))
+            case ("logaddexp", (a, b)):
+                return Expr("call", ("log", 0, Expr("+", (Expr("call", ("exp", 0, a)), Expr("call", ("exp", 0, b))))))
             case (("rowsum" | "colsum"), (a,)):
                 return Expr("reduce", ("sum", 1 if function == "rowsum" else 0, a))
             case ("dot", (a, b)):

@@ -50,7 +50,7 @@ def guarded(text: str) -> str:
             rows[i] = ""
         elif last and (behind := _BEHIND.fullmatch(row)) and _negated(last):
             rows[i] = f"{behind[1]} if {_negated(last)}"
-        elif block and (indent > block[0] or i == block[1] + 1):
+        elif block and (indent > block[0] or i == block[1] + 1) and not _GUARD.fullmatch(row):
             rows[i] = _under(row, last) if last else row
             block = (block[0], i) if _DERIVES.match(row) else block  # and the derivatives below it
         else:

@@ -216,12 +216,12 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     if isinstance(left, Unread) or isinstance(right, Unread):
         numbers = array_of(claim.raw)
         if numbers is not None and court.point is not None and isinstance(left, Expr):
-            return array_verdict(court.point, left, numbers)
+            return _with_its_loss(world, left, array_verdict(court.point, left, numbers))
         return _unread(claim) or Judged(UNREAD)
     if claim.completed:
         return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
-        return number_verdict(court.point, left, right, claim.before)
+        return _with_its_loss(world, left, number_verdict(court.point, left, right, claim.before))
     step = None if is_computed(world, left) else update_of(left, right)
     if step is not None and step.of[0] in world.values and not claim.bare:
         return _stepped(court, step, claim.row, progress)
@@ -263,6 +263,14 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     if (left, right) not in progress.faults:
         progress.faults[left, right] = _wrong(court, left, right, progress)
     return progress.faults[left, right]._replace(left=left)
+
+
+def _with_its_loss(world: World, left: Expr, verdict: Judged) -> Judged:
+    """A number of a derivative is not wrong where the loss is assumed, or none."""
+    open_ = world.loss.formula is not None or (world.outputs and not {*world.outputs} & world.reading.upstream.keys())
+    if verdict.status == WRONG and left.op == "derivative" and not left.args[0][0] and open_:
+        return Judged(UNJUDGED, "the text has no loss from which it could follow")
+    return verdict
 
 
 def _solved(world: World, left: Expr, right: Expr) -> Judged:

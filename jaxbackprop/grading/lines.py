@@ -117,7 +117,7 @@ _CONJUNCTIONS = (
 )
 _SEPARATOR = re.compile(
     rf"\\q?quad(?![A-Za-z])|(?<!\\)[,;](?!\\\\)|[∴∵]|\\therefore|(?<![A-Za-z])(?:{_CONJUNCTIONS})(?![A-Za-z0-9_(])"
-    r"|(?<=\d):\s+(?=[A-Za-z∂]\S*\s*=)|\.\s+(?=[A-ZÀ-ÞЀ-Я][a-zà-ÿа-я]+\s)",
+    r"|(?<=[\w)]):\s+(?=[A-Za-z∂\\]\S*\s*=)|\.\s+(?=[A-ZÀ-ÞЀ-Я][a-zà-ÿа-я]+\s)",
 )
 
 

@@ -201,11 +201,13 @@ def _word(word: str, rest: str, after_d: bool, known: Vocabulary) -> str:
     quotient = LOCAL.fullmatch(word)
     if quotient and {*quotient.groups()} <= {*known.letters, *known.words}:
         return f"∂{quotient[1]}/∂{quotient[2]}"
-    short = re.fullmatch(r"(?:d|d_|D_|grad_?|gradient_|delta_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+?)_grad(?:ient)?", word)
+    if word == "de" and re.match(r"\s+[a-zà-ÿ]{2,}", rest):  # de la función
+        return word
+    short = re.fullmatch(r"(?:d|d_|D_|grad_?|gradient_|delta_|nabla_)(?=[A-Za-zͰ-Ͽ])(\w+)|(\w+?)_grad(?:ient)?", word)
     inner = next(g for g in short.groups() if g) if short else ""
     if inner and inner.swapcase() in known.letters | known.words and inner not in known.letters | known.words:
         inner = inner.swapcase()  # grad_w2, of W2
-    plainly = word[:4] == "grad" or "_grad" in word or (word[:2] == "d_" and inner not in INDEX)
+    plainly = word[:4] in ("grad", "nabl") or "_grad" in word or (word[:2] == "d_" and inner not in INDEX)
     if plainly and (inner in known.words or inner in known.letters):
         return f"∂{inner}"
     if known.bars and word.endswith("bar"):

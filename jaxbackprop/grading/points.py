@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbackprop.grading.claims import is_derived, said
 from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
-from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, names, nodes, show
+from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, name, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
 from jaxbackprop.grading.reading import Reading, formulae_of, ordered
 from jaxbackprop.grading.shapes import INPUT, RATE, TARGET, Asked, Layout, Sized, infer
@@ -127,6 +127,8 @@ def with_given(world: World) -> World | None:
 def at_value(world: World, v: str, value: Node) -> World:
     """The world with another value of a name that is drawn."""
     draws = {u: a.array for u, a in world.values.items() if u not in world.reading.definitions}
+    if value.letters or value.array.shape[-2:] != draws[v].shape[1:]:
+        raise ShapeError(f"{v} has another shape")
     draws[v] = np.broadcast_to(value.array, draws[v].shape)
     here = world._replace(kinks=())
     return with_adjoints(here._replace(values=_run(here, draws)))
@@ -169,6 +171,8 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
         a = rng.normal(size=shape) * (0.8 if layout.vectors else 1.3)
         a[2::4] = rng.uniform(0.1, 0.9, size=a[2::4].shape)
         a[3::4] = rng.uniform(0.3, 2, size=a[3::4].shape) * rng.choice((-1, 1), size=a[3::4].shape)
+        if v in EVERY and rows == columns == 1 and v not in reading.parameters:  # the d_k of √d_k
+            a = np.abs(a) + 0.1
         if v == "α":  # the slope of a leaky ReLU
             a = rng.uniform(0.05, 0.9, size=shape)
         if v in targets or v in classes:  # the probabilities of a target add up to 1
@@ -213,7 +217,12 @@ def _targets(reading: Reading) -> set[str]:
         return set()
     losses = {v for v in reading.definitions if v in ("", reading.loss) or re.split(r"[\d_]", v)[0] in LOSSES}
     inside = {v: names(e) for v, (_, e) in reading.definitions.items()}
-    smoothed = {v for v, its in inside.items() if its and all(TARGET.fullmatch(u) or RATE.fullmatch(u) for u in its)}
+    smoothed = {
+        v
+        for v, its in inside.items()
+        if any(TARGET.fullmatch(u) for u in its)
+        and all(TARGET.fullmatch(u) or RATE.fullmatch(u) or u in "ea" for u in its)
+    }
     losses |= smoothed - {reading.loss}  # q = (1 − ε) y + ε / K
     others = {u for v in inside.keys() - losses for u in inside[v]}
     return {u for v in losses for u in inside[v]} - reading.definitions.keys() - others
@@ -245,9 +254,13 @@ def _counts(reading: Reading, sized: Sized, layout: Layout) -> dict[str, int]:
         for v, n in _widths(e, sized):
             if v not in own:
                 found.setdefault(v, n)
-    for _, (letters, e) in reading.definitions.items():  # q_i = (1 − ε) y_i + ε / K
-        for v in names(e) & {"K", "C"} - own if letters and not has(e, "sum") else ():
-            found.setdefault(v, letter_sizes(sized, [e]).get(letters[-1], 1))
+    for u, (letters, e) in reading.definitions.items():  # q_i = (1 − ε) y_i + ε / K
+        for v in names(e) & {"K", "C"} - own if not has(e, "sum", "reduce") else ():
+            divides = any(n.op == "/" and n.args[1] == name(v) for n in nodes(e))
+            if letters and divides:
+                found.setdefault(v, letter_sizes(sized, [e]).get(letters[-1], 1))
+            elif divides and u in sized.names:
+                found.setdefault(v, max(sized.names[u][1:]))
     if layout.batch:
         for v in EVERY[:7]:
             if v not in own:

@@ -163,7 +163,7 @@ def _is_solution(terms: tuple[Expr, ...], row: int, claims: list[Claim], definit
     v, inside = head.args[0], names(terms[-1])
     of = {u for its in used for u in its if v in its}
     derived = (n for c in claims if c.row < row for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e))
-    asked = any(n.op == "derivative" and n.args[1][0] == v for n in derived)
+    asked = any(n.op == "derivative" and n.args[1][0] in (v, "") for n in derived)
     inverted = any(n.op == "^" and n.args[1] == negated(ONE) for n in nodes(terms[-1]))
     return v in of and bool(inside) and inside <= of | {*EVERY, "I"} - {v} and (asked or inverted)
 

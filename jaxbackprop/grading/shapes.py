@@ -6,6 +6,7 @@ of its own, so that a missing transpose does not fit. One is no unknown: a vecto
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 from jaxbackprop.grading.counters import counter, moved
@@ -43,6 +44,7 @@ class Layout(NamedTuple):
         scale: a small letter in front of a vector is a number: g of g v / ‖v‖.
         flat: vectors are arrays of one axis, as in NumPy: v @ h is a number, and dz @ W is W^T dz.
         dot: w · x of two columns is a number.
+        entry: g of g * x is a vector as x is.
         table: X has the x_i for rows, and p of p_i is a column.
     """
 
@@ -54,6 +56,7 @@ class Layout(NamedTuple):
     flat: bool = False
     dot: bool = False
     table: bool = False
+    entry: bool = False
 
 
 class Asked(NamedTuple):
@@ -272,6 +275,10 @@ def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> Non
             raise ShapeError(f"{v} would be a number")
     for _, e in definitions.values():
         for n in nodes(e):
+            for a, f, _b in zip(n.args, n.args[1:], n.args[2:], strict=False) if n.op in ("product", "matmul") else ():
+                between = a.op == "transpose" and f.op == "name" and f.args[0].isupper() and f.args[0] not in defined
+                if sizes.layout.vectors and between and sizes.known.get(f.args[0]) == ((), ONE, ONE):
+                    raise ShapeError(f"{f.args[0]} would be a number")  # the C of (A x − b)^T C (A x − b)
             turned = n.args[0].args[0] if n.op == "transpose" and n.args[0].op == "name" else ""
             if sizes.layout.vectors and turned not in defined and sizes.known.get(turned) == ((), ONE, ONE):
                 raise ShapeError(f"{show(n)} would be a number")
@@ -327,6 +334,14 @@ def _between_vectors(v: str, expr: Expr) -> bool:
 def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
     """Whether a matrix makes it one: the first state h_0 of h_t = f(W h_{t-1}), and each x_n of W x_n."""
     for head, (_, e) in definitions.items():
+        if e == name(v, letters) and letters and v[0].isupper():  # the row E_i of h = E_i, z = W h
+            products = [n.args for _, f in definitions.values() for n in _products(f)]
+            if any(
+                b == name(head) and a.op == "name" and a.args[0][0].isupper()
+                for fs in products
+                for a, b in pairwise(fs)
+            ):
+                return True
         matrices = [n for n in _named(e) if n.args[0][0].isupper() and not n.args[1] and not counter(n.args[0])]
         if not letters and matrices and v in names(e) and v == moved(head, "t", -1):
             return True
@@ -587,7 +602,7 @@ def _between(i: int, factors, found, e: Expr, sizes: Sizes, want: Shape | None, 
             return Shape((), left.rows if sizes.one(left.columns) else left.columns, ONE)
         return Shape((), right.rows, ONE) if right is not None else None
     beside = (right if not left else left if not right else None) if small and not turned else None
-    if sizes.layout.dot and e.op == "product" and beside and sizes.one(beside.columns):
+    if (sizes.layout.dot or sizes.layout.entry) and e.op == "product" and beside and sizes.one(beside.columns):
         return beside
     if right is not None:
         if found[i + 1] is None:

@@ -15,7 +15,7 @@ WORD = re.compile(
 PLAIN_WORDS = re.compile(
     r"(?i)\b(?:because|since|as|where|which|due|by|from|using|via|follows|here|note|this|thus|so|see|is|are|the|a|an|of|with|per|to|in|on"
     r"|for|at|we|it|my|chain|rule|mistake|wrong|right|again|same|not|no|and|i|given|again|upstream|local|times|only|case"
-    r"|weil|da|denn|nach|aus|mit|der|die|das|ist|wegen|durch|von|kettenregel|also|hier|siehe|folgt|und|ein|eine|im|für|bei"
+    r"|weil|da|denn|nach|aus|mit|der|die|das|ist|wegen|durch|von|kettenregel|also|hier|siehe|folgt|und|ein|eine|im|für|bei|lautet|lauten"
     r"|car|par|puisque|avec|selon|d'après|le|la|les|est|on|règle|chaîne|de|du|des|donc|voir|ici|pour|dans|et|un|une)\b"
 )
 _CONNECTIVE = re.compile(

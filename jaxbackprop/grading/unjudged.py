@@ -62,8 +62,12 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
     opaque = next((v for v, (_, e) in reading.definitions.items() if any(map(_is_opaque, nodes(e)))), "")
     if opaque and not has(right, "derivative", "partial") and not any(v.startswith("δ") for v in names(right)):
         return f"what {opaque} is a function of is said, and not which function it is"
+    if left.op == "call" and left.args[1] and any(not c.read and f"{left.args[0]}(" in c.text for c in reading.claims):
+        return f"what {left.args[0]} is may stand in a line that was not read"
     if left.op == "call" and left.args[1] and is_generic(left.args[0]) and not _is_given(world, left):
         return f"which function {left.args[0]} is is not said"
+    if is_number(right) and any(n.op == "number" and n.args[1] for n in nodes(right)):
+        return "a number: it holds for one choice of the inputs only, and is not judged"
     if is_number(right) and any(not c.read and not c.completed for c in reading.claims):
         return "a number: not all that it needs may have been read"
     added = any("+=" in c.text and goes_up(c.left, c.right, True) for c in reading.claims if c.read)  # type: ignore[arg-type]

@@ -84,7 +84,11 @@ def vocabulary(text: str) -> Vocabulary:
     taken = set(re.findall(r"(?:=|[+\-*⊙(])\s*([hs])\s*\(\s*[A-Za-z]\d*(?:⟨[a-z]+⟩)?\s*\)", lines))
     bare = {w for w in left if len(w.rstrip("0123456789")) == 1} - primed
     # g v / ‖v‖ and ∂L/∂g: a value, whatever bracket follows it elsewhere
-    bare |= {x for x in "fgφψ" if re.search(rf"(?:=|[-+*/⊙])\s*{x}\s+[A-Za-z∥|]|[d∂]L?\s*/\s*[d∂]{x}(?![\w'(])", lines)}
+    bare |= {
+        x
+        for x in "fgφψ"
+        if re.search(rf"\^\s*\(?\s*{x}(?![\w(])|(?:=|[-+*/⊙])\s*{x}\s+[A-Za-z∥|]|[d∂]L?\s*/\s*[d∂]{x}(?![\w'(])", lines)
+    }
     functions = primed | (taken - bare)
     functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", lines))
     heads = set(
@@ -130,7 +134,7 @@ _OPAQUE = re.compile(
 _STATEMENT = re.compile(r"[\w.,:+\-*/@%()\[\]<>=!'\" ]+")
 _CODE_NAME = re.compile(r"(?<![\w.'\"])([A-Za-z_]\w*)(?!\w*\s*\(|\w*\s*=[^=].*\)|\.[a-z]+\()")
 LOCAL = re.compile(r"[d∂]([A-Za-z]\w*?)_?[d∂]_?([A-Za-z]\w*)")  # dadz, da_dz
-_DERIVATIVE = re.compile(r"(?:d_?|D_|grad_?|gradient_)([A-Za-z]\w*)|([A-Za-z]\w*?)_grad(?:ient)?")
+_DERIVATIVE = re.compile(r"(?:d_?|D_|grad_?|gradient_|nabla_)([A-Za-z]\w*)|([A-Za-z]\w*?)_grad(?:ient)?")
 
 
 def _code_names(text: str) -> set[str]:
@@ -184,7 +188,16 @@ def _index(text: str, steps: bool) -> str:
     of_o = re.search(r"(?m)^\W*(?:hat\W*)?[^\W\d]\}?_\{?o\}?\s*=", text) and not re.search(r"_\{?0", text)
     if scan and of_o and any(re.search(rf"(?<![A-Za-z]){b}_\{{?o(?![A-Za-z])", text) for b in beside):
         scan, named = False, named | {"o"}  # the u_o of Σ_w exp(u_w^T v)
-    found = [x for x in INDEX if not is_gate(x) and (x in "ijkl" or (scan if x == "0" else indexes(x)))]
+
+    def is_value(x: str) -> bool:
+        """The k of k = W_k x, which nothing sums over."""
+        formula = re.search(rf"(?m)(?:^|[,;&.])\s*{x}\s*=(?!=)\s*(?!\d|[a-z](?!\w)|\W*$)", text)
+        index = re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_|[_{{][a-z]?,?[a-z]?{x}[a-z]|_\{{?[a-z],?{x}(?![a-z])", text)
+        return bool(formula) and not index
+
+    found = [
+        x for x in INDEX if not is_gate(x) and not is_value(x) and (x in "ijkl" or (scan if x == "0" else indexes(x)))
+    ]
     return "".join(x for x in (*found, *sorted(named)) if not (steps and x == "t"))
 
 

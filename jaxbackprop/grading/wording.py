@@ -40,7 +40,8 @@ _SIGMA = re.compile(
     r"|symmetri\w*\s+(?:matrix\s+)?\$?(?:Σ|\\Sigma)"
 )
 _POSITIVE = re.compile(
-    rf"(?i)\b({IF})\s+(?:the\s+)?(?:loss|cost|error|hinge)(?:\s+is)?\s+(?:positive|active|nonzero|> ?0)(?![.\d])"
+    rf"(?i)\b({IF})\s+(?:(?:the\s+)?(?:loss|cost|error|hinge)(?:\s+is)?\s+(?:positive|nonzero|> ?0)"
+    r"|(?:[\w ]{0,20}\s)?active)(?![.\d])"
 )
 
 
@@ -49,6 +50,8 @@ def _with_partials(text: str) -> str:
     for f, inside in re.findall(r"(?m)^\W*([A-Za-z])\(\s*([a-z](?:\s*,\s*[a-z])+)\s*\)\s*=", text):
         for x in re.findall(r"[a-z]", inside):
             text = re.sub(rf"(?<![\w\\]){f}_(?:{x}|\{{{x}\}})(?![\w(])", f"∂{f}/∂{x}", text)
+            for y in re.findall(r"[a-z]", inside):
+                text = re.sub(rf"(?<![\w\\]){f}_(?:{x}{y}|\{{{x}{y}\}})(?![\w(])", f"∂²{f}/∂{x}∂{y}", text)
     return text
 
 
@@ -147,6 +150,8 @@ def _one_by_one(match: re.Match) -> str:
 
 _WORDING = rules(
     ("dx, dy = a, b", r"(?m)^([ \t]*)([^\W\d][\w.]*(?:[ \t]*,[ \t]*[^\W\d][\w.]*)+)[ \t]*=(?!=)[ \t]*([^\n]+)$", _one_by_one),
+    ("def loss(w): return …",
+     r"(def\s+\w*(?:loss|cost)\w*\([^)\n]*\):[^\n]*\n(?:(?!def |[ \t]*return)[^\n]*\n)*?[ \t]*)return\s+(?=\S)", r"\1loss = "),
     ("for t = T, …, 1:", r"(?m)^([ \t]*)[Ff]or\s+\w+\s*(?:in\b|=[^\n:]*(?:…|\.\.|,|\bto\b))[^\n:]*:", r"\1"),
     ("w <- w - lr * dw", r"(?m)^([ \t]*[^\W\d]\w*[ \t]*)<-(?=[ \t]*[^\n=]*$)", r"\1←"),
     ("on a, in French", r"\bOn a\b(?!\s*=)", "On  "),

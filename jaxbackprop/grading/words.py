@@ -9,7 +9,8 @@ INDEX = "ijklmnpqrsct0"  # letters that index; 0: an o below is a 0, as a scan r
 ELEMENTWISE = frozenset(
     "leaky_relu leakyrelu relu tanh sigmoid logistic expit softplus silu swish gelu_tanh gelu elu exp log ln sin cos sinh cosh"
     " sqrt abs sign step heaviside identity linear softmax log_softmax logsumexp norm tr trace diag vec outer kron dot matmul"
-    " where max min maximum minimum sum npsum mean std var square power pow transpose multiply ce pick rowsum colsum".split()
+    " where max min maximum minimum sum npsum mean std var square power pow transpose multiply ce pick rowsum colsum"
+    " logaddexp".split()
 )
 GENERIC = re.compile(r"(?:[gfφψϕσ]|act)_?\d*")
 CALLED = frozenset("var std mean norm max min sum".split())  # in code, where they are not called, names
