@@ -1,7 +1,9 @@
-"""A name that is not known, and its nearest neighbour: without JAX, so that who mistypes waits for nothing."""
+"""What is said without JAX, so that who mistypes waits for nothing: a name and its neighbour, a missing extra, a table."""
 
 import difflib
-from collections.abc import Iterable
+import importlib
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:
@@ -14,3 +16,26 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {kind} {given!r}: {hint}Known: {', '.join(known)}"
+
+
+def extra(module: str, package: str, what: str, name: str = "cli") -> Any:
+    """Import what an extra of this package installs; where it is missing, say which.
+
+    >>> extra("json", "the standard library", "an example").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}: pip install 'jaxbackprop[{name}]'") from error
+
+
+def aligned(table: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """The lines of a table, its columns aligned, those of these numbers to the right.
+
+    >>> aligned([("name", "size"), ("w", "12")], right={1})
+    ['name  size', 'w       12']
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    placed = lambda i, cell: cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])  # noqa: E731
+    return ["  ".join(placed(i, cell) for i, cell in enumerate(line)).rstrip() for line in table]

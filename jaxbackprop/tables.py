@@ -9,20 +9,10 @@ from typing import Any, ClassVar
 import jax
 
 from jaxbackprop.mathematics import Maths, escaped
+from jaxbackprop.spelling import aligned
 from jaxbackprop.words import paths_of
 
 Table = Sequence[Sequence[str]]  # its first line is the head; a formula in it is `Maths`, and a cell may have lines
-
-
-def aligned(table: Table, right: Collection[int] = ()) -> list[str]:
-    """The lines of a table, its columns aligned, those of these numbers to the right.
-
-    >>> aligned([("name", "size"), ("w", "12")], right={1})
-    ['name  size', 'w       12']
-    """
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    placed = lambda i, cell: cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])  # noqa: E731
-    return ["  ".join(placed(i, cell) for i, cell in enumerate(line)).rstrip() for line in table]
 
 
 def terminal_width() -> int:

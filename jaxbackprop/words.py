@@ -1,6 +1,5 @@
 """What messages are made of: names and their neighbours, and shapes declared as letters."""
 
-import importlib
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral
 from typing import Any, TypeVar
@@ -49,18 +48,6 @@ def look_up(kind: str, table: Mapping[str, T], name_or_pair: str | tuple) -> T |
     raise TypeError(
         f"{kind} is {name_or_pair!r}: expected a name ({', '.join(table)}) or a pair of functions (value, derivative)"
     )
-
-
-def extra(module: str, package: str, what: str, name: str = "cli") -> Any:
-    """Import what an extra of this package installs; where it is missing, say which.
-
-    >>> extra("json", "the standard library", "an example").__name__
-    'json'
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{what} needs {package}: pip install 'jaxbackprop[{name}]'") from error
 
 
 def require_positive(name: str, number: Any) -> None:

@@ -470,7 +470,7 @@ def test_nested_columns(read):
 
 def test_text_among_numbers(read):
     width = ["1"] * 4 + ["wi\u2028de", "wider"] + ["2"] * 6
-    words = "column 'width' holds text where numbers belong: 'wi\\u2028de' in row 5 (1 more like it); correct it, or say --na "
+    words = "column 'width' holds text where numbers belong: 'wi\\u2028de' in row 5 (1 more like it); correct it, or "
     refused(read, csv(flowers(width=width)), words)
 
 

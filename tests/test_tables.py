@@ -272,6 +272,55 @@ def test_one_price_with_thousands_among_plain_ones_is_a_number():
         np.testing.assert_allclose(y, [*map(float, PRICES[:-1]), 1234], rtol=1e-4)
 
 
+@pytest.mark.parametrize(("form", "unit"), [("{} kg", "kg"), ("{}km/h", "km/h"), ("EUR {}", "EUR"), ("{} m2", "m2")])
+def test_a_number_with_a_unit_in_every_row_is_a_number(form, unit):
+    numbers = [f"{20 + 0.5 * i}" for i in range(N)]
+    rows = [form.format(number) for number in numbers]
+    dataset = load(beside(rows, b=rows))
+    assert (column(dataset, "b").written, dataset.encoding.target_written) == (unit, unit)
+    x, y = values_of(dataset)
+    np.testing.assert_allclose(x[:, 1], np.array(numbers, float), rtol=1e-5)
+    np.testing.assert_allclose(y, np.array(numbers, float), rtol=1e-5)
+    with pytest.raises(ValueError, match=f"column 'b' is written with no unit, in training with {unit}"):
+        new_rows(dataset, "a,b\n1,3\n")
+    assert new_rows(dataset, f"a,b\n1,{form.format(3)}\n")[0].shape == (1, 2)
+    refused("write all numbers with one unit", beside(PRICES, b=[*rows[1:], "7"]))
+    refused("where numbers belong: '7 lb' in row 40", beside(PRICES, b=[*rows[1:], "7 lb"]))
+
+
+def test_what_only_looks_like_a_unit_is_a_label():
+    for names in (["1st", "2nd", "3rd", "4th"], ["12 Main St", "7 Low Rd", "9 Hill"], ["B12", "B7", "B1"]):
+        assert column(load(beside(PRICES, b=(names * N)[:N])), "b").kind == "category"
+
+
+def test_numbers_in_parentheses_are_negative():
+    rows = [f"({i}.5)" if i % 3 else f"({i * 2}.25)" for i in range(N)]
+    dataset = load(beside([*rows[:-1], "$3"], b=rows))
+    assert values_of(dataset)[1].tolist() == pytest.approx([*(-float(row[1:-1]) for row in rows[:-1]), 3], rel=1e-5)
+    assert column(dataset, "b").why == "those in parentheses are negative"
+    assert dataset.note.endswith("those in parentheses are negative)")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_numbers_of_many_values_beside_a_word_are_numbers_with_faults(share):
+    whole = [str(i) for i in range(100)]
+    rows = ["unknown" if i % 10 < 10 * share else value for i, value in enumerate(whole)]
+    words = "text where numbers belong: 'unknown' in row 1 "
+    refused(words, beside(rows))
+    refused(words, beside([f"{i}.5" for i in range(100)], b=rows))
+    assert load("t.csv", treatment=Treatment(na=("unknown",))).encoding.features == ("a", "b", "b is missing")
+    grades = ["none" if i % 2 else "absent" if i % 3 else str(i % 6) for i in range(100)]
+    assert column(load(beside(whole, b=grades)), "b").kind == "category"
+
+
+def test_two_decimal_marks_in_a_column_are_refused():
+    mixed = [f'"{i},5"' if i % 2 else f"{i}.5" for i in range(N)]
+    refused("column 'b' holds '0.5' in row 1 and '1,5' in row 2: write all numbers with one", beside(PRICES, b=mixed))
+    swiss = [f"45'6{i:02d}.90" for i in range(N)]
+    _, y = values_of(load(write(table(";", a=range(N), y=swiss))))
+    np.testing.assert_allclose(y, [45_600.9 + i for i in range(N)], rtol=1e-6)
+
+
 def test_two_units_in_a_column_are_refused():
     refused(
         "column 'b' holds '12' in row 1 and '45%' in row 2: write all numbers with one unit",
@@ -304,7 +353,10 @@ def test_an_ambiguous_comma_is_decided_by_the_file_and_may_be_said():
 
 def test_whole_numbers_beyond_64_bits():
     huge = [2**63 + 10**9 * i for i in range(N)]
-    x, _ = values_of(load(write(table(a=huge, y=PRICES))))
+    dataset = load(write(table(a=huge, y=PRICES)))
+    x, _ = values_of(dataset)
+    assert column(dataset, "a").why == "whole numbers beyond 2^53: their last digits are lost"
+    assert "beyond 2^53: their last digits are lost" in load("t.csv", target="a").note
     np.testing.assert_allclose(x[:, 0], np.sort(np.array(huge, float)), rtol=1e-9)
     refused(
         "target 'y' holds whole numbers beyond 2^53, which are not told apart",
@@ -324,6 +376,8 @@ def test_codes_keep_their_zero():
     assert x[:, 1:].tolist() == [[0, 0, 0], [1, 0, 0]]
     assert "'1067' in row 1" in said[0]
     assert load(beside(codes)).encoding.classes == ("01067", "10115", "80331")
+    one = column(load(beside(PRICES, plz=["01067", *range(20_000, 20_000 + N - 1)])), "plz")
+    assert one.why.startswith("codes, as '01067' in row 1 begins with 0: different in every row (--numbers 'plz' takes")
     assert column(load(beside(PRICES, plz=codes), treatment=Treatment(numbers=("plz",))), "plz").kind == "number"
     assert column(load(beside(PRICES, b=["0", "0.5", "00.5", "2"] * 10)), "b").kind == "number"
 
@@ -370,6 +424,10 @@ def test_dates_that_do_not_tell_their_form_or_are_none():
         "holds '3/1/2020' in row 1, which may be %m/%d/%Y or %d/%m/%Y",
         beside(PRICES, day=[f"3/{i % 12 + 1}/2020" for i in range(N)]),
     )
+    refused(
+        "column 'day' holds '13/1/2020' in row 1 (%d/%m/%Y) and '1/13/2020' in row 2 (%m/%d/%Y): write all dates as",
+        beside(PRICES, day=["13/1/2020", "1/13/2020"] * 20),
+    )
     days = [f"2020-01-{i % 28 + 1:02d}" for i in range(N)]
     refused(
         "column 'day' holds text where dates belong: 'soon' in row 3; correct it",
@@ -399,6 +457,16 @@ def test_labels_are_trimmed_and_those_that_may_be_one_are_refused():
         for how in ({"treatment": Treatment(categories=("target",))}, {"classes": [*names, ">50K"]}):
             assert set(load("t.csv", **how).encoding.classes) == {*names, ">50K"}
     assert load(beside(["+", "-", "C", "C++"] * 10)).encoding.classes == ("+", "-", "C", "C++")
+
+
+def test_a_word_for_no_value_is_no_label_to_learn():
+    for word in ("?", "None"):
+        message = (
+            f"target 'target' is missing in 10 rows (first: row 4, '{word}'): fill it in, or leave such rows out by"
+        )
+        refused(message, beside(["p", "q", "q", word] * 10))
+        assert load("t.csv", treatment=Treatment(missing="drop")).encoding.classes == ("p", "q")
+        assert word in load("t.csv", treatment=Treatment(categories=("target",))).encoding.classes
 
 
 def test_labels_of_a_feature_are_trimmed_and_those_that_may_be_one_are_said():
@@ -461,11 +529,34 @@ def test_a_named_index_of_pandas_is_neither_target_nor_feature():
     dataset = load("t.parquet")
     assert (dataset.encoding.target, dataset.encoding.features) == ("y", ("a",))
     assert column(dataset, "when").why == "row numbers that pandas wrote"
-    assert load("t.parquet", treatment=Treatment(numbers=("when",))).encoding.target == "when"
+    kept = load("t.parquet", treatment=Treatment(numbers=("when",))).encoding
+    assert (kept.target, kept.features) == ("y", ("a", "when"))
     assert load("t.parquet", target="when").encoding.features == ("a", "y")
     stored = load("folder")
     assert (stored.encoding.target, stored.encoding.features) == ("y", ("a",))
     assert load("folder", target="when").encoding.features == ("a", "y")
+
+
+def test_an_index_of_text_is_named_as_such():
+    named = [f"row {i}" for i in range(N)]
+    pandas = json.dumps({"index_columns": ["name"], "columns": [], "column_indexes": []})
+    rows = pa.table({"a": np.arange(N) / 3, "y": np.arange(N) / 7, "name": named}).replace_schema_metadata(
+        {"pandas": pandas}
+    )
+    pq.write_table(rows, "t.parquet")
+    assert column(load("t.parquet"), "name").why == "the index that pandas wrote (--categories 'name' keeps it)"
+
+
+def test_what_contradicts_itself_is_refused():
+    path = beside(PRICES, b=range(N))
+    for both in (("drop", "categories"), ("drop", "numbers"), ("categories", "numbers")):
+        refused("'b' is to be both", path, treatment=Treatment(**dict.fromkeys(both, ("b",))))
+
+
+def test_a_constant_column_is_said():
+    dataset = load(beside(PRICES, b=[5] * N, c=["x"] * N))
+    assert column(dataset, "b").deed == "number; the same in every row"
+    assert column(dataset, "c").deed == "1 category, an input each: x; the same in every row"
 
 
 def test_columns_are_left_out_as_asked_and_what_is_left_has_to_be_something():
@@ -499,6 +590,11 @@ def test_separators_and_a_comma_in_a_name():
             assert x[0, 1] == pytest.approx((1.5 - dataset.encoding.mean[1]) / dataset.encoding.scale[1], abs=1e-5)
     said = load(write(table(":", a=range(N), y=PRICES)), treatment=Treatment(separator=":"))
     assert said.encoding.features == ("a",)
+
+
+def test_the_separator_may_stand_in_the_first_line():
+    for line in ("sep=;", '"sep=;"\r', "SEP=;"):
+        assert load(write(f"{line}\n" + table(";", a=range(N), y=PRICES))).encoding.features == ("a",)
 
 
 def test_a_file_without_a_header():
@@ -696,5 +792,13 @@ def test_a_folder_of_several_parquet_files_with_labels_and_gaps_is_one_table():
     np.testing.assert_array_equal(whole.x_train, parts.x_train)
     for read in (read_features, lambda path, encoding: read_examples(path, encoding)[0]):
         np.testing.assert_array_equal(read("folder", parts.encoding), read("t.parquet", parts.encoding))
+    pq.write_table(
+        pa.table({name: values[:2] for name, values in columns.items()} | {"y": ["a", "b"]}), "folder/2.parquet"
+    )
+    refused(
+        "'folder': column 'y' holds string in 2.parquet, double in the first: write it alike in all files", "folder"
+    )
+    Path("folder/2.parquet").write_bytes(b"PAR1 and no more")
+    refused("'2.parquet'", "folder")
     pq.write_table(pa.table({"size": [1.0], "y": [2.0]}), "folder/2.parquet")
     refused("'folder': 2.parquet has the columns 'size', 'y', the first 'size', 'kind', 'age', 'y'", "folder")

@@ -392,7 +392,7 @@ UNUSABLE = {
         ("infinite.csv", r"column 'size' has 1 infinite values.*\(first: row 6\)"),
         ("ragged.csv", "row 6 has 3 values, expected 2"),
         ("one.csv", "target 'kind' is 'yes' in every row"),
-        ("few.csv", "has 1 rows, expected at least 5"),
+        ("few.csv", "has 1 row, expected at least 5"),
         ("alone.csv", "has the columns 'price', expected features and a target"),
         ("houses.xlsx", "ends in '.xlsx', expected .csv, .tsv, .txt, .npz or .parquet"),
         ("broken.npz", "not an NPZ archive"),

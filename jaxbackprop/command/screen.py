@@ -15,10 +15,10 @@ import jax
 from jaxbackprop import __version__, devices, network
 from jaxbackprop.data.blocks import examples_of
 from jaxbackprop.data.figures import lines_of
+from jaxbackprop.spelling import extra
 from jaxbackprop.training import runs
 from jaxbackprop.training.secret import SECRET_FILE
 from jaxbackprop.training.steps import diverged
-from jaxbackprop.words import extra
 
 if TYPE_CHECKING:
     from jaxbackprop.command.planning import Plan

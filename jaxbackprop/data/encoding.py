@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, rows_where, shown
+from jaxbackprop.data.saying import FLOAT32_MAX, counted, finite, listed, nearest, refuse, rows_in, rows_where, shown
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.values import NUMERIC
 from jaxbackprop.spelling import unknown
@@ -59,7 +59,7 @@ class Column:
         done = self.kind + {"date": ", in days", "boolean": ", 0 or 1"}.get(self.kind, "")
         if self.kind == "category":
             some = [category or "(missing)" for category in self.categories[:4]] + ["…"] * (len(self.categories) > 4)
-            done = f"{len(self.categories)} categories, an input each: {', '.join(some)}"
+            done = f"{counted(len(self.categories), 'category', 'categories')}, an input each: {', '.join(some)}"
         elif self.kind == "number" and self.written:
             done += f", in {self.written}"
         told = f"gaps get {self.fill:.6g} and are told" if self.indicator else ""

@@ -9,8 +9,7 @@ import numpy as np
 
 from jaxbackprop.data.encoding import Encoding
 from jaxbackprop.data.saying import shown
-from jaxbackprop.tables import aligned
-from jaxbackprop.words import extra
+from jaxbackprop.spelling import aligned, extra
 
 MOST_SHOWN = 12  # classes of which the whole confusion matrix is printed
 

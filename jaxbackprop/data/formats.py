@@ -17,7 +17,7 @@ from numpy.lib.format import open_memmap
 from jaxbackprop.data.blocks import Blocks, Rows
 from jaxbackprop.data.reading import LANES, WINDOW_BYTES
 from jaxbackprop.data.sheets import pandas_index
-from jaxbackprop.words import extra
+from jaxbackprop.spelling import extra
 
 BLOCK_BYTES = 2**20  # of a .npy file, which has no blocks of its own; but at least FEWEST_BLOCKS of them
 FEWEST_BLOCKS = 64

@@ -31,7 +31,7 @@ from jaxbackprop.data.sources import BUNDLED, bundled, file_at, npz_pair, npz_ro
 from jaxbackprop.data.stored import holds_more_than_numbers, is_stored, read_folder, read_through
 from jaxbackprop.data.tables import MOST_CATEGORIES, Table, read_rows, read_table, whole_rows
 from jaxbackprop.data.targets import Goal, encoded_target, goal_of, split
-from jaxbackprop.tables import aligned
+from jaxbackprop.spelling import aligned
 
 AS_FOUND = Treatment()
 

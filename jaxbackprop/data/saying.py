@@ -19,7 +19,8 @@ def naming(source: object) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{shown(str(source))}: {cut(' '.join(str(error).split()), 750)}") from error
+        why = str(getattr(error, "strerror", None) or error)  # of the system, without its number
+        raise ValueError(f"{shown(str(source))}: {cut(' '.join(why.split()), 750)}") from error
 
 
 def refuse(bad: np.ndarray, names: Sequence[str], what: str) -> None:
@@ -52,13 +53,18 @@ def is_number(text: str) -> bool:
         return False
 
 
-def rows_in(number: int) -> str:
-    """A number of rows, in words.
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things, in words.
 
-    >>> rows_in(1), rows_in(2000)
-    ('1 row', '2,000 rows')
+    >>> counted(1, "row"), counted(2000, "row"), counted(2, "category", "categories")
+    ('1 row', '2,000 rows', '2 categories')
     """
-    return f"{number:,} row{'' if number == 1 else 's'}"
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def rows_in(number: int) -> str:
+    """A number of rows, in words."""
+    return counted(number, "row")
 
 
 def rows_where(found: np.ndarray, more: str = "") -> str:

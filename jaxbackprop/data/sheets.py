@@ -13,12 +13,13 @@ import io
 import os
 import re
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.data.saying import listed, rows_in, shown
+from jaxbackprop.data.saying import counted, listed, naming, rows_in, shown
 from jaxbackprop.data.values import arrow, decimal_of
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # where two fit alike, the first
@@ -85,9 +86,10 @@ def read_sheet(path: Path, asked: Treatment, before: Form | None = None) -> Shee
     na = asked.na or (before.na if before else ())
     if path.is_dir() or suffix_of(path) == ".parquet":
         return _parquet_sheet(path, Form(na=na))
-    content, comments = _without_comments(_content(path))
+    content, told = _separator_told(_content(path))
+    content, comments = _without_comments(content)
     head = _head(content)
-    separator = asked.separator or _separator(head, before)
+    separator = asked.separator or told or _separator(head, before)
     rows = _rows(head, separator)
     if not rows:
         raise ValueError("no rows: it is empty, or opens a quote and never closes it")
@@ -100,7 +102,7 @@ def read_sheet(path: Path, asked: Treatment, before: Form | None = None) -> Shee
     said = {
         f"separated by {SEPARATORS.get(separator, shown(separator))}": separator != ",",
         "decimal commas": form.decimal == ",",
-        f"{len(comments)} comment lines above": bool(comments),
+        f"{counted(len(comments), 'comment line')} above": bool(comments),
         f"no header: its columns are {names[0]} to {names[-1]} (--header yes, if it has one)": invented,
         f"{rows_in(empty)} without anything left out at the end": empty > 0,
     }
@@ -137,6 +139,12 @@ def _content(path: Path) -> bytes:
         if content.startswith(magic):
             raise ValueError(what)
     return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def _separator_told(content: bytes) -> tuple[bytes, str]:
+    """What is below a first line such as sep=; and that separator: a spreadsheet hides that line."""
+    line = re.match(rb'"?sep=([^\w\s"]|\t)"?\r?\n', content, re.IGNORECASE)
+    return (content[line.end() :], line[1].decode("latin-1")) if line else (content, "")
 
 
 def _without_comments(content: bytes) -> tuple[bytes, list[str]]:
@@ -276,16 +284,29 @@ def _parquet_sheet(path: Path, form: Form) -> Sheet:
     """A .parquet file, or all of a folder as one table; what pandas kept of its row numbers, named or not, is told apart."""
     pa, _ = arrow()
     files = parquet_files(path)
-    parts = [_part(file) for file in files]
-    for part, file in zip(parts, files, strict=True):
-        if part.column_names != parts[0].column_names:
-            found, first = listed(part.column_names), listed(parts[0].column_names)
-            raise ValueError(f"{file.name} has the columns {found}, the first {first}")
+    parts = []
+    for file in files:
+        with naming(file.name) if path.is_dir() else nullcontext():
+            parts.append(_part(file))
+        _require_alike(file.name, parts[-1].schema, parts[0].schema)
     table = pa.concat_tables(parts, promote_options="permissive")
     if not table.num_rows:
         raise ValueError("no rows, expected some below the header")
     columns = _by_name(table.column_names, [column.combine_chunks() for column in table.columns])
     return Sheet(columns, form, pandas_index(table.schema))
+
+
+def _require_alike(name: str, schema: Any, first: Any) -> None:
+    """Refuse a part that has other columns than the first, or of types that do not go together with those there."""
+    pa, _ = arrow()
+    if schema.names != first.names:
+        raise ValueError(f"{name} has the columns {listed(schema.names)}, the first {listed(first.names)}")
+    for one, other in zip(schema, first, strict=True):
+        try:
+            pa.unify_schemas([pa.schema([other]), pa.schema([one])], promote_options="permissive")
+        except (TypeError, ValueError):
+            found = f"column {shown(one.name)} holds {one.type} in {name}, {other.type} in the first"
+            raise ValueError(f"{found}: write it alike in all files") from None
 
 
 def parquet_files(path: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from jaxbackprop.data.encoding import Bounds
 from jaxbackprop.data.saying import is_number, listed, naming, nearest, shown
 from jaxbackprop.data.sheets import suffix_of
 from jaxbackprop.data.values import Values, arrow, meaning
-from jaxbackprop.words import extra
+from jaxbackprop.spelling import extra
 
 BUNDLED = {"digits": "digit", "breast_cancer": "diagnosis", "diabetes": "progression", "wine": "cultivar"}
 KINDS = ".csv, .tsv, .txt, .npz or .parquet"

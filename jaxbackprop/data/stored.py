@@ -25,7 +25,7 @@ from jaxbackprop.data.sheets import pandas_index, parquet_files
 from jaxbackprop.data.sources import BUNDLED
 from jaxbackprop.data.targets import MOST_CLASSES, recognised
 from jaxbackprop.data.values import arrow
-from jaxbackprop.words import extra
+from jaxbackprop.spelling import extra
 
 
 def is_stored(source: str | os.PathLike[str]) -> bool:

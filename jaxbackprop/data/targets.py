@@ -17,10 +17,9 @@ import numpy as np
 
 from jaxbackprop.data.encoding import Encoding, standardise
 from jaxbackprop.data.saying import alike, finite, is_number, listed, nearest, rows_in, rows_where, shown
-from jaxbackprop.data.values import Values
+from jaxbackprop.data.values import EXACT, Values
 
 MOST_CLASSES, ROWS_PER_CLASS = 20, 5  # whole numbers beyond either are quantities rather than labels
-EXACT = 2**53  # beyond it two whole numbers may be one float
 
 
 class Goal(NamedTuple):
@@ -60,7 +59,8 @@ def goal_of(name: str, y: Values, task: str | None, classes: Sequence[str] | Non
         found = "is text" if kind == "category" else "is true/false"
         found += ", taken so as asked" if task == "regression" else ""
     if task == "regression":
-        return Goal(task, (), values, found + (f", in {y.written}" if y.written else ""))
+        found += (f", in {y.written}" if y.written else "") + (f"; {y.remark}" if y.remark else "")
+        return Goal(task, (), values, found)
     labels, codes = classes_of(y)
     if classes is not None:
         return Goal("classification", *as_given(classes, labels, codes, name), found)
@@ -85,7 +85,9 @@ def recognised(name: str, rows: int, different: int | None, whole: bool, task: s
     elif rows < ROWS_PER_CLASS * different:
         natural, found = "regression", f"{found}, in only {rows} rows"
     if task == "classification" and not whole:
-        raise ValueError(f"target {shown(name)} {found}, not all whole, so no labels; use task='regression'")
+        raise ValueError(
+            f"target {shown(name)} {found}, not all whole, so no labels; use task='regression' (--task regression)"
+        )
     return task or natural, found + (", taken so as asked" if task and task != natural else "")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxbackprop.grading.judge import judge
 from jaxbackprop.grading.report import Verdict
-from jaxbackprop.words import extra
+from jaxbackprop.spelling import extra
 
 
 def grade(text: str, network: Any = None) -> Verdict:

@@ -41,12 +41,12 @@ from jaxbackprop.grading.points import at_point
 from jaxbackprop.grading.reading import Reading, read
 from jaxbackprop.grading.values import Node, Scope, evaluate, times
 from jaxbackprop.grading.world import Values, World, as_node, called, resolved, stored, with_letters
+from jaxbackprop.spelling import extra
 from jaxbackprop.tracing import circuit
 from jaxbackprop.tracing.render import Row, Worked, row
 from jaxbackprop.tracing.shown import Shown
 from jaxbackprop.tracing.symbols import narrow, number, shown_shape
 from jaxbackprop.tracing.taken import placed, without_lists, worlds
-from jaxbackprop.words import extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

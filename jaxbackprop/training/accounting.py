@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array
 
-from jaxbackprop.words import extra, require_positive
+from jaxbackprop.spelling import extra
+from jaxbackprop.words import require_positive
 
 TAIL = 1e-15  # the probability that a Poisson draw exceeds its fixed capacity
 

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbackprop.spelling import extra
 from jaxbackprop.training.checkpoints import DamagedError, Kept, Restored, about_of, as_plain, from_plain, require_same
-from jaxbackprop.words import extra
 
 EPOCH = 10**9  # Orbax numbers checkpoints: epochs done · EPOCH + steps of the next one
 
