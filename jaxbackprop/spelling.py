@@ -11,8 +11,12 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
     >>> unknown("activation", "rleu", ["relu", "tanh"])
     "unknown activation 'rleu': did you mean 'relu'? Known: relu, tanh"
+    >>> unknown("name", "loss", [])
+    "unknown name 'loss': there is none"
     """
     known = list(known)
+    if not known:
+        return f"unknown {kind} {given!r}: there is none"
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {kind} {given!r}: {hint}Known: {', '.join(known)}"

@@ -138,3 +138,18 @@ def test_what_does_not_fit_gets_one_line(words, message, tmp_path):
     assert (found.status, found.out) == (2, "")
     assert message in found.err
     assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("status", [0, 5])
+def test_a_file_that_leaves_is_not_checked(status, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaves.py").write_text(f"import sys\nsys.exit({status})\n")
+    found = jaxbackprop("check", "leaves.py:loss", "gradient")
+    assert (found.status, found.out, found.err.count("\n")) == (2, "", 1)
+    assert f"SystemExit: {status} ({tmp_path / 'leaves.py'}, line 2): it leaves before it is checked" in found.err
+
+
+def test_a_name_that_is_not_there_is_no_import(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("import jax.numpy as jnp\n")
+    assert jaxbackprop("check", "mine.py:jn", "gradient").err.endswith("unknown name 'jn': there is none\n")

@@ -463,6 +463,14 @@ def test_text_that_is_not_utf8(read):
         refused(read, path, "'t.csv': the header is not UTF-8 text; save the file as UTF-8")
 
 
+def test_a_text_where_names_are_wanted_is_refused():
+    path = csv(flowers())
+    with pytest.raises(ValueError, match=r"treatment.drop is 'width', expected a tuple of texts, such as drop=\('a', "):
+        load(path, treatment=Treatment(drop="width"))
+    with pytest.raises(ValueError, match="target is 3, expected the name of a column or an array"):
+        load(path, target=3)
+
+
 def test_nested_columns(read):
     path = parquet(length=[[1]] * ROWS, width=[1.0] * ROWS, colour=COLOURS)
     refused(read, path, "'t.parquet': column 'length' holds list<element: int64>")

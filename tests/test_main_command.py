@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once", "_tables")
         ("predict run", "arguments are required: FILE"),
         ("predict run new.csv more.csv", "one argument too many: 'more.csv'"),
         ("predict run new.csv --target price", "unknown option '--target'"),
+        ("train --epchs 3", r"'--epchs': did you mean '--epochs', '--epsilon' or '--devices'\? \(see"),
     ],
 )
 def test_an_unknown_command_or_option_is_refused_in_one_line(words, message):
@@ -92,6 +93,23 @@ for words in {words}:
     assert len(done.stderr.splitlines()) == sum(line.startswith("2 ") for line in told)
 
 
+@pytest.mark.parametrize(
+    "words", ["train diggits", "train missing.csv", "predict run missing.csv", "evaluate run missing.csv"]
+)
+def test_data_that_are_not_there_are_refused_without_jax(words):
+    script = f"""
+import sys
+from jaxbackprop.command.main import entry
+sys.argv[1:] = {words.split()}
+try:
+    entry()
+except SystemExit as leaving:
+    print(leaving.code, "jax" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr.count("\n")) == ("2 False\n", 1)
+
+
 def test_the_names_beside_options_are_those_that_are_there():
     for copy, real in (
         (train.BUNDLED, sources.BUNDLED),
@@ -134,6 +152,7 @@ def test_what_is_neither_a_width_nor_the_one_file_is_refused(words):
 def test_lr_is_the_learning_rate():
     _, arguments = parsed(["train", "--lr", "0.5"])
     assert arguments.learning_rate == 0.5
+    assert parsed(["train", "--l", "0.5"])[1].learning_rate == 0.5
     refused(jaxbackprop("train", "--lr", "0"), "argument --learning-rate/--lr: '0' is not a positive number")
     assert "--lr RATE" in jaxbackprop("train", "--help").out
 

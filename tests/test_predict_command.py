@@ -62,7 +62,7 @@ def test_rows_come_in_by_a_pipe_as_from_a_file(kinds, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     result = jaxbackprop("predict", run, "-")
     assert (result.status, result.out) == (2, "")
-    assert "standard_input.csv': no rows" in result.err
+    assert "jaxbackprop: 'standard_input.csv': no rows" in result.err
     assert result.err.count("\n") == 1
 
 

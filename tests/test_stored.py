@@ -147,6 +147,14 @@ def test_progress_is_told(folder):
     assert seen == [(i, 67) for i in range(1, 68)]
 
 
+def test_the_features_of_a_folder_of_arrays_are_read_too(folder):
+    path = folder()
+    encoding = data.load(path).encoding
+    blocks = data.read_examples(path, encoding)
+    rows = np.concatenate([blocks.read(i)[0] for i in range(len(blocks.lengths))])
+    np.testing.assert_array_equal(data.read_features(path, encoding), rows)
+
+
 def command(folder, *words):
     line = [sys.executable, "-m", "jaxbackprop", *words]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)

@@ -726,6 +726,7 @@ def test_examples_are_read_with_their_target_and_strange_ones_are_refused():
         ),
         ("a,target\n1,\n", "target 'target' is missing in 1 row (first: row 1); fill it in"),
         ("a\n1\n", "lacks the target that the network was trained on: 'target'"),
+        ("b\n1\n", "lacks 1 of the 1 features and the target that the network was trained on: 'a', 'target'"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             read_examples(write(text), labels.encoding)

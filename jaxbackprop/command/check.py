@@ -72,7 +72,9 @@ def _named(what: str, first: str, modules: dict[str, ModuleType]) -> Any:
             "by --arguments"
         )
     if not hasattr(found, name):
-        raise ValueError(f"in {module}: {unknown('name', name, [known for known in vars(found) if known[0] != '_'])}")
+        there = {known: value for known, value in vars(found).items() if known[0] != "_"}
+        known = [known for known, value in there.items() if not isinstance(value, ModuleType)]
+        raise ValueError(f"in {module}: {unknown('name', name, known)}")
     return getattr(found, name)
 
 
@@ -97,12 +99,13 @@ def _theirs(function, *args, **kwargs) -> Any:
     """Run somebody's code; what it raises is said in one line, with the place in their code."""
     try:
         return function(*args, **kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # who leaves has not been checked
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [f for f in frames if not f.filename.startswith(OURS) and "site-packages" not in f.filename]
         placed = theirs and theirs[-1].filename[0] != "<"
         where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if placed else ""
         said = str(error) if isinstance(error, ValueError) and not where else f"{type(error).__name__}: {error}{where}"
+        said += ": it leaves before it is checked" if isinstance(error, SystemExit) else ""
         raise ValueError(said) from None
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import jaxbackprop as jbp
 from jaxbackprop.command.options import DEVICE, JSON, Command, option
-from jaxbackprop.command.predict import RUN, asked
+from jaxbackprop.command.predict import RUN, asked, found
 
 
 def deed(arguments: Namespace) -> int:
     """Measure a run's network on rows with their target; returns the exit status."""
     with asked(arguments) as (config, encoding, net, params, file):
         rows = jbp.data.read_examples(file, encoding)
-        found = {"rows": jbp.data.examples_of(rows), **jbp.evaluate(net, config["loss"], params, rows)}
+        measured = {"rows": jbp.data.examples_of(rows), **jbp.evaluate(net, config["loss"], params, rows)}
         figures = jbp.data.figures_of(encoding, *jbp.training.evaluate.answers(net, params, rows))
     if not encoding.classes:
-        found["rmse"] *= encoding.target_scale[0]
-    print(json.dumps(found | figures) if arguments.json else "\n".join(lines(encoding, found, figures)))
+        measured["rmse"] *= encoding.target_scale[0]
+    print(json.dumps(measured | figures) if arguments.json else "\n".join(lines(encoding, measured, figures)))
     return 0
 
 
@@ -27,7 +27,8 @@ def lines(encoding, found: dict, figures: dict) -> list[str]:
     """What was found, as text."""
     error = f"root mean squared error {found.get('rmse', 0):.4g} in units of {encoding.target}"
     figure = f"accuracy {found['accuracy']:.1%}" if encoding.classes else error
-    return [f"{found['rows']:,} rows: {figure}, loss {found['loss']:.3g}", *jbp.data.lines_of(encoding, figures)]
+    rows = f"{found['rows']:,} row{'' if found['rows'] == 1 else 's'}"
+    return [f"{rows}: {figure}, loss {found['loss']:.3g}", *jbp.data.lines_of(encoding, figures)]
 
 
 COMMAND = Command(
@@ -42,4 +43,5 @@ COMMAND = Command(
         DEVICE,
         JSON,
     ),
+    found=found,
 )

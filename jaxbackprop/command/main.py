@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import jaxbackprop as jbp
@@ -29,9 +31,7 @@ def entry() -> NoReturn:
     sys.stdout.reconfigure(errors=TYPED)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         try:
-            command, arguments = parsed(sys.argv[1:])
-            jbp.command.cache.keep_compiled_programs()
-            status = run(command, arguments)
+            status = run(*parsed(sys.argv[1:]), begin=lambda: jbp.command.cache.keep_compiled_programs())
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -39,9 +39,11 @@ def entry() -> NoReturn:
     sys.exit(status)
 
 
-def run(command: Command, arguments: argparse.Namespace) -> int:
+def run(command: Command, arguments: argparse.Namespace, begin: Callable[[], object] = bool) -> int:
     """Do what is asked; what cannot be done is said in one line."""
     try:
+        command.found(arguments)
+        begin()
         return command.deed(arguments)
     except BrokenPipeError:
         raise  # no bad input: `entry` ends in silence
@@ -97,7 +99,9 @@ def _arguments(command: Command, words: list[str]) -> argparse.Namespace:
             group.add_argument(*option.names, **option.how)
     said, extra = parser.parse_known_args(words)
     if extra and extra[0].startswith("-"):
-        parser.error(unknown("option", extra[0], [o for o in parser._option_string_actions if o.startswith("--")]))
+        near = difflib.get_close_matches(extra[0].partition("=")[0], parser._option_string_actions, n=3, cutoff=0.5)
+        hint = f": did you mean {either([repr(name) for name in near])}?" if near else ""
+        parser.error(f"unknown option {extra[0]!r}{hint}")
     if extra:
         parser.error(f"one argument too many: {extra[0]!r}")
     try:
@@ -109,6 +113,10 @@ def _arguments(command: Command, words: list[str]) -> argparse.Namespace:
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose error is one line."""
+
+    def _get_option_tuples(self, option_string):
+        """What a shortened option may be: two names of one option are one."""
+        return list({id(found[0]): found for found in super()._get_option_tuples(option_string)}.values())
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

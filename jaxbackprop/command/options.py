@@ -33,7 +33,8 @@ class Option(NamedTuple):
 class Command(NamedTuple):
     """A command: what --help says of it, its deed, and its options, more of them under headings of their own.
 
-    `prepared` completes what was said, and raises ValueError where that has no sense.
+    `prepared` completes what was said, and raises ValueError where that has no sense. `found` looks whether what is named is
+    there, before the deed imports JAX.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Command(NamedTuple):
     options: tuple[Option, ...]
     headed: Mapping[str, tuple[Option, ...]] = MappingProxyType({})  # by "heading: what it says"
     prepared: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    found: Callable[[argparse.Namespace], object] = bool
 
 
 def option(names: str, text: str, type: Callable | None = None, default: Any = None, **more: Any) -> Option:  # noqa: A002
@@ -78,7 +80,7 @@ def either(known: Collection[str]) -> str:
     'a, b or c'
     """
     *most, last = known
-    return f"{', '.join(most)} or {last}"
+    return " or ".join(filter(None, (", ".join(most), last)))
 
 
 def one_of(kind: str, known: Collection[str]) -> Callable[[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,12 @@ def deed(arguments: Namespace) -> int:
     return 0
 
 
+def found(arguments: Namespace) -> None:
+    """Look for the rows."""
+    if str(arguments.file) != "-":
+        jbp.data.place_of(arguments.file)
+
+
 @contextmanager
 def asked(arguments: Namespace) -> Iterator[tuple[Any, ...]]:
     """A run's config, encoding, network and parameters, and the file of rows, on the device that is said.
@@ -43,11 +50,22 @@ def asked(arguments: Namespace) -> Iterator[tuple[Any, ...]]:
         jbp.devices.require(arguments.device)
         run, file = run_at(arguments.run), arguments.file
         if str(file) == "-":
-            file = Path(opened.enter_context(tempfile.TemporaryDirectory()), "standard_input.csv")
-            with file.open("wb") as to:
-                shutil.copyfileobj(sys.stdin.buffer, to)
+            file = opened.enter_context(_standard_input())
         with jbp.command.screen.warnings_in_lines():
             yield *run, file
+
+
+@contextmanager
+def _standard_input() -> Iterator[Path]:
+    """A copy of what comes in; errors do not say where it lies."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "standard_input.csv")
+        with file.open("wb") as to:
+            shutil.copyfileobj(sys.stdin.buffer, to)
+        try:
+            yield file
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{folder}{os.sep}", "")) from error
 
 
 def table(encoding, yhat) -> list[tuple[str, ...]]:
@@ -91,4 +109,5 @@ COMMAND = Command(
         DEVICE,
         option("--out FILE", "write the CSV there instead of printing it", Path),
     ),
+    found=found,
 )

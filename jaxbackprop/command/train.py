@@ -27,6 +27,7 @@ from jaxbackprop.command.options import (
     positive_number,
     separator,
 )
+from jaxbackprop.spelling import extra
 
 BUNDLED = ("digits", "breast_cancer", "diabetes", "wine")
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus", "tanh", "sigmoid")
@@ -99,7 +100,7 @@ def _flag(name: str) -> str:
 
 def deed(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
-    jbp.spelling.extra("rich.progress", "rich", "jaxbackprop train")  # what is missing is said before anything is done
+    extra("rich.progress", "rich", "jaxbackprop train")  # what is missing is said before anything is done
     kind = jbp.command.planning.kind_of_device(arguments)
     with jbp.devices.preferred(kind):
         if not arguments.coordinator:  # with others it is asked for where what one refuses ends all
@@ -222,4 +223,6 @@ COMMAND = Command(
         ),
     },
     prepared,
+    # of several processes what one refuses has to end all, later
+    lambda given: given.resume or given.coordinator or jbp.data.place_of(given.data),
 )

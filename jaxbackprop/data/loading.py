@@ -27,7 +27,7 @@ from jaxbackprop.data.encoding import (
 )
 from jaxbackprop.data.saying import listed, naming, rows_in, shown
 from jaxbackprop.data.sheets import Treatment, suffix_of
-from jaxbackprop.data.sources import BUNDLED, bundled, file_at, npz_pair, npz_rows, values_of
+from jaxbackprop.data.sources import BUNDLED, array_rows, bundled, file_at, npz_pair, values_of
 from jaxbackprop.data.stored import holds_more_than_numbers, is_stored, read_folder, read_through
 from jaxbackprop.data.tables import MOST_CATEGORIES, Table, read_rows, read_table, whole_rows
 from jaxbackprop.data.targets import Goal, encoded_target, goal_of, split
@@ -118,15 +118,15 @@ def load(
         "classification, 10 classes (target 'digit' holds 10 different integers)"
     """
     _require_settings(task, test_fraction, seed, classes)
+    _require_names(target, treatment)
     name = source.replace("-", "_") if isinstance(source, str) else ""
-    folder = Path(source) if is_stored(source) else None
-    if folder and not holds_more_than_numbers(folder):
+    path = place_of(source)
+    if path and path.is_dir() and not holds_more_than_numbers(path):
         if treatment != AS_FOUND._replace(drop=treatment.drop) or classes is not None:
             raise ValueError(
                 "a folder's columns are numbers without gaps: of treatment it takes drop alone, and no classes"
             )
-        return Dataset(*read_through(folder, target, task, test_fraction, seed, scale, treatment.drop, progress))
-    path = folder or (None if name in BUNDLED else file_at(source))
+        return Dataset(*read_through(path, target, task, test_fraction, seed, scale, treatment.drop, progress))
     with naming(path or name):
         read = _table(path, name, target, treatment, task)
         table = whole_rows(read, treatment.missing)
@@ -157,6 +157,28 @@ def _require_settings(task: str | None, test_fraction: float, seed: int, classes
         raise ValueError(f"seed is {seed!r}, expected an integer of at least 0")
     if classes is not None and task == "regression":
         raise ValueError("classes are given, and task='regression': leave out one of them")
+
+
+def _require_names(target: Any, treatment: Treatment) -> None:
+    """Refuse what is no name of a column, and a text where there should be names: its letters would be taken for them."""
+    if not isinstance(target, str | None):
+        raise ValueError(f"target is {target!r}, expected the name of a column or an array")
+    for name in ("drop", "categories", "numbers", "na"):
+        given = getattr(treatment, name)
+        if isinstance(given, str) or not all(isinstance(word, str) for word in given):
+            raise ValueError(f"treatment.{name} is {given!r}, expected a tuple of texts, such as {name}=('a', 'b')")
+
+
+def place_of(source: Any) -> Path | None:
+    """Where a source lies: a folder, or a file that can be opened; None of a bundled set.
+
+    Raises:
+        ValueError: it cannot be opened, or is of no known kind.
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(source, str) and source.replace("-", "_") in BUNDLED:
+        return None
+    return Path(source) if is_stored(source) else file_at(source)
 
 
 def _table(path: Path | None, name: str, target: str | None, treatment: Treatment, task: str | None) -> Table:
@@ -241,12 +263,12 @@ def read_examples(path: str | os.PathLike[str], encoding: Encoding) -> Rows | Bl
 def _read(source: Any, encoding: Encoding, target: bool) -> Rows:
     path = Path(source) if is_stored(source) else file_at(source)
     with naming(path):
-        if suffix_of(path) == ".npz":
+        if suffix_of(path) == ".npz" or (path / "x.npy").is_file():
             if any(column.kind == "category" for column in encoding.used):
                 raise ValueError(
                     "holds numbers alone, and the network was trained on labels too: give .csv or .parquet"
                 )
-            x = npz_rows(path, tuple(column.name for column in encoding.used))
+            x = array_rows(path, tuple(column.name for column in encoding.used))
             labels = np.empty((len(x), 0), object)
             y = values_of(encoding.target, npz_pair(path, encoding.target)[1], encoding.task) if target else None
         else:

@@ -45,7 +45,8 @@ def file_at(source: Any) -> Path:
     try:
         path.open("rb").close()
     except FileNotFoundError:
-        raise FileNotFoundError(f"no file {where} in {shown(os.getcwd())}; check the path") from None
+        within = "" if path.is_absolute() else f" in {shown(os.getcwd())}"
+        raise FileNotFoundError(f"no file {where}{within}; check the path") from None
     except (OSError, ValueError) as error:  # ValueError: NUL, or a surrogate, in the path
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{where} can't be opened ({why}); check the path and its permissions") from error
@@ -68,9 +69,9 @@ def npz_pair(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     return x, _unicode(y.ravel(), name) if y.dtype.kind == "U" else y.ravel()
 
 
-def npz_rows(path: Path, names: tuple[str, ...]) -> np.ndarray:
-    """x (n, d) float64 of a .npz file, which has to have these features in this order."""
-    (x,) = _npz_arrays(path, ("x", "X"))
+def array_rows(path: Path, names: tuple[str, ...]) -> np.ndarray:
+    """x (n, d) float64 of a .npz file, or of a folder with x.npy, which has to have these features in this order."""
+    x = np.load(path / "x.npy", mmap_mode="r") if path.is_dir() else _npz_arrays(path, ("x", "X"))[0]
     if x.ndim == 2 and x.shape[1] != len(names):
         raise ValueError(f"x has {x.shape[1]} columns, expected the {len(names)} features {listed(names)}")
     return _matrix(x)
