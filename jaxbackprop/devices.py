@@ -17,6 +17,7 @@ the least that a step takes there. Where the CPU's sum is below it, the GPU wait
 measured, and nothing is said; nor is it of a batch that is laid over several devices.
 """
 
+import os
 from contextlib import contextmanager
 
 import jax
@@ -116,3 +117,18 @@ def require(kind: str | None) -> None:
         f"--device {kind}: JAX computes on a {found.upper()} here{told}: give --device {found}; a GPU needs the extra cuda, "
         "a TPU tpu"
     )
+
+
+def require_room(parameters: int) -> None:
+    """Refuse to train a network of which parameters, gradient and Adam's two moments alone are more than there is memory.
+
+    Raises:
+        ValueError: in float32 they do not fit.
+
+    >>> require_room(641)
+    """
+    of_device, needed = jax.devices()[0].memory_stats() or {}, 4 * 4 * parameters
+    there = of_device.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        takes = f"to train {parameters:,} parameters takes {needed / 2**30:,.0f} GB"
+        raise ValueError(f"{takes}, and there are {there / 2**30:,.0f} GB of memory: give a smaller --hidden")

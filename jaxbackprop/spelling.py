@@ -43,3 +43,12 @@ def aligned(table: Sequence[Sequence[str]], right: Collection[int] = ()) -> list
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     placed = lambda i, cell: cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])  # noqa: E731
     return ["  ".join(placed(i, cell) for i, cell in enumerate(line)).rstrip() for line in table]
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things, in words.
+
+    >>> counted(1, "row"), counted(2000, "row"), counted(2, "category", "categories")
+    ('1 row', '2,000 rows', '2 categories')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

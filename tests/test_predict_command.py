@@ -197,6 +197,14 @@ def test_new_rows_are_predicted_with_what_was_not_seen_said_in_a_line_each(table
     assert house > flat
 
 
+def test_answers_keep_the_id_of_their_row(table_run):
+    Path("new.csv").write_text("kind,age,size,Id\nflat,3,50,007\nhouse,4,51,A 8\n")
+    header, rows = read(jaxbackprop("predict", table_run[0], "new.csv").out)
+    assert header == ["prediction", "Id"]
+    assert [row[1] for row in rows] == ["007", "A 8"]
+    assert all(len(row[0].replace(".", "")) >= 8 for row in rows), "digits that float32 has"
+
+
 def write_text(kind):
     Path("one.csv").write_text(f"kind,age,size\n{kind},3,50\n")
     return "one.csv"

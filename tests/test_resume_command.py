@@ -1,5 +1,6 @@
 """`jaxbackprop train --resume`: on to the very same end, or refused with nothing changed."""
 
+import json
 import os
 import re
 import shutil
@@ -98,6 +99,35 @@ def test_a_run_whose_data_changed_is_not_resumed(kinds):
         result = jaxbackprop("train", "--resume", "run", "--epochs", "5")
         assert result.status == 2
         assert re.fullmatch("jaxbackprop: [^\n]+ was made for another data set[^\n]+\n", result.err)
+        assert result.out == ""
         assert everything_below() == before
     finally:
         table.write_bytes(kept)
+
+
+def test_a_run_finds_its_data_from_any_folder(kinds, monkeypatch):
+    Path("here").mkdir()
+    shutil.copy(kinds[0].parent / "kinds.csv", "here/kinds.csv")
+    monkeypatch.chdir("here")
+    Path("bounds.csv").write_text("*,-100,100\n")
+    for name, more in (("run", ()), ("bounded", ("--bounds", "bounds.csv"))):
+        assert train_until_a_signal(signal.SIGINT, "kinds.csv", *QUICK, *more, "--out", name).status == 130
+    monkeypatch.chdir("..")
+    for name in ("run", "bounded"):
+        assert jaxbackprop("train", "--resume", f"here/{name}").status == 0
+    assert same_end("here/run", kinds[0])
+
+
+def test_a_run_that_was_moved_with_its_data_or_says_a_path_from_here_finds_them(kinds, monkeypatch):
+    Path("here").mkdir()
+    shutil.copy(kinds[0].parent / "kinds.csv", "here/kinds.csv")
+    monkeypatch.chdir("here")
+    assert train_until_a_signal(signal.SIGINT, "kinds.csv", *QUICK, "--out", "run").status == 130
+    monkeypatch.chdir("..")
+    Path("here").rename("there")
+    monkeypatch.chdir("there")
+    assert jaxbackprop("train", "--resume", "run").status == 0
+    config = strict(Path("run/config.json").read_text())
+    config["arguments"]["data"] = "kinds.csv"  # as an earlier version wrote it
+    Path("run/config.json").write_text(json.dumps(config))
+    assert jaxbackprop("train", "--resume", "run", "--epochs", 4).status == 0

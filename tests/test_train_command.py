@@ -25,6 +25,7 @@ from commands import (
     jaxbackprop,
     refused,
     rows_of,
+    same_end,
     split,
     strict,
     write,
@@ -371,6 +372,11 @@ UNUSABLE = {
         ("digit", "unknown data set 'digit'; did you mean 'digits'"),
         ("houses.csv --target pric", r"houses.csv.*no column 'pric'; did you mean 'price'\? \(columns: 'size', 'wei"),
         ("wine --target colour", "its target is 'cultivar', not 'colour'"),
+        ("houses.csv --bounds nowhere", "jaxbackprop: 'nowhere': No such file or directory$"),
+        (
+            "houses.csv --drop size --numbers size",
+            "'size' is to be both, dropped and numbers: leave out one of the two",
+        ),
         ("houses.csv --task classification", "'price' holds 60 different numbers, not all whole"),
         ("empty.csv", "empty.csv.*no rows"),
         ("header.csv", "header.csv.*no rows"),
@@ -399,6 +405,10 @@ UNUSABLE = {
         ("shapes.npz", r"'y' has shape \(4,\).*expected \(5,\)"),
         (".", "holds neither x.npy and y.npy nor .parquet files"),
         ("houses.csv --scratch .", "--scratch is for the rows of a folder"),
+        (
+            "houses.csv --hidden 99999999 99999999",
+            r"to train 9,999,\d+,\d+,\d+ parameters takes 149,\d+ GB, and there are \d+ GB of memory: give a smaller --hid",
+        ),
         ("houses.csv --hidden 0", "layer 'h0' has width 0: expected at least 1"),
         ("houses.csv --hidden 4 0", "layer 'h1' has width 0: expected at least 1"),
         ("houses.csv --hidden -3", "layer 'h0' has width -3: expected at least 1"),
@@ -546,6 +556,25 @@ def test_a_right_gradient_is_not_called_wrong(table, options):
     write("few.csv", "size", "weight", "price", table=examples(12))
     result = jaxbackprop("train", table, *options, "--epochs", 1)
     assert (result.status, result.err) == (0, "")
+
+
+def test_a_batch_of_all_examples_is_said():
+    out = jaxbackprop("train", "kinds.csv", *QUICK[:-1], 4096, "--out", "run").out
+    assert "3 epochs of 1 step of 47, all examples at once" in out
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_written_again(monkeypatch, kinds):
+    write_row = runs.append_metrics
+
+    def deleted(folder, row):
+        shutil.rmtree(folder)
+        write_row(folder, row)
+
+    monkeypatch.setattr(runs, "append_metrics", deleted)
+    assert jaxbackprop("train", kinds[0].parent / "kinds.csv", *QUICK, "--out", "run").status == 0
+    assert same_end("run", kinds[0])
+    assert set(FILES) >= {path.name for path in Path("run").iterdir()} >= {*FILES} - {"checkpoints"}
+    assert strict(Path("run/config.json").read_text()) == strict((kinds[0] / "config.json").read_text())
 
 
 def test_ctrl_c_is_one_line_and_leaves_no_run_that_looks_finished(monkeypatch):

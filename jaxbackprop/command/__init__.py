@@ -24,11 +24,11 @@ a column, and kept in `config.json` as plain JSON, by which `predict` and `evalu
 | in the table | what is done | to say otherwise |
 |---|---|---|
 | labels, true/false, dates | an input for each category (at most 100), 0 or 1, days | `--categories`, `--numbers` |
-| `$1,234.50`, `12,5`, `45%`, `1.234,50` | numbers; a column that is nearly all numbers is refused with the value that is none, and its row | `--decimal`, `--na` |
-| gaps: empty, `NA`, `?` among numbers | the training median, and an input that tells; among labels a category; a missing target is refused | `--missing drop`, `--na` |
+| `$1,234.50`, `12,5`, `45%`, `18 kg`, `(34)` | numbers; a column that is nearly all numbers, or numbers beside a word, is refused with the value that is none, and its row | `--decimal`, `--na` |
+| gaps: empty, `NA`, `?` among numbers | the training median, and an input that tells; among labels a category; a missing target is refused, `None` too | `--missing drop`, `--na`, `--categories` |
 | codes such as 01067 | labels, which keep their zero | `--numbers` |
 | `yes` beside `Yes.`, `<=50K.` beside `<=50K` | spaces are cut; in the target refused, in a feature two categories, and named | `--categories`, `--classes` |
-| ids, row numbers, text that is different in most rows | left out, and named | `--numbers`, `--categories`; `--drop` leaves out more |
+| ids, row numbers, text that is different in most rows | left out, and named; `predict` writes ids beside its answers | `--numbers`, `--categories`; `--drop` leaves out more |
 | no header, comments above it, `;`, tabs, decimal commas | found, and said | `--header`, `--separator`, `--decimal` |
 
 A label that training did not see counts for none; a number that is missing where none was gets the training median; both are said.

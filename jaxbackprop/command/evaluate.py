@@ -9,6 +9,7 @@ from pathlib import Path
 import jaxbackprop as jbp
 from jaxbackprop.command.options import DEVICE, JSON, Command, option
 from jaxbackprop.command.predict import RUN, asked, found
+from jaxbackprop.spelling import counted
 
 
 def deed(arguments: Namespace) -> int:
@@ -27,8 +28,10 @@ def lines(encoding, found: dict, figures: dict) -> list[str]:
     """What was found, as text."""
     error = f"root mean squared error {found.get('rmse', 0):.4g} in units of {encoding.target}"
     figure = f"accuracy {found['accuracy']:.1%}" if encoding.classes else error
-    rows = f"{found['rows']:,} row{'' if found['rows'] == 1 else 's'}"
-    return [f"{rows}: {figure}, loss {found['loss']:.3g}", *jbp.data.lines_of(encoding, figures)]
+    return [
+        f"{counted(found['rows'], 'row')}: {figure}, loss {found['loss']:.3g}",
+        *jbp.data.lines_of(encoding, figures),
+    ]
 
 
 COMMAND = Command(

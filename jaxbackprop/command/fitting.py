@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from jaxbackprop import __version__, data, network
 from jaxbackprop.checking import check
 from jaxbackprop.checking.report import Report
 from jaxbackprop.command.planning import NOT_KEPT, Plan
-from jaxbackprop.command.screen import Bar, steps_per_second, warnings_in_lines
+from jaxbackprop.command.screen import Bar, Lines, say, steps_per_second, warnings_in_lines
 from jaxbackprop.data import reading
 from jaxbackprop.data.blocks import Blocks
 from jaxbackprop.data.figures import figures_of
@@ -34,8 +35,8 @@ def checked(plan: Plan) -> Report:
     return check.check_gradient(plain, lambda *args: hand(*args)[1], params, jnp.asarray(x[:32]), jnp.asarray(y[:32]))
 
 
-def fit(plan: Plan, wishes: list[int]):
-    """Train, with a bar, metrics and checkpoints, until the end or a wish to stop."""
+def fit(plan: Plan, wishes: list[int], waiting: Lines = ()):
+    """Train, with a bar, metrics and checkpoints, until the end or a wish to stop; what waits is said once nothing is refused."""
     given, key = plan.arguments, jax.random.key(plan.arguments.seed)
     asked, writes = config(plan), plan.first
     if writes and not given.resume:
@@ -47,6 +48,8 @@ def fit(plan: Plan, wishes: list[int]):
     bar = Bar(given.epochs, plan.quoted, quiet=given.json or not writes)
 
     def goes_on_from(history) -> None:
+        if waiting:
+            say(waiting)
         if given.resume and writes:
             runs.rewrite_config(plan.folder, asked)
             runs.write_metrics(plan.folder, history)
@@ -64,7 +67,7 @@ def fit(plan: Plan, wishes: list[int]):
         return bool(wishes)
 
     with bar.bar, warnings_in_lines():
-        return fits.fit(
+        state, history = fits.fit(
             plan.network,
             plan.loss,
             optimizer(given.optimizer, given.learning_rate, given.weight_decay),
@@ -82,6 +85,10 @@ def fit(plan: Plan, wishes: list[int]):
                 plan.folder / runs.CHECKPOINTS, **every, made_for=made_for, on_start=goes_on_from
             ),
         )
+    if writes:  # again: the folder may have been deleted meanwhile
+        runs.rewrite_config(plan.folder, asked)
+        runs.write_metrics(plan.folder, history)
+    return state, history
 
 
 def optimizer(name: str, rate: float, decay: float) -> optax.GradientTransformation:
@@ -100,13 +107,16 @@ def config(plan: Plan) -> dict[str, Any]:
     given, device = vars(plan.arguments), jax.devices()[0]
     asked = ("optimizer", "learning_rate", "weight_decay", "epochs", "batch_size", "seed", "gradient")
     kept = {name: value for name, value in given.items() if name not in NOT_KEPT}
+    kept["data"] = data.place_of(given["data"]) or given["data"]
     found = {
         "data": str(given["data"]),
         "encoding": data.to_dict(plan.dataset.encoding),
         "network": runs.network_to_dict(plan.network),
         "loss": plan.loss,
         **{name: given[name] for name in asked},
-        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()},
+        "arguments": {
+            name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in kept.items()
+        },
         "device": f"{device.platform}: {device.device_kind}",
         "processes": jax.process_count(),
         "versions": {"jaxbackprop": __version__, "jax": jax.__version__, "optax": optax.__version__},

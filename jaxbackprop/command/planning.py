@@ -78,7 +78,10 @@ def planned(arguments: Namespace) -> Plan:
 
 def as_started(arguments: Namespace) -> Namespace:
     """The arguments that the run was started with, and what was said anew."""
-    started, given = runs.read_config(arguments.resume)["arguments"], vars(arguments)
+    config, given = runs.read_config(arguments.resume), vars(arguments)
+    started = config["arguments"]
+    if not os.path.exists(started.get("data", "")):  # perhaps it was moved, and is where it was said to be, from here
+        started["data"] = config.get("data", started.get("data"))
     valued = {name: value for name, value in given.items() if value is not None}
     # what has no value unless it is said may have come after the run
     missing = valued.keys() - started.keys() - {*NOT_KEPT, "scale", "device"}
@@ -107,6 +110,8 @@ def plan(arguments: Namespace, mesh: Mesh | None, dataset: data.Dataset) -> Plan
     build = {"skip": network.skip_mlp, "mlp": network.mlp, "dense": network.dense_mlp}[arguments.wiring]
     widths = (len(dataset.encoding.features), *arguments.hidden, len(classes) or 1)
     net = build(widths, arguments.activation, bias=not arguments.no_bias)
+    if mesh is None:
+        devices.require_room(network.count_parameters(net))
     size = batch_size_of(arguments.batch_size, rows, mesh)
     steps = -(-examples_of(rows) // size)
     if isinstance(rows, Blocks):

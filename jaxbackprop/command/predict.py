@@ -15,6 +15,7 @@ from typing import Any
 
 import jaxbackprop as jbp
 from jaxbackprop.command.options import DEVICE, Command, option
+from jaxbackprop.spelling import counted
 
 RUN = option("run RUN", "the folder that `jaxbackprop train` wrote", Path)
 
@@ -27,10 +28,13 @@ def deed(arguments: Namespace) -> int:
         raise ValueError(f"{arguments.out} exists: nothing is overwritten, give --out another file")
     with asked(arguments) as (_, encoding, net, params, file):
         rows = table(encoding, jbp.predict(net, params, asarray(jbp.data.read_features(file, encoding))))
+        ids = jbp.data.read_ids(file, encoding)
+    beside = [[name, *of] for name, of in ids.items()]
+    rows = [(*row, *of) for row, *of in zip(rows, *beside, strict=True)]
     with arguments.out.open("x", newline="", encoding="utf-8") if arguments.out else nullcontext(sys.stdout) as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     if arguments.out:
-        print(f"{len(rows) - 1:,} predictions in {arguments.out}")
+        print(f"{counted(len(rows) - 1, 'prediction')} in {arguments.out}")
     return 0
 
 
@@ -74,7 +78,7 @@ def table(encoding, yhat) -> list[tuple[str, ...]]:
 
     answers = jbp.data.decode(encoding, yhat)
     if not encoding.classes:
-        return [("prediction",), *((f"{answer:.6g}",) for answer in answers)]
+        return [("prediction",), *((f"{answer:.9g}",) for answer in answers)]
     pairs = zip(answers, softmax(yhat).max(1).tolist(), strict=True)
     return [("prediction", "probability"), *((answer, f"{p:.4f}") for answer, p in pairs)]
 
@@ -94,7 +98,7 @@ COMMAND = Command(
     "predict",
     "predict with what a run trained",
     "Predict for each row of a file, with the network, parameters and standardisation of a run. "
-    "Writes CSV: the prediction and, for classes, its probability.",
+    "Writes CSV: the prediction, for classes its probability, and the id of the row, where the training rows had one too.",
     """\
   jaxbackprop predict runs/houses-1 new_houses.csv
   jaxbackprop predict runs/houses-1 new_houses.csv --out predictions.csv

@@ -15,7 +15,7 @@ import jax
 from jaxbackprop import __version__, devices, network
 from jaxbackprop.data.blocks import examples_of
 from jaxbackprop.data.figures import lines_of
-from jaxbackprop.spelling import extra
+from jaxbackprop.spelling import counted, extra
 from jaxbackprop.training import runs
 from jaxbackprop.training.secret import SECRET_FILE
 from jaxbackprop.training.steps import diverged
@@ -40,11 +40,11 @@ def of_data(plan: Plan) -> Lines:
     used = [jax.devices()[0]] if plan.mesh is None else plan.mesh.devices.ravel().tolist()
     together = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     there = f"{len(used)} {used[0].platform} device(s), {os.cpu_count()} processors{together}"
-    examples = f"{examples_of(dataset.train):,} training and {examples_of(dataset.test):,} test examples"
+    examples = f"{examples_of(dataset.train):,} training and {counted(examples_of(dataset.test), 'test example')}"
     table = [("" if i else "columns", line) for i, line in enumerate(dataset.table)]
     return [
         f"jaxbackprop {__version__} on {there}",
-        ("data", f"{dataset.name}: {examples}, {net.inputs} features"),
+        ("data", f"{dataset.name}: {examples}, {counted(net.inputs, 'feature')}"),
         ("", dataset.note),
         *table,
         ("network", str(net)),
@@ -58,7 +58,9 @@ def of_training(plan: Plan, report) -> Lines:
         return [checked]
     used = "jax.grad" if plan.method == "jax.grad" else "the hand-derived gradient"
     how = f"{given.optimizer} at {given.learning_rate:g} through {used}"
-    lines: list = [checked, ("training", f"{how}: {given.epochs} epochs of {plan.steps} steps of {given.batch_size}")]
+    together = ", all examples at once" if given.batch_size == examples_of(plan.dataset.train) else ""
+    epochs, steps = counted(given.epochs, "epoch"), counted(plan.steps, "step")
+    lines: list = [checked, ("training", f"{how}: {epochs} of {steps} of {given.batch_size}{together}")]
     if plan.spent:
         secret = plan.folder / runs.CHECKPOINTS / SECRET_FILE
         lines += [

@@ -113,14 +113,16 @@ def _train(arguments: Namespace) -> int:
     began, screen, fitting = time.perf_counter(), jbp.command.screen, jbp.command.fitting
     plan = jbp.command.planning.planned(arguments)
     aloud = plan.first and not plan.arguments.json  # other processes compute in silence
+    waiting: list = []
+    say = waiting.extend if plan.arguments.resume else screen.say  # a run that goes on may still be refused
     if aloud:
-        screen.say(screen.of_data(plan))
+        say(screen.of_data(plan))
     report = fitting.checked(plan) if plan.first else None
     (wrong,) = jbp.scaling.processes.agree(report is not None and not report.ok)
     if not wrong:
         plan = jbp.command.planning.taken(plan)
     if aloud:
-        screen.say(screen.of_training(plan, report))
+        say(screen.of_training(plan, report))
     if report and not report.ok:
         print(report, file=sys.stderr)
     if wrong:
@@ -128,7 +130,7 @@ def _train(arguments: Namespace) -> int:
     if advice := screen.advice(plan):
         print(f"jaxbackprop: {advice}", file=sys.stderr)
     with jbp.command.stopping.wishes_to_stop() as wishes:
-        state, history = fitting.fit(plan, wishes)
+        state, history = fitting.fit(plan, wishes, waiting)
     status, why = screen.ended_early(plan, history, int(state.step), wishes)
     if why and plan.first:
         print(f"jaxbackprop: {why}", file=sys.stderr)

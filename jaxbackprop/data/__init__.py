@@ -53,7 +53,7 @@ takes them: `jaxbackprop.training`.
 from jaxbackprop.data.blocks import examples_of
 from jaxbackprop.data.encoding import SCALES, Bounds, Column, Encoding, decode, from_dict, to_dict
 from jaxbackprop.data.figures import figures_of, lines_of
-from jaxbackprop.data.loading import Dataset, load, place_of, read_examples, read_features
+from jaxbackprop.data.loading import Dataset, load, place_of, read_examples, read_features, read_ids
 from jaxbackprop.data.sheets import Form, Treatment
 from jaxbackprop.data.sources import BUNDLED, read_bounds
 
@@ -76,5 +76,6 @@ __all__ = [
     "read_bounds",
     "read_examples",
     "read_features",
+    "read_ids",
     "to_dict",
 ]

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxbackprop.data.saying import FLOAT32_MAX, counted, finite, listed, nearest, refuse, rows_in, rows_where, shown
+from jaxbackprop.data.saying import FLOAT32_MAX, finite, listed, nearest, refuse, rows_in, rows_where, shown
 from jaxbackprop.data.sheets import Form
 from jaxbackprop.data.values import NUMERIC
-from jaxbackprop.spelling import unknown
+from jaxbackprop.spelling import counted, unknown
 
 PLAIN = Form()
 SCALES = ("rows", "none")

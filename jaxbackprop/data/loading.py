@@ -26,11 +26,12 @@ from jaxbackprop.data.encoding import (
     standardise,
 )
 from jaxbackprop.data.saying import listed, naming, rows_in, shown
-from jaxbackprop.data.sheets import Treatment, suffix_of
+from jaxbackprop.data.sheets import Treatment, read_sheet, suffix_of
 from jaxbackprop.data.sources import BUNDLED, array_rows, bundled, file_at, npz_pair, values_of
 from jaxbackprop.data.stored import holds_more_than_numbers, is_stored, read_folder, read_through
-from jaxbackprop.data.tables import MOST_CATEGORIES, Table, read_rows, read_table, whole_rows
+from jaxbackprop.data.tables import IDENTITY, MOST_CATEGORIES, Table, read_rows, read_table, whole_rows
 from jaxbackprop.data.targets import Goal, encoded_target, goal_of, split
+from jaxbackprop.data.values import meaning
 from jaxbackprop.spelling import aligned
 
 AS_FOUND = Treatment()
@@ -258,6 +259,19 @@ def read_examples(path: str | os.PathLike[str], encoding: Encoding) -> Rows | Bl
     if is_stored(path) and not holds_more_than_numbers(Path(path)):
         return read_folder(Path(path), encoding)
     return _read(path, encoding, target=True)
+
+
+def read_ids(path: str | os.PathLike[str], encoding: Encoding) -> dict[str, list[str]]:
+    """What tells new rows apart, as text: pandas' index, and what is named as an id, where training left it out."""
+    place = place_of(path)
+    if place is None or suffix_of(place) == ".npz" or (place / "x.npy").is_file():
+        return {}
+    dropped = {column.name for column in encoding.columns if column.kind == "dropped"}
+    if not dropped:
+        return {}
+    sheet = read_sheet(place, AS_FOUND, encoding.form)
+    ids = [n for n in sheet.columns if n in dropped and (IDENTITY.fullmatch(n) or n in sheet.row_numbers)]
+    return {name: meaning(name, sheet.columns[name], "category").values.tolist() for name in ids}
 
 
 def _read(source: Any, encoding: Encoding, target: bool) -> Rows:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from jaxbackprop.spelling import counted
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -51,15 +53,6 @@ def is_number(text: str) -> bool:
         return float(text) == float(text)
     except ValueError:
         return False
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """A number of things, in words.
-
-    >>> counted(1, "row"), counted(2000, "row"), counted(2, "category", "categories")
-    ('1 row', '2,000 rows', '2 categories')
-    """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def rows_in(number: int) -> str:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbackprop.data.saying import counted, listed, naming, rows_in, shown
+from jaxbackprop.data.saying import listed, naming, rows_in, shown
 from jaxbackprop.data.values import arrow, decimal_of
+from jaxbackprop.spelling import counted
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # where two fit alike, the first
 MOST_COLUMNS = 100_000  # pyarrow spends about 10 kB and 20 us on each: a million columns would look like a hang

@@ -64,12 +64,12 @@ def require_no_file(folder: Path) -> None:
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Make the folder and write what the run was asked to do."""
     require_free(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     rewrite_config(folder, config)
 
 
 def rewrite_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write what a run that goes on is asked to do now."""
+    """Write what a run is asked to do now, in its folder, which is made where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -103,6 +103,7 @@ def unaltered(what: str) -> Iterator[None]:
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Add one line of JSON. A kill does not lose it; what a power cut may lose, `write_metrics` writes again on resuming."""
+    folder.mkdir(parents=True, exist_ok=True)  # who deletes it meanwhile loses no more than is written in between
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(_line(row))
 
