@@ -324,6 +324,12 @@ def test_a_folder_of_parquet_files_is_read_by_row_groups(tmp_path):
     assert jbp.blocks.open_parquet(folder).like[0].shape == (1, 2)  # the last column is the target
 
 
+def test_a_target_of_whole_numbers_in_one_file_and_fractions_in_another_is_of_fractions(tmp_path):
+    columns = {"a": np.arange(3.0), "y": np.arange(3)}, {"a": np.arange(3), "y": np.arange(3) / 2}
+    data = jbp.blocks.open_parquet(parquet_folder(tmp_path / "p", columns))
+    assert [data.read(i)[1].tolist() for i in range(2)] == [[[0.0], [1.0], [2.0]], [[0.0], [0.5], [1.0]]]
+
+
 @pytest.mark.parametrize(
     ("tables", "target", "message"),
     [

@@ -338,6 +338,13 @@ def test_npz_dtypes_and_a_column_vector_of_targets(dtype):
     assert len(d.x_train) == 24
 
 
+def test_an_npz_of_numbers_beyond_64_bits_of_a_float_says_so():
+    large = 1000 * np.arange(40, dtype=np.uint64) + 2**60
+    note = load(npz(x=large[:, None], y=large)).note
+    lost = "whole numbers beyond 2^53: their last digits are lost"
+    assert note == f"regression (target 'y' holds 40 different integers; {lost}); x holds {lost}"
+
+
 def test_npz_target_by_name():
     d = load(npz(x=np.eye(10), y=np.arange(10), other=np.arange(10) / 3), target="other")
     assert (d.encoding.target, d.encoding.task) == ("other", "regression")

@@ -125,6 +125,8 @@ def test_large_whole_numbers_are_standardised_by_their_differences(folder):
     x, y = rows_of(found.train)
     assert len(np.unique(x[:, 0])) == len(np.unique(y)) == len(x)
     assert found.encoding.target_mean[0] == pytest.approx(3_000_000_000 + time.mean(), abs=30)
+    large = data.load(folder(np.stack([time, time * 10**8], axis=1), time, "large"))
+    assert large.note.endswith("; 'x1' may hold whole numbers beyond 2^53: their last digits are lost")
 
 
 def test_other_rows_have_another_fingerprint(folder):

@@ -84,7 +84,7 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None, drop
     if not paths or not paths[0].is_file():
         raise ValueError(f"{folder} holds no .parquet files")
     groups: list[tuple[Path, Any, int, int]] = []  # file, its footer, the group's number and rows
-    columns, named, types, content = [], "", set(), hashlib.sha256()
+    columns, named, types, of_target, content = [], "", set(), set(), hashlib.sha256()
     for path in paths:
         with _naming(path), parquet.ParquetFile(path) as found:
             schema, footer = found.schema_arrow, found.metadata
@@ -100,9 +100,11 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None, drop
         if named not in columns or len(columns) < 2:
             raise ValueError(f"{folder} has the columns {columns}: expected features and the target {named!r}")
         types |= {schema.field(name).type for name in names if name != named}
+        of_target |= {schema.field(named).type}
         rows_of = (footer.row_group(group).num_rows for group in range(footer.num_row_groups))
         groups += [(path, footer, group, rows) for group, rows in enumerate(rows_of) if rows]
-    features, dtype = [name for name in columns if name != named], _float_for(types)
+    features, dtype = [name for name in columns if name != named], np.result_type(np.float32, *_of_numpy(types))
+    alike = np.result_type(*_of_numpy(of_target) or [np.float32])  # a part may hold whole numbers, another fractions
 
     def read(i: int) -> Rows:
         path, footer, group, rows = groups[i]
@@ -111,7 +113,9 @@ def open_parquet(folder: str | os.PathLike[str], target: str | None = None, drop
         by_column = np.empty((len(features), rows), dtype)
         for j, name in enumerate(features):
             by_column[j] = _column(table, name, path, group)
-        return np.ascontiguousarray(by_column.T), _as_target(_column(table, named, path, group))
+        return np.ascontiguousarray(by_column.T), _as_target(
+            _column(table, named, path, group).astype(alike, copy=False)
+        )
 
     lengths = tuple(rows for *_, rows in groups)
     size = dtype.itemsize * max(lengths) * len(columns)
@@ -146,13 +150,13 @@ def _memory_map(path: Path, name: str) -> np.ndarray:
     return np.asarray(array)  # still mapped, but a plain array
 
 
-def _float_for(types: set[Any]) -> np.dtype:
-    """The narrowest float of at least 32 bits that holds Arrow's numbers exactly; what is no number is refused when read."""
+def _of_numpy(types: set[Any]) -> list[np.dtype]:
+    """NumPy's types like Arrow's, as far as they are of numbers; what is no number is refused when read."""
     found = []
     for kind in types:
         with suppress(NotImplementedError):  # NumPy knows nothing like it
             found.append(np.dtype(kind.to_pandas_dtype()))
-    return np.result_type(np.float32, *(dtype for dtype in found if dtype.kind in "biuf"))
+    return [dtype for dtype in found if dtype.kind in "biuf"]
 
 
 def _footer(path: Path) -> bytes:

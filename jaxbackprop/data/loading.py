@@ -31,7 +31,7 @@ from jaxbackprop.data.sources import BUNDLED, array_rows, bundled, file_at, npz_
 from jaxbackprop.data.stored import holds_more_than_numbers, is_stored, read_folder, read_through
 from jaxbackprop.data.tables import IDENTITY, MOST_CATEGORIES, Table, read_rows, read_table, whole_rows
 from jaxbackprop.data.targets import Goal, encoded_target, goal_of, split
-from jaxbackprop.data.values import meaning
+from jaxbackprop.data.values import Values, meaning, rounded
 from jaxbackprop.spelling import aligned
 
 AS_FOUND = Treatment()
@@ -197,7 +197,8 @@ def _table(path: Path | None, name: str, target: str | None, treatment: Treatmen
         target = BUNDLED[name]
     columns = tuple(Column(name, "number") for name in features) if np.isnan(x).any() else ()
     nothing, y = np.empty((len(x), 0), object), values_of(target, y, task)
-    return Table(columns, features, x, nothing, target, y, f"target {shown(target)}")
+    remark = f"; x holds {said}" if (said := rounded(Values("number", x.ravel())).remark) else ""
+    return Table(columns, features, x, nothing, target, y, f"target {shown(target)}", remark=remark)
 
 
 def _encoded_by(

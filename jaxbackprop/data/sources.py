@@ -14,7 +14,7 @@ import numpy as np
 from jaxbackprop.data.encoding import Bounds
 from jaxbackprop.data.saying import is_number, listed, naming, nearest, shown
 from jaxbackprop.data.sheets import suffix_of
-from jaxbackprop.data.values import Values, arrow, meaning
+from jaxbackprop.data.values import Values, arrow, meaning, rounded
 from jaxbackprop.spelling import extra
 
 BUNDLED = {"digits": "digit", "breast_cancer": "diagnosis", "diabetes": "progression", "wine": "cultivar"}
@@ -82,7 +82,7 @@ def values_of(name: str, y: np.ndarray, task: str | None) -> Values:
     if y.dtype.kind == "O" and task == "regression":
         return meaning(name, arrow("text as numbers")[0].array(y), "number")
     kind = {"b": "boolean", "O": "category"}.get(y.dtype.kind, "number")
-    return Values(kind, y if kind == "category" else y.astype(np.float64))
+    return Values(kind, y) if kind == "category" else rounded(Values(kind, y.astype(np.float64)))
 
 
 def _npz_arrays(path: Path, *wanted: tuple[str, ...]) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from jaxbackprop.data.saying import listed, naming, nearest
 from jaxbackprop.data.sheets import pandas_index, parquet_files
 from jaxbackprop.data.sources import BUNDLED
 from jaxbackprop.data.targets import MOST_CLASSES, recognised
-from jaxbackprop.data.values import arrow
+from jaxbackprop.data.values import EXACT, LOST, arrow
 from jaxbackprop.spelling import extra
 
 
@@ -104,6 +104,9 @@ def read_through(
     encoding = Encoding(task, blocks.features, mean, size, blocks.target, labels, *of_target)
     how = f", {len(classes)} classes" if classes else ""
     note = f"{task}{how} (target {blocks.target!r} {found}); read as it is needed, in {len(blocks.lengths):,} blocks"
+    sizes = np.maximum(-train.low, train.high)
+    big = [name for name, largest in zip((*blocks.features, blocks.target), sizes, strict=True) if largest > EXACT]
+    note += f"; {listed(big)} may hold {LOST}" if big else ""
     # every byte was read: a checkpoint of other rows, or of the same in another split, is known as such
     blocks = replace(blocks, fingerprint=f"{content.hexdigest()[:16]}, seed {seed}, held out {test_fraction:g}")
     kept, tested = (_part(blocks, held_out, held, encoding, classes) for held in (False, True))

@@ -26,6 +26,7 @@ FEW, MANY = 3, 20  # words beside numbers of more values than that are no labels
 NOTHING = ("?", "n/a", "#n/a", "nan", "null", "none", "nil")  # no value, in a target of labels too
 GAPS = ("", "-", "--", ".", "na", *NOTHING)  # no value, among numbers and dates
 EXACT = 2**53  # beyond it two whole numbers may be one float
+LOST = "whole numbers beyond 2^53: their last digits are lost"
 DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y")
 TIMES = ("%H:%M", "%H:%M:%S")
 DATES = (
@@ -107,7 +108,7 @@ def meaning(
     if is_.is_boolean(found):
         return Values("boolean", _floats(column.cast(pa.uint8())))
     if any(is_number(found) for is_number in (is_.is_null, is_.is_integer, is_.is_floating, is_.is_decimal)):
-        return _rounded(Values("number", _floats(column)))
+        return rounded(Values("number", _floats(column)))
     if is_.is_date(found) or is_.is_timestamp(found):
         return Values("date", _days(column.cast(pa.timestamp("us", getattr(found, "tz", None)), safe=False)), "ISO")
     if is_.is_time(found):
@@ -131,11 +132,11 @@ def _days(column: Any) -> np.ndarray:
     return _floats(column.cast("int64")) / 86_400e6
 
 
-def _rounded(number: Values) -> Values:
+def rounded(number: Values) -> Values:
     """Numbers, of which some may have lost digits: then that is said."""
     known = number.values[np.isfinite(number.values)]
     lost = known.size and np.abs(known).max() > EXACT and bool((known == np.floor(known)).all())
-    said = (number.remark, "whole numbers beyond 2^53: their last digits are lost" if lost else "")
+    said = (number.remark, LOST if lost else "")
     return number._replace(remark="; ".join(filter(None, said)))
 
 
@@ -161,7 +162,7 @@ def _of_text(name: str, text: Any, wanted: str, decimal: str, gaps: Collection[s
             bad = np.isnan(values) & ~none
             if not bad.any():
                 found = Values(wanted or kind, values, how, words, remark)
-                return _rounded(found) if kind == "number" else found
+                return rounded(found) if kind == "number" else found
             if kind == wanted or (not wanted and _belongs(there, values, bad)):
                 faults[kind] = bad
     for kind, bad in faults.items():
