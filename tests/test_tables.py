@@ -289,8 +289,24 @@ def test_a_number_with_a_unit_in_every_row_is_a_number(form, unit):
 
 
 def test_what_only_looks_like_a_unit_is_a_label():
-    for names in (["1st", "2nd", "3rd", "4th"], ["12 Main St", "7 Low Rd", "9 Hill"], ["B12", "B7", "B1"]):
+    days = [f"{i}{'th' if i > 3 else 'rd'}" for i in range(1, 31)]
+    for names in (
+        ["1st", "2nd"],
+        ["12 Main St", "7 Low Rd", "9 Hill"],
+        ["B12", "B7", "B1"],
+        ["36 months", "60 months"],
+        days,
+    ):
         assert column(load(beside(PRICES, b=(names * N)[:N])), "b").kind == "category"
+    assert load(beside(["2D", "3D"] * 20)).encoding.classes == ("2D", "3D")
+    rows = ["36 months", "60 months"] * 20
+    assert column(load(beside(PRICES, b=rows), treatment=Treatment(numbers=("b",))), "b").written == "months"
+
+
+def test_one_year_and_two_years_are_of_one_unit():
+    dataset = load(beside(PRICES, b=[f"{i} year{'s' * (i > 1)}" for i in range(N)]))
+    assert column(dataset, "b").written == "years"
+    assert new_rows(dataset, "a,b\n1,1 year\n")[0].shape == (1, 2)
 
 
 def test_numbers_in_parentheses_are_negative():

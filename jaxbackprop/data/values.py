@@ -10,6 +10,7 @@ their zero.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -151,7 +152,7 @@ def _of_text(name: str, text: Any, wanted: str, decimal: str, gaps: Collection[s
     none = there.is_null().to_numpy(zero_copy_only=False)
     words = tuple(pc.unique(pc.filter(text, pa.array(none))).drop_null().to_pylist())
     readings = {
-        "number": lambda: _numbers(name, there, decimal, written),
+        "number": lambda: _numbers(name, there, decimal, written, bool(wanted)),
         "boolean": lambda: (_truths(there), "", ""),
         "date": lambda: (*_dates(name, there, written), ""),
     }
@@ -216,14 +217,17 @@ def _truths(text: Any) -> np.ndarray:
     return _floats(pc.index_in(pc.utf8_lower(text), pa.array(["false", "true"])))
 
 
-def _numbers(name: str, text: Any, decimal: str, known: str) -> tuple[np.ndarray, str, str]:
+def _numbers(name: str, text: Any, decimal: str, known: str, asked: bool) -> tuple[np.ndarray, str, str]:
     """The numbers, their unit, and what is to be said of how they are written."""
     pa, pc = arrow()
     if decimal == "." or not _any(text, r"[.,]"):
         with suppress(ValueError):  # what is not as Arrow reads it
             return _floats(text), "", ""
     number, unit = _parts(text)
-    number = pc.if_else(pc.is_in(unit, pa.array([*SIGNS, known, _word(unit)])), number, None)
+    called = _units(number, unit, known, asked)
+    number = pc.if_else(pc.is_in(unit, pa.array(list(called))), number, None)
+    for form, name_of_it in called.items():
+        unit = pc.if_else(pc.equal(unit, form), name_of_it, unit)
     read = {mark: _marked(number, mark) for mark in _proven(number) or (decimal,)}
     mark = max(read, key=lambda mark: int(np.isfinite(read[mark]).sum()))
     values = read.pop(mark)
@@ -243,12 +247,29 @@ def _parts(text: Any) -> tuple[Any, Any]:
     return pc.binary_join_element_wise(sign, number, ""), pc.binary_join_element_wise(before, after, "")
 
 
-def _word(unit: Any) -> str:
-    """The unit, other than a sign, that nearly all rows have; "" for none."""
-    _, pc = arrow()
+def _units(number: Any, unit: Any, known: str, asked: bool) -> dict[str, str]:
+    """The units that can be read, and the name of each: signs, a known one, and a word that nearly all rows have.
+
+    A word before few different numbers is a part of labels, unless they are asked for as numbers: 2D, 3D. So is that of 4th, 5th.
+    """
+    pa, pc = arrow()
     counts = {count["values"]: count["counts"] for count in pc.value_counts(unit.drop_null()).to_pylist()}
-    word = max(counts, key=lambda word: counts[word], default="")
-    return word if counts.get(word, 0) >= NEARLY * sum(counts.values()) else ""
+    stems: Counter[str] = Counter()
+    for form, count in counts.items():
+        stems[_stem(form)] += count
+    called, rows = dict(zip(SIGNS, SIGNS, strict=True)), stems.total()
+    for stem, count in stems.most_common(1):
+        forms = [form for form in counts if _stem(form) == stem]
+        different = pc.count_distinct(pc.filter(number, pc.is_in(unit, pa.array(forms)))).as_py()
+        many = asked or different > min(MANY, rows / 2)
+        if count >= NEARLY * rows and many and stem not in ("st", "nd", "rd", "th"):
+            called |= dict.fromkeys(forms, max(forms, key=lambda form: counts[form]))
+    return called | {form: known for form in (known, *counts) if _stem(form) == _stem(known)}
+
+
+def _stem(unit: str) -> str:
+    """A unit of one and of many: star of stars."""
+    return unit.removesuffix("s") if len(unit) > 3 else unit
 
 
 def _marked(number: Any, mark: str) -> np.ndarray:
