@@ -17,6 +17,7 @@ the least that a step takes there. Where the CPU's sum is below it, the GPU wait
 measured, and nothing is said; nor is it of a batch that is laid over several devices.
 """
 
+import math
 import os
 from contextlib import contextmanager
 
@@ -128,7 +129,8 @@ def require_room(parameters: int) -> None:
     >>> require_room(641)
     """
     of_device, needed = jax.devices()[0].memory_stats() or {}, 4 * 4 * parameters
-    there = of_device.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    there = of_device.get("bytes_limit") or of_machine
     if needed > there:
         takes = f"to train {parameters:,} parameters takes {needed / 2**30:,.0f} GB"
         raise ValueError(f"{takes}, and there are {there / 2**30:,.0f} GB of memory: give a smaller --hidden")
