@@ -336,7 +336,7 @@ def test_a_target_of_whole_numbers_in_one_file_and_fractions_in_another_is_of_fr
         ([], None, "holds no .parquet files"),
         ([{"a": [1.0], "y": [2.0]}, {"b": [1.0], "y": [2.0]}], None, r"part-1.parquet has the columns \['b', 'y'\]"),
         ([{"a": [1.0], "y": [2.0]}], "z", "and the target 'z'"),
-        ([{"a": [1.0, None], "y": [2.0, 1.0]}], None, "row group 0: column 'a' has 1 missing values"),
+        ([{"a": [1.0, None], "y": [2.0, 1.0]}], None, "row group 0: column 'a' has 1 missing value"),
         ([{"a": ["one"], "y": [2.0]}], None, "column 'a' holds string: expected numbers"),
     ],
 )

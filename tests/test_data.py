@@ -491,7 +491,7 @@ def test_text_among_numbers(read):
 
 def test_infinite_values(read):
     path = csv(flowers(width=[1, 2.5, "inf", 4, 1e39, *range(7)]))
-    refused(read, path, "column 'width' has 1 infinite values; replace them or drop those rows (first: row 3)")
+    refused(read, path, "column 'width' has 1 infinite value; replace them or drop those rows (first: row 3)")
     path = csv(flowers(width=[1, 2.5, 3, -1e39, 1e300, *range(7)]))
     refused(
         read,
@@ -515,15 +515,15 @@ def test_missing_targets():
         refused(load, csv(flowers(colour=colour)), words)
     refused(load, parquet(**flowers(colour=["red", "", *COLOURS[2:]])), words)
     refused(load, npz(x=np.eye(6), y=["a", " ", *"abab"]), "target 'y' is missing in 1 row (first: row 2)")
-    refused(load, csv(flowers(colour=[1e39, *range(11)])), "'colour' has 1 values beyond float32's")
-    refused(load, npz(x=np.eye(21), y=[np.inf, *[0, 1] * 10]), "column 'y' has 1 infinite values")
+    refused(load, csv(flowers(colour=[1e39, *range(11)])), "'colour' has 1 value beyond float32's")
+    refused(load, npz(x=np.eye(21), y=[np.inf, *[0, 1] * 10]), "column 'y' has 1 infinite value")
 
 
 def test_values_too_far_from_the_training_mean():
     encoding = Encoding("classification", ("a", "b"), (0.0, 0.0), (1.0, 1e-30), "c", ("0", "1"))
     path = csv({"b": [0, 1e10], "a": [1, 2]})
     refused(
-        lambda p: read_features(p, encoding), path, "column 'b' has 1 values too far from the training mean for float32"
+        lambda p: read_features(p, encoding), path, "column 'b' has 1 value too far from the training mean for float32"
     )
 
 
@@ -709,10 +709,10 @@ def test_a_folder_that_cannot_be_written_to(read):
     ("text", "words"),
     [
         ("length,width,colour\n1,2," + "x" * 10**7 + "\n", ""),
-        ("length,width,colour\n1," + "9" * 10**7 + ",red\n", "column 'width' has 1 infinite values"),
+        ("length,width,colour\n1," + "9" * 10**7 + ",red\n", "column 'width' has 1 infinite value"),
         ("x" * 10**7 + ",width,colour\n1,2,red\n", ""),
         ('length,width,colour\n1,2,"' + "x\n" * (5 * 10**6), "row 1 opens a quote and never closes it: 'x\\nx"),
-        ("length,width,colour\n" + "," * 10**7, "row 1 has 10000001 values, expected 3: ',,,"),
+        ("length,width,colour\n" + "," * 10**7, "row 1 has 10,000,001 values, expected 3: ',,,"),
         ("," * 10**7, "has 10000001 columns, expected at most 100000"),
         ("length,width,colour\n" + "\n" * 10**7, "no rows"),
     ],

@@ -93,7 +93,7 @@ def test_labels_that_need_quotes_are_quoted():
         ("size\n1\n", "lacks 1 of the 2 features that the network was trained on: 'weight'"),
         ("size,weigth\n1,2\n", "'weight'; did you mean 'weigth'"),
         ("size,weight\n1,2\n1,heavy\n", "column 'weight' holds text where numbers belong: 'heavy' in row 2"),
-        ("size,weight\n1,2\n1,inf\n", r"column 'weight' has 1 infinite values.*\(first: row 2\)"),
+        ("size,weight\n1,2\n1,inf\n", r"column 'weight' has 1 infinite value.*\(first: row 2\)"),
         ("size,weight\n1,2\n1,50%\n", "column 'weight' holds '2' in row 1 and '50%' in row 2"),
         ("size,weight\n", "no rows"),
         ("", "no rows"),

@@ -108,7 +108,7 @@ def test_the_task_may_be_said(folder):
         (X, np.zeros(1003, int), {}, "target 'y' is 0 in every row"),
         (X, PRICE, {"task": "classification"}, "not all whole, so no labels"),
         (X, np.ones((1003, 2)), {}, "has 2 columns: expected one value a row"),
-        (X[:1], LABELS[:1], {}, "has 1 rows: expected at least 5"),
+        (X[:1], LABELS[:1], {}, "has 1 row: expected at least 5"),
         (X, LABELS, {"target": "z"}, "its target is 'y', not 'z'"),
         (X, LABELS, {"test_fraction": 1.5}, "test_fraction is 1.5"),
     ],

@@ -684,7 +684,7 @@ def test_rows_of_another_width_say_what_may_be_the_matter():
         "expected 1: 'a,y,z'; is the first line, 'Report 2020', no header?",
         write("Report 2020\na,y,z\n" + "1,2,3\n" * 9),
     )
-    refused("row 40 has 1 values, expected 2", write("a,y\n" + rows[: rows.rindex(",")]))
+    refused("row 40 has 1 value, expected 2", write("a,y\n" + rows[: rows.rindex(",")]))
     dataset = load(write("a,y,,\n" + rows.replace("\n", ",,\n") + ",,\n,,,\n,,,\n"))  # a spreadsheet's
     assert (dataset.encoding.features, len(dataset.y_train) + len(dataset.y_test)) == (("a",), N)
     assert dataset.note.endswith("; 2 rows without anything left out at the end")

@@ -395,7 +395,7 @@ UNUSABLE = {
         ("houses.csv --separator ;;", "--separator: ';;' is not one character, such as ; or tab"),
         ("houses.csv --decimal .,", "unknown decimal mark '.,'"),
         ("wine --categories ash", "'wine': has no columns with names of their own"),
-        ("infinite.csv", r"column 'size' has 1 infinite values.*\(first: row 6\)"),
+        ("infinite.csv", r"column 'size' has 1 infinite value.*\(first: row 6\)"),
         ("ragged.csv", "row 6 has 3 values, expected 2"),
         ("one.csv", "target 'kind' is 'yes' in every row"),
         ("few.csv", "has 1 row, expected at least 5"),

@@ -295,5 +295,5 @@ def standardise(x: np.ndarray, mean: Sequence[float], scale: Sequence[float], na
     """(x − mean) / scale, rounded to float32 once; ValueError, naming the column, for what float32 cannot hold."""
     with np.errstate(over="ignore"):  # refused below, by name
         z = (x - np.asarray(mean)) / np.asarray(scale)
-    refuse(np.abs(z) > FLOAT32_MAX, names, "values too far from the training mean for float32; correct or drop them")
+    refuse(np.abs(z) > FLOAT32_MAX, names, "value", " too far from the training mean for float32; correct or drop them")
     return z.astype(np.float32)

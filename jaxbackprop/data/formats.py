@@ -17,7 +17,7 @@ from numpy.lib.format import open_memmap
 from jaxbackprop.data.blocks import Blocks, Rows
 from jaxbackprop.data.reading import LANES, WINDOW_BYTES
 from jaxbackprop.data.sheets import pandas_index
-from jaxbackprop.spelling import extra
+from jaxbackprop.spelling import counted, extra
 
 BLOCK_BYTES = 2**20  # of a .npy file, which has no blocks of its own; but at least FEWEST_BLOCKS of them
 FEWEST_BLOCKS = 64
@@ -182,7 +182,7 @@ def _as_target(y: np.ndarray) -> np.ndarray:
 def _column(table: Any, name: str, path: Path, group: int) -> np.ndarray:
     column = table.column(name)
     if column.null_count:
-        missing = f"{column.null_count} missing values"
+        missing = counted(column.null_count, "missing value")
         raise ValueError(f"{path}, row group {group}: column {name!r} has {missing}: fill them in")
     values = column.to_numpy()
     if values.dtype.kind not in "biuf":

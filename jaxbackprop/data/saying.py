@@ -25,21 +25,21 @@ def naming(source: object) -> Iterator[None]:
         raise ValueError(f"{shown(str(source))}: {cut(' '.join(why.split()), 750)}") from error
 
 
-def refuse(bad: np.ndarray, names: Sequence[str], what: str) -> None:
+def refuse(bad: np.ndarray, names: Sequence[str], one: str, more: str) -> None:
     """Raise if any entry of the mask (n, d) is set, naming the first such column and row."""
     if bad.any():
         j = int(np.argmax(bad.any(0)))
         rows = np.flatnonzero(bad[:, j])
-        raise ValueError(f"column {shown(names[j])} has {len(rows)} {what} (first: row {rows[0] + 1})")
+        raise ValueError(f"column {shown(names[j])} has {counted(len(rows), one)}{more} (first: row {rows[0] + 1})")
 
 
 def finite(x: np.ndarray, names: Sequence[str], gaps: bool = False) -> np.ndarray:
     """x itself, (n, d), once every entry is a number that float32 can hold, or where `gaps` may be is NaN."""
     if not (np.abs(x) <= FLOAT32_MAX).all():
         if not gaps:
-            refuse(np.isnan(x), names, "missing values (empty, NA or NaN); fill them in or drop those rows")
-        refuse(np.isinf(x), names, "infinite values; replace them or drop those rows")
-        refuse(np.abs(x) > FLOAT32_MAX, names, "values beyond float32's 3.4e38; use a larger unit or logarithms")
+            refuse(np.isnan(x), names, "missing value", " (empty, NA or NaN); fill them in or drop those rows")
+        refuse(np.isinf(x), names, "infinite value", "; replace them or drop those rows")
+        refuse(np.abs(x) > FLOAT32_MAX, names, "value", " beyond float32's 3.4e38; use a larger unit or logarithms")
     return x
 
 

@@ -259,7 +259,7 @@ def _refusal(error: str, above: int, separator: str, names: list[str]) -> str:
             hint = f"; it ends with {shown(separator)}, one too many"
         elif found == expected + 1:
             hint = "; do the rows have names, without a name in the header?"
-        return f"row {row - above} has {found} values, expected {expected}: {shown(text)}{hint}"
+        return f"row {row - above} has {counted(found, 'value')}, expected {expected}: {shown(text)}{hint}"
     if "Empty CSV" in error or "straddl" in error:
         return "no rows: it is empty, a header alone, or opens a quote and never closes it"
     if encoded := re.search(r"column #(\d+): (Row #(\d+): )?.*invalid UTF8", error):

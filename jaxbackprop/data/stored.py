@@ -20,7 +20,7 @@ import numpy as np
 from jaxbackprop.data.blocks import Blocks, Rows
 from jaxbackprop.data.encoding import Bounds, Encoding, Moments, moments_from, scaling, standardise
 from jaxbackprop.data.formats import open_npy, open_parquet
-from jaxbackprop.data.saying import listed, naming, nearest
+from jaxbackprop.data.saying import listed, naming, nearest, rows_in
 from jaxbackprop.data.sheets import pandas_index, parquet_files
 from jaxbackprop.data.sources import BUNDLED
 from jaxbackprop.data.targets import MOST_CLASSES, recognised
@@ -87,7 +87,7 @@ def read_through(
         if progress:
             progress(i + 1, len(blocks.lengths))
     if train.rows < 2 or not test.rows:
-        raise ValueError(f"{folder} has {blocks.examples} rows: expected at least 5, to train and to test on")
+        raise ValueError(f"{folder} has {rows_in(blocks.examples)}: expected at least 5, to train and to test on")
     different = len(values) if whole and len(values) <= most else None
     if different == 1:
         raise ValueError(f"target {blocks.target!r} is {values.pop():g} in every row: name a target that varies")
