@@ -226,8 +226,8 @@ def _numbers(name: str, text: Any, decimal: str, known: str, asked: bool) -> tup
     number, unit = _parts(text)
     called = _units(number, unit, known, asked)
     number = pc.if_else(pc.is_in(unit, pa.array(list(called))), number, None)
-    for form, name_of_it in called.items():
-        unit = pc.if_else(pc.equal(unit, form), name_of_it, unit)
+    for form, known_as in called.items():
+        unit = pc.if_else(pc.equal(unit, form), known_as, unit)
     read = {mark: _marked(number, mark) for mark in _proven(number) or (decimal,)}
     mark = max(read, key=lambda mark: int(np.isfinite(read[mark]).sum()))
     values = read.pop(mark)
