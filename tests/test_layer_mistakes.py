@@ -58,7 +58,7 @@ def test_a_line_that_runs_in_several_places_is_told_by_its_run():
     held = jax.grad(lambda p, x: value(p, x, jax.lax.stop_gradient))  # the second mean alone is taken as constant
     report = jbp.check_gradient(value, held, p, drawn(1, x=(4, 3))["x"])
     assert not report.ok
-    assert all("is left out in run 2 of 2" in row.problem for row in report.rows), report
+    assert all("is left out in run 2 of the 2 runs of that line" in row.problem for row in report.rows), report
 
 
 @pytest.mark.parametrize("number", [8, 41])

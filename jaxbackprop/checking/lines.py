@@ -65,10 +65,10 @@ def some_of(sites: tuple[Site, ...]) -> Iterator[tuple[tuple[Site, ...], str]]:
     count = len(sites)
     yield sites, ""
     if count > 2:
-        yield sites[:-1], " in each run but the last"
-        yield sites[1:], " in each run but the first"
+        yield sites[:-1], " in each run of that line but the last"
+        yield sites[1:], " in each run of that line but the first"
     if 1 < count <= SINGLES:
-        yield from (((site,), f" in run {k} of {count}") for k, site in enumerate(sites, 1))
+        yield from (((site,), f" in run {k} of the {count} runs of that line") for k, site in enumerate(sites, 1))
 
 
 # Words

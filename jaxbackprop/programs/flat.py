@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
-from jax.extend.source_info_util import SourceInfo, summarize
+from jax.extend.source_info_util import SourceInfo, summarize, user_context
 
 # calls by what is lost when they are entered, each under the names that versions of JAX give it: nothing, …
 PLAIN = ("jit", "pjit", "closed_call", "core_call")
@@ -82,11 +82,12 @@ class Step(NamedTuple):
         return (own.file_name, own.line_num, own.function_name) if own else None
 
     def bind(self, *operands) -> list[Any]:
-        """Run the step on the values of its operands."""
+        """Run the step on the values of its operands; traced anew it keeps the line that it comes from."""
         settings = self.primitive.get_bind_params(self.settings)
         # before 0.9.2 JAX gave a pair
         functions, settings = settings if isinstance(settings, tuple) else ((), settings)
-        results: Any = self.primitive.bind(*functions, *operands, **settings)
+        with user_context(self.sources[0].traceback if self.sources else None):
+            results: Any = self.primitive.bind(*functions, *operands, **settings)
         return list(results) if self.primitive.multiple_results else [results]
 
 
