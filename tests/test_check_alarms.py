@@ -204,7 +204,29 @@ def test_arguments_that_a_rule_does_not_differentiate():
     x = jnp.array([1.0, 2.0])
     report = jbp.check_vjp(power(True), 3, jnp.sin, x)
     assert report.ok, str(report)
-    assert [(row.parameter, row.ok) for row in jbp.check_vjp(power(False), 3, jnp.sin, x).rows] == [("[2]", False)]
+    assert [(row.parameter, row.ok) for row in jbp.check_vjp(power(False), 3, jnp.sin, x).rows] == [("x", False)]
+
+
+@pytest.mark.parametrize("eps", [1e-6, jnp.float32(1e-6), np.full(3, 1e-6), (1e-6,), lambda: 1e-6])
+def test_what_is_not_differentiated_is_held_fixed_whatever_it_is(eps):
+    number = lambda eps: eps() if callable(eps) else eps[0] if isinstance(eps, tuple) else eps  # noqa: E731
+
+    def plain(x, eps):
+        return x / jnp.sqrt(jnp.mean(x**2) + number(eps))
+
+    def back(factor):
+        rule = jax.custom_vjp(plain, nondiff_argnums=(1,))
+        of = lambda eps, x, d: jax.vjp(lambda x: plain(x, eps), x)[1](factor * d)  # noqa: E731
+        rule.defvjp(lambda x, eps: (plain(x, eps), x), of)
+        return rule
+
+    x = jnp.array([1.0, 2.0, -0.5])
+    report = jbp.check_vjp(back(1), x, eps)
+    assert report.ok, str(report)
+    assert [row.parameter for row in report.rows] == ["x"]
+    assert jbp.check_vjp(jax.jit(back(1), static_argnums=1), x, 1e-6).ok
+    assert not jbp.check_vjp(back(2), x, eps).ok
+    assert not jbp.check_vjp(lambda *both: back(2)(*both), x, eps).ok
 
 
 def test_strict_promotion_of_dtypes_is_no_mistake_of_the_users():

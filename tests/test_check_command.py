@@ -6,6 +6,8 @@ import pytest
 from commands import in_a_process, jaxbackprop, strict
 
 MINE = """
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -46,6 +48,15 @@ square = jax.custom_vjp(lambda x: x**2)
 square.defvjp(lambda x: (x**2, x), lambda x, d: (x * d,))
 points = (jnp.linspace(-1.0, 2.0, 5),)
 number = 3
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def rms(x, eps):
+    return x / jnp.sqrt(jnp.mean(x**2) + eps)
+
+
+rms.defvjp(lambda x, eps: (rms(x, eps), x), lambda eps, x, d: jax.vjp(lambda x: 2 * rms.fun(x, eps), x)[1](d))
+with_eps = (jnp.linspace(-1.0, 2.0, 5), 1e-6)
 
 
 def never(x):
@@ -106,6 +117,9 @@ def test_a_rule_is_checked_with_and_without_a_reference():
     found = jaxbackprop("check", "mine.py:square", "--arguments", "points")
     assert found.status == 1
     assert "0.5 times the right one" in found.out
+    found = jaxbackprop("check", "mine.py:rms", "--arguments", "with_eps")
+    assert found.status == 1
+    assert "WRONG for 1 of 1 parameters: x\n" in found.out
     (found,) = [jaxbackprop("check", "mine.py:square", "--reference", "square", "--arguments", "points")]
     assert found.status == 1, "its own rule is no reference: differences refute both"
 
@@ -129,6 +143,10 @@ def test_an_importable_module_in_a_process_of_its_own():
         (["mine.py:loss", "breaks"], "RuntimeError: not today"),
         (["mine.py:loss", "gradient", "--reference", "loss"], "--reference is for a function with custom_vjp"),
         (["mine.py:loss", "gradient", "--arguments", "points"], "TypeError"),
+        (
+            ["mine.py:never", "grad_never"],
+            "mine.py:never was called with the module's `arguments`: name others by --arg",
+        ),
         (["broken.py:loss", "gradient"], "SyntaxError"),
     ],
 )

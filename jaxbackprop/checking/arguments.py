@@ -5,6 +5,7 @@
 - Integers, strings, functions and the like have no gradient: they are passed on as they are.
 """
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -90,6 +91,34 @@ def parameters(tree: Any) -> Parameters:
         else:
             arrays[name(path)] = jnp.asarray(leaf)
     return Parameters(arrays, names, tuple(skipped), tree)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Named(dict):
+    """Arguments by name, a pytree in their order; what is in one is called by that name, as in "x['w']".
+
+    >>> [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(Named(x={"w": 1}, eps=2))]
+    ["x['w']", 'eps']
+    """
+
+    def tree_flatten_with_keys(self):
+        """Each argument with its name, and the names."""
+        return tuple(self.items()), tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, names, values):
+        """The same with other arguments."""
+        return cls(zip(names, values, strict=True))
+
+
+def names_in(function: Callable, count: int) -> list[str]:
+    """What a function calls the first so many of its arguments; "[2]" where it does not say."""
+    try:
+        given = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # one of C's
+        given = []
+    named = [p.name for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
+    return [*named, *(f"[{i}]" for i in range(len(named), count))]
 
 
 def apart(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.checking.arguments import Parameters, apart, is_number, parameters
+from jaxbackprop.checking.arguments import Named, Parameters, apart, is_number, names_in, parameters
 from jaxbackprop.checking.closures import with_arrays_copied
 from jaxbackprop.checking.decisions import KERNELS
 from jaxbackprop.checking.diagnosis import Diagnosis
@@ -142,13 +142,14 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
 
     Args:
         f: (*args) → a pytree of arrays.
-        *args: where to check it; floating-point arrays among them are differentiated, other leaves are data.
+        *args: where to check it; floating-point arrays among them are differentiated, other leaves are data. What f does not
+            take as an array of JAX's, by `nondiff_argnums` say, is held fixed as it is; a note says so.
         reference: the same function in plain JAX; by default f itself with custom rules taken out, so that JAX
             differentiates its body, by forward mode where it is a loop. A kernel needs a reference, as JAX cannot look inside.
         key: a `jax.random.key` that draws the cotangents, points and directions.
 
     Returns:
-        `Report`; parameters are named by argument, "[0]" the first.
+        `Report`; parameters are called as f calls them, "[0]" the first of `*args`.
 
     Raises:
         NoRuleError: a ValueError: f has no derivative rule of its own, and there is no reference.
@@ -163,40 +164,74 @@ def check_vjp(f: Callable, *args, reference: Callable | None = None, key=None) -
     False
     """
     _require_functions(f=f, reference=f if reference is None else reference)
-    found = parameters(args)
+    rng = _generator(key)
+    moved, fixed, of = _by_name(f, args)
+    found = parameters(moved)
     if not found.arrays:
         raise ValueError("no argument holds floating-point arrays: there is nothing to differentiate")
-    rng = _generator(key)
-    shapes = jax.eval_shape(fresh(lambda arrays: f(*found.rebuilt(arrays))), found.arrays)
+    shapes = _shapes(of(f), found)
     if reference is not None:
-        _require_same(shapes, jax.eval_shape(fresh(lambda arrays: reference(*found.rebuilt(arrays))), found.arrays))
+        _require_same(shapes, _shapes(of(reference), found))
     outputs = jax.tree.leaves(shapes)
     _require_outputs(outputs)
     drawn = [out for out in outputs if jnp.issubdtype(out.dtype, jnp.floating)]
     cotangents = [jnp.asarray(rng.standard_normal(out.shape), out.dtype) for out in drawn]
 
     def pulled(function):
-        def value(args):
-            outs = jax.tree.leaves(function(*args))
+        def value(named):
+            outs = jax.tree.leaves(function(named))
             floating = [out for out in outs if jnp.issubdtype(out.dtype, jnp.floating)]
             terms = [jnp.sum(c.astype(out.dtype) * out) for c, out in zip(cotangents, floating, strict=True)]
             return sum(terms, start=jnp.zeros(()))
 
         return value
 
-    def gradient(args):  # integers, strings and functions among the arguments are not traced
-        here = parameters(args)
-        grads = jax.grad(lambda arrays: pulled(f)(here.rebuilt(arrays)))(here.arrays)
+    def gradient(named):  # integers, strings and functions among the arguments are not traced
+        here = parameters(named)
+        grads = jax.grad(lambda arrays: pulled(of(f))(here.rebuilt(arrays)))(here.arrays)
         return here.as_gradient(grads)
 
-    def plain(args):
-        here = parameters(args)
-        ruleless = without_custom_rules(lambda arrays: f(*here.rebuilt(arrays)))
-        return pulled(lambda *_: ruleless(here.arrays))(args)
+    def plain(named):
+        here = parameters(named)
+        ruleless = without_custom_rules(lambda arrays: of(f)(here.rebuilt(arrays)))
+        return pulled(lambda _: ruleless(here.arrays))(named)
 
     if reference is None:
-        _require_rule(lambda arrays: f(*found.rebuilt(arrays)), found.arrays)
-    return check_gradient(plain if reference is None else pulled(reference), gradient, args, key=key)
+        _require_rule(lambda arrays: of(f)(found.rebuilt(arrays)), found.arrays)
+    report = check_gradient(plain if reference is None else pulled(of(reference)), gradient, moved, key=key)
+    said = [f"held fixed, as f does not take it as an array of JAX's: {', '.join(fixed)}"] if fixed else []
+    return replace(report, notes=(*report.notes, *said))
+
+
+def _by_name(f: Callable, args: tuple) -> tuple[Named, list[str], Callable]:
+    """(the arguments to check by name, the names of those to hold fixed, what makes a function take the former alone).
+
+    Fixed is what f takes only as it is: what `nondiff_argnums` says of it or of something in it, or is decided by in Python.
+    """
+    names = names_in(f, len(args))
+    given = Named(zip(names, args, strict=True))
+
+    def of(function):
+        return lambda named: function(*(given | named).values())
+
+    def traces(some: Named) -> bool:
+        try:
+            _shapes(of(f), parameters(some))
+        except Exception:  # anyone's code
+            return False
+        return True
+
+    fixed = []
+    if not traces(given):
+        alone = {name: traces(Named({name: arg})) for name, arg in given.items() if parameters(arg).arrays}
+        # where nothing can be traced f is at fault: it then says how
+        fixed = [name for name, could in alone.items() if not could] if any(alone.values()) else []
+    return Named({name: arg for name, arg in given.items() if name not in fixed}), fixed, of
+
+
+def _shapes(function: Callable, found: Parameters) -> Any:
+    """The shapes of what a function returns, traced in the arrays that were found."""
+    return jax.eval_shape(fresh(lambda arrays: function(found.rebuilt(arrays))), found.arrays)
 
 
 def _require_parameters(found: Parameters) -> None:
@@ -209,7 +244,7 @@ def _require_parameters(found: Parameters) -> None:
 
 
 def _of_params(name: str) -> str:
-    return name if name == "params" else f"params{name}"
+    return f"params{name}" if name.startswith(("[", ".")) else name
 
 
 def _which(given: Any, found: Parameters) -> tuple[Callable, list[str]]:

@@ -23,10 +23,12 @@ OURS = str(Path(jbp.__file__).parent)
 def deed(arguments: Namespace) -> int:
     """Check a gradient, or a derivative rule, that somebody wrote; returns the exit status: 0, 1 if wrong, 3 if not all seen."""
     value, gradient, reference, at = _loaded(arguments)
+    unnamed = f"; {arguments.value} was called with the module's `arguments`: name others by --arguments"
+    hint = unnamed if arguments.arguments == "arguments" else ""
     if gradient:
-        report = _theirs(jbp.check_gradient, value, gradient, *at)
+        report = _theirs(jbp.check_gradient, value, gradient, *at, hint=hint)
     else:
-        report = _theirs(_checked_rule, arguments.value, value, at, reference)
+        report = _theirs(_checked_rule, arguments.value, value, at, reference, hint=hint)
     print(json.dumps(without_nan(report.to_dict()), ensure_ascii=False) if arguments.json else report)
     return {"right": 0, "wrong": 1}.get(report.outcome, 3)
 
@@ -95,16 +97,17 @@ def _module(name: str) -> ModuleType:
     return found
 
 
-def _theirs(function, *args, **kwargs) -> Any:
-    """Run somebody's code; what it raises is said in one line, with the place in their code."""
+def _theirs(function, *args, hint: str = "") -> Any:
+    """Run somebody's code; what it raises is said in one line, with the place in their code and a hint."""
     try:
-        return function(*args, **kwargs)
+        return function(*args)
     except (Exception, SystemExit) as error:  # who leaves has not been checked
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [f for f in frames if not f.filename.startswith(OURS) and "site-packages" not in f.filename]
         placed = theirs and theirs[-1].filename[0] != "<"
         where = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if placed else ""
-        said = str(error) if isinstance(error, ValueError) and not where else f"{type(error).__name__}: {error}{where}"
+        ours = isinstance(error, ValueError) and not where
+        said = str(error) if ours else f"{type(error).__name__}: {error}{where}{hint}"
         said += ": it leaves before it is checked" if isinstance(error, SystemExit) else ""
         raise ValueError(said) from None
 
