@@ -445,6 +445,18 @@ def test_arguments_that_are_refused(options, change, says):
     assert "\n" not in str(refused.value)
 
 
+def test_a_loss_of_one_example_is_told_of_keep_batch_dim():
+    p, x, y = jnp.ones(4), jnp.ones((6, 4)), jnp.arange(6.0)
+    for loss in (lambda p, x, y: (jnp.dot(p, x) - y) ** 2, lambda p, x, y: (x @ p - y) ** 2):
+        says = "a leading axis of 1.* works without that axis: give keep_batch_dim=False"
+        with pytest.raises(ValueError, match=says) as refused:
+            clipped_grad(loss, l2_clip_norm=1.0, batch_argnums=(1, 2))(p, x, y)
+        assert "\n" not in str(refused.value)
+        clipped_grad(loss, l2_clip_norm=1.0, batch_argnums=(1, 2), keep_batch_dim=False)(p, x, y)
+    with pytest.raises(TypeError, match="dot_general"):  # neither way
+        clipped_grad(lambda p, x, y: jnp.dot(p[1:], x), l2_clip_norm=1.0, batch_argnums=(1, 2))(p, x, y)
+
+
 def test_padding_of_other_examples_is_refused_and_a_constant_needs_no_hash():
     given = numbers()
     with pytest.raises(ValueError, match=r"is_padding_example \(5,\): expected arrays with one length"):

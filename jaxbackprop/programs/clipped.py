@@ -111,8 +111,9 @@ def clipped_grad(
         examples i, i + k, …; those after the last with an example that is no padding are not computed: their outputs are 0.
 
     Raises:
-        ValueError: an option out of its range, or arguments that do not fit it.
-        TypeError: fun is no function, or gives no scalar.
+        ValueError: an option out of its range, or arguments that do not fit it; or a fun that gives no scalar, or takes
+            examples without the axis of 1 alone.
+        TypeError: fun is no function.
 
     >>> loss = jbp.plain_loss(net, "huber")
     >>> clipped = clipped_grad(loss, l2_clip_norm=0.5, batch_argnums=(1, 2), return_values=True)
@@ -181,14 +182,38 @@ def is_call(asked: Any, args: tuple, named: dict[str, Any]) -> int:
 def _clipped(asked, *args, is_padding_example=None, **named):
     b = is_call(asked, args, named | ({} if is_padding_example is None else {"is_padding_example": is_padding_example}))
     padding = jnp.zeros(b, bool) if is_padding_example is None else jnp.asarray(is_padding_example, bool)
-    params, arrays, axes, loss = _arranged(asked, args, named, b)
-    one = partial(_swept, asked, factored(loss, in_axes=tuple(axes), has_aux=asked.has_aux), params)
-    size = asked.microbatch_size
-    dW, aux = one(arrays, padding) if size is None else _in_tiles(one, arrays, axes, padding, b // size)
+    try:
+        dW, aux = _computed(asked, args, named, padding)
+    except Exception as error:  # anyone's code
+        if asked.keep_batch_dim and _takes_one(asked, args, named, padding):
+            raise ValueError(
+                "fun fails on examples with a leading axis of 1, a batch of one each, and works without that axis: give "
+                "keep_batch_dim=False, which hands it one example"
+            ) from error
+        raise
     if asked.keep_batch_dim:
         aux = jax.tree.map(lambda a: jnp.squeeze(a, 1) if jnp.shape(a)[1:2] == (1,) else a, aux)
     dW = jax.tree.map(lambda g: g / asked.normalize_by, dW)
     return (dW, aux) if asked.beside else dW
+
+
+def _computed(asked, args, named, padding):
+    """The clipped sum before it is divided, and what else is asked of each example."""
+    params, arrays, axes, loss = _arranged(asked, args, named, len(padding))
+    one = partial(_swept, asked, factored(loss, in_axes=tuple(axes), has_aux=asked.has_aux), params)
+    size = asked.microbatch_size
+    return one(arrays, padding) if size is None else _in_tiles(one, arrays, axes, padding, len(padding) // size)
+
+
+def _takes_one(asked, args, named, padding) -> bool:
+    """Whether fun could be read without the axis of 1."""
+    try:
+        jax.eval_shape(
+            lambda: _computed(SimpleNamespace(**vars(asked) | {"keep_batch_dim": False}), args, named, padding)
+        )
+    except Exception:
+        return False
+    return True
 
 
 def _arranged(asked, args, named, b):
