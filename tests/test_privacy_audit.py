@@ -317,7 +317,9 @@ def test_a_key_of_the_operating_systems_is_not():
 
 
 def test_only_a_private_training_goes_without_a_key():
-    with pytest.raises(TypeError, match="key is a NoneType: expected one key"):
+    with pytest.raises(
+        TypeError, match=r"key is None: the first parameters and the shuffles .* private_gradient alone"
+    ):
         jbp.fit(NETWORK, "huber", optax.adam(0.01), (X, Y), epochs=1, batch_size=10)
 
 

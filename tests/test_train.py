@@ -126,6 +126,20 @@ def test_what_an_optimizer_asks_for_is_given(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), state.params, params)
 
 
+def test_sharpness_aware_minimisation_trains():
+    """By itself SAM takes no name but grad_fn, which its opaque way asks for: two steps of the one are a step of the other."""
+    ascent, (x, y) = optax.chain(optax.contrib.normalize(), optax.sgd(0.1)), data()
+    settings = {"batch_size": len(x), "key": jax.random.key(1)}
+    seen, opaque = (
+        jbp.fit(
+            NETWORK, "softmax_cross_entropy", optax.contrib.sam(optax.sgd(0.1), ascent, opaque_mode=opaque), (x, y),
+            epochs=epochs, **settings,
+        )[0].params
+        for opaque, epochs in ((False, 6), (True, 3))
+    )  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), seen, opaque)
+
+
 def test_a_line_search_goes_on_from_a_checkpoint(tmp_path):
     settings = {"batch_size": 16, "key": jax.random.key(1), "checkpoints": jbp.Checkpoints(tmp_path)}
     given = NETWORK, "softmax_cross_entropy", ASKING["lbfgs"], data()
@@ -471,6 +485,9 @@ def test_parameters_that_are_not_finite_are_refused_by_name():
         ({"key": jax.random.split(jax.random.key(0), 2)}, r"key has shape \(2,\)"),
         ({"optimizer": None}, "optimizer is a NoneType: expected one of optax's"),
         ({"optimizer": optax.sgd}, "optimizer is a function: expected one of optax's"),
+        ({"optimizer": optax.lookahead(ADAM, 5, 0.5)}, r"the optimizer does not take .* no attribute 'fast'"),
+        ({"optimizer": optax.chain(optax.contrib.sam(ADAM, ADAM))}, r"the optimizer does not take .*'value'"),
+        ({"key": None}, r"key is None: the first parameters and the shuffles are drawn .*key\(0\)"),
         (
             {"checkpoints": "runs/mine"},
             r"checkpoints is 'runs/mine': expected Checkpoints, such as jaxbackprop.Checkpoints",

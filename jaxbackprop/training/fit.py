@@ -69,13 +69,13 @@ def fit(
     Args:
         network: the wiring; or any `Sweep`, such as `factored(loss)` of a loss(params, x, y).
         loss: a name from `losses.LOSSES`, or a pair (value, derivative); None of a `Sweep`, which has its own.
-        optimizer: any `optax.GradientTransformation`; what it asks for is given, as `optax.lbfgs` does for its line search: the
-            loss of the batch, its gradient, and the loss as a function of params.
+        optimizer: any `optax.GradientTransformation` of plain params; what it asks for is given, as `optax.lbfgs` does for its
+            line search: the loss of the batch, its gradient, and both as functions of params.
         data: (x (n, d), y (n, …)), or `Blocks` that are read as they are needed; the parameters take x's dtype.
         epochs: how often every example is used.
         batch_size: examples a step; the last batch of an epoch is padded with weight 0.
-        key: a `jax.random.key`, for the first parameters and the shuffles. With `private_gradient` it is a secret, and is
-            best left out: it is then drawn from the operating system, and the state that comes back holds a blank one.
+        key: a `jax.random.key`, for the first parameters and the shuffles; needed, but with `private_gradient`, where it is a
+            secret and best left out: it is then drawn from the operating system, and the state that comes back holds a blank one.
         gradient: "hand" or "jax.grad", the same trajectory; or a `GradientMethod`, such as `private_gradient(…)`.
         params: what to start from; drawn from `key` by default. Of a `Sweep` they have to be given.
         validation: (x, y), or `Blocks`, to evaluate after each epoch.
@@ -112,6 +112,7 @@ def fit(
     """
     inputs.require_settings(epochs, optimizer, callbacks, checkpoints, monitor, mesh)
     method, model = inputs.method_of(gradient), inputs.model_of(network, loss, params)
+    inputs.require_key(key, method.secret, params)
     data = inputs.require_data("data", network, loss, data)
     validation = None if validation is None else inputs.require_data("validation", network, loss, validation)
     problem = Problem(model, optimizer, inputs.batch_size_of(batch_size, data, mesh), method, mesh)

@@ -45,17 +45,44 @@ def require_settings(epochs, optimizer, callbacks, checkpoints, monitor, mesh) -
         raise TypeError(f"mesh is {mesh!r}: expected what jaxbackprop.data_mesh makes")
 
 
+def require_key(key, private: bool, params) -> None:
+    """Refuse a training without a key, saying what is drawn from it."""
+    if key is None and not private:
+        drawn = "the shuffles are" if params is not None else "the first parameters and the shuffles are"
+        raise TypeError(
+            f"key is None: {drawn} drawn from it, so give one, such as jax.random.key(0); it is left out with "
+            "private_gradient alone"
+        )
+
+
 def require_update(problem: Problem, state: TrainState) -> None:
-    """Refuse an optimizer that asks for the loss where it is not to be told."""
-    if not problem.gradient.secret:
+    """Refuse an optimizer that asks for what it is not given: the loss where it is not to be told, params of its own kind."""
+    error = _failure(problem, state)
+    if error is None:
         return
-    try:
-        jax.eval_shape(lambda state: update(problem)(state.params, state.opt_state, state.params, None, None), state)
-    except TypeError as error:
+    if problem.gradient.secret and not _failure(
+        problem._replace(gradient=problem.gradient._replace(secret=False)), state
+    ):
         raise ValueError(
             f"the optimizer asks for the loss ({error}), which a private gradient does not protect: take one that is "
             "content with the gradient, such as optax.adam(1e-3)"
         ) from error
+    raise ValueError(
+        f"the optimizer does not take (gradient, state, params), and value, grad, value_fn and grad_fn by name as far as it "
+        f"asks ({type(error).__name__}: {error}): optax.lookahead, with params of its own, and optax.contrib.sam in a chain "
+        "are such"
+    ) from error
+
+
+def _failure(problem: Problem, state: TrainState) -> Exception | None:
+    """What an update raises, of a loss that costs nothing to trace."""
+    value = lambda params: sum(map(jnp.sum, jax.tree.leaves(params)))  # noqa: E731
+    run = update(problem)
+    try:
+        jax.eval_shape(lambda s: run(s.params, s.opt_state, s.params, value(s.params), value), state)
+    except Exception as error:  # anyone's optimizer
+        return error
+    return None
 
 
 def require_data(name, network, loss, data) -> tuple[Array, Array] | Blocks:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from jaxbackprop.losses import LossLike, as_loss
 from jaxbackprop.model import Model
 from jaxbackprop.network import Network
-from jaxbackprop.training.inputs import Data, batch_size_of, method_of, require_arrays
+from jaxbackprop.training.inputs import Data, batch_size_of, method_of, require_arrays, require_update
 from jaxbackprop.training.secret import warn_if_guessable
 from jaxbackprop.training.steps import GradientMethod, Problem, TrainState, drawn, start, train_epoch
 from jaxbackprop.words import require_positive
@@ -93,8 +93,8 @@ def _drawn_many(network, keys, dtype):
 def _fit_many(family: Problem, epochs, keys, learning_rates, params, x, y):
     def one(key, learning_rate, params):
         problem = family._replace(optimizer=family.optimizer(learning_rate))
-        return jax.lax.scan(
-            lambda state, _: train_epoch(problem, state, x, y), start(problem, key, params), length=epochs
-        )
+        begun = start(problem, key, params)
+        require_update(problem, begun)
+        return jax.lax.scan(lambda state, _: train_epoch(problem, state, x, y), begun, length=epochs)
 
     return jax.vmap(one)(keys, learning_rates, params)

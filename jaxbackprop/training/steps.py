@@ -5,6 +5,7 @@ The loop knows nothing about how a gradient is made, nor how batches are drawn: 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -97,16 +98,25 @@ def train_step(
     return TrainState(params, opt_state, state.key, state.step + 1), value
 
 
+TOLD = ("value", "grad", "value_fn")  # a line search refuses any other
+
+
 def update(problem: Problem) -> Callable:
     """(gradient, its state, params, value, params → value) → the optimizer's update, which may ask for these by name.
 
-    A line search evaluates the loss again. Where the gradient protects somebody, the loss is not to be told.
+    A line search evaluates the loss again, SAM its gradient. Where the gradient protects somebody, the loss is not to be told.
     """
     import optax
 
+    transform = optax.with_extra_args_support(problem.optimizer)
+    named = inspect.signature(transform.update).parameters
+    asked = {*named, *(TOLD if any(one.kind == one.VAR_KEYWORD for one in named.values()) else ())}
+
     def update(grads, opt_state, params, value, mean):
-        told = {} if problem.gradient.secret else {"value": value, "grad": grads, "value_fn": mean}
-        return optax.with_extra_args_support(problem.optimizer).update(grads, opt_state, params, **told)
+        known = (value, grads, mean, lambda params, _: jax.grad(mean)(params))
+        told = {name: a for name, a in zip((*TOLD, "grad_fn"), known, strict=True) if name in asked}
+        told = {} if problem.gradient.secret else told
+        return transform.update(grads, opt_state, params, **told)
 
     return update
 
