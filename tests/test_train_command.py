@@ -501,11 +501,21 @@ def test_diverging_with_json_prints_no_second_kind_of_output():
     assert result.out == "" or strict(result.out)
 
 
-def test_without_rich_only_training_is_refused_and_nothing_is_written(monkeypatch):
-    for module in ("rich", "rich.console", "rich.progress"):
+@pytest.mark.parametrize(
+    ("package", "modules", "words", "needs"),
+    [
+        ("rich", ("rich", "rich.console", "rich.progress"), ("train", "kinds.csv", *QUICK), "train needs"),
+        ("matplotlib", ("matplotlib", "matplotlib.figure"), ("train", "kinds.csv", *QUICK), "train needs"),
+        ("matplotlib", ("matplotlib", "matplotlib.figure"), ("trace", "--figure", "x.svg"), "a picture needs"),
+    ],
+)
+def test_without_an_extra_only_what_needs_it_is_refused_and_nothing_is_written(
+    package, modules, words, needs, monkeypatch
+):
+    for module in modules:
         monkeypatch.setitem(sys.modules, module, None)  # what `import` finds when there is none
     before = everything_below()
-    refused(jaxbackprop("train", "kinds.csv", *QUICK), r"train needs rich: pip install 'jaxbackprop\[cli\]'")
+    refused(jaxbackprop(*words), rf"{needs} {package}: pip install 'jaxbackprop\[cli\]'")
     assert everything_below() == before
     assert jaxbackprop("trace").status == 0
 

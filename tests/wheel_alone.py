@@ -25,8 +25,9 @@ def main() -> None:
     assert "dh0" in jbp.trace(net, "huber", params, x[0], y[0]).text()
     assert run("--version").stdout.strip() == jbp.__version__
     assert run("trace").returncode == 0
-    for words, given, extra in ((["grade", "-"], "dL/dz1 = dL/dh1", "grade"), (["train"], "", "cli")):
-        done = run(*words, given=given)
+    missing = ((["grade", "-"], "grade"), (["train"], "cli"), (["trace", "--figure", "exercise.svg"], "cli"))
+    for words, extra in missing:
+        done = run(*words, given="dL/dz1 = dL/dh1")
         assert done.returncode == 2, done
         assert f"jaxbackprop[{extra}]" in done.stderr, done
         assert len(done.stderr.splitlines()) == 1, done

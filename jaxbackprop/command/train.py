@@ -100,7 +100,8 @@ def _flag(name: str) -> str:
 
 def deed(arguments: Namespace) -> int:
     """Load, check the gradient, train, report; returns the exit status."""
-    extra("rich.progress", "rich", "jaxbackprop train")  # what is missing is said before anything is done
+    for module, package in (("rich.progress", "rich"), ("matplotlib.figure", "matplotlib")):
+        extra(module, package, "jaxbackprop train")  # what is missing is said before anything is done
     kind = jbp.command.planning.kind_of_device(arguments)
     with jbp.devices.preferred(kind):
         if not arguments.coordinator:  # with others it is asked for where what one refuses ends all

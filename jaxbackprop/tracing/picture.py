@@ -16,6 +16,7 @@ from jaxbackprop.activations import as_activation
 from jaxbackprop.network import BIAS, INPUT, widths
 from jaxbackprop.tracing.rows import prediction_name, slope
 from jaxbackprop.tracing.symbols import FEW, Names, names_of, norm, number, short, shown_shape
+from jaxbackprop.words import extra
 
 if TYPE_CHECKING:  # an extra: imported where it is used
     from matplotlib.axes import Axes
@@ -133,6 +134,7 @@ def draw(trace: Any) -> "Figure":
 
 def canvas(corners: tuple[float, float, float, float], text: str) -> tuple["Figure", "Axes"]:
     """A page from (left, bottom) to (right, top) in inches, and above it a line, or more, of text."""
+    extra("matplotlib.figure", "matplotlib", "a picture")
     from matplotlib.figure import Figure
 
     left, bottom, right, top = corners
