@@ -44,6 +44,8 @@ from jaxbackprop.refusals import is_network
 def forward(network: Network, params: Params, x: Float[Array, " d"], precision: Precision = None) -> Forward:
     """z_t = Σ_s W_ts h_s + b_t,  h_t = g_t(z_t): every value of one example, from x to yhat. For a batch, `jax.vmap` over x.
 
+    A ValueError says which shape or dtype does not fit, a TypeError what is no network, no parameters or no array.
+
     >>> f = forward(net, params, x[0])
     >>> f.z["h0"].shape, f.h["yhat"].shape
     ((3,), (1,))
@@ -61,6 +63,8 @@ def backward(
     network: Network, params: Params, f: Forward, dyhat: Float[Array, " k"], precision: Precision = None
 ) -> Backward:
     """(1) dh_s = Σ_t W_tsᵀ dz_t  and  (2) dz_t = dh_t · g_t'(z_t): every adjoint of one example, from yhat back to x.
+
+    f is what `forward` returned, dyhat is dL/dyhat. A ValueError says what does not fit, a TypeError what is none of these.
 
     >>> b = backward(net, params, forward(net, params, x[0]), dyhat=jnp.ones(1))
     >>> b.dz["h0"].shape, b.dh["h0"].shape, b.dh["x"].shape
@@ -89,6 +93,7 @@ def sweep(
     """Run forward and back for one example: the loss, every value, every adjoint.
 
     Adjoints are of weight · L: the sweep is linear in dyhat, so that a weight there is a weight on all that follows.
+    A ValueError says what does not fit, or which name is unknown, a TypeError what is no network, loss or array.
 
     >>> value, f, b = sweep(net, "half_squared_error", params, x[0], jnp.zeros(1))
     >>> bool(b.dh["yhat"] == f.h["yhat"])  # yhat − y with y = 0
@@ -125,6 +130,8 @@ def per_example(network: Network, loss: LossLike, precision: Precision = None) -
 
     loss is a name from `losses.LOSSES`, a `Loss`, or a pair (value, derivative); precision is that of all products, as in
     `jax.lax.Precision`. Returns a `Sweep`: (params, x (b, d), y (b, …), weight=None) → (values (b,), `FactoredGradient`).
+    A ValueError says what does not fit, a TypeError what is no network, loss or array. Numbers are not looked at, as
+    `value_and_grad` says: `fit` and `evaluate` refuse targets that are no probabilities.
 
     >>> values, fg = per_example(net, "half_squared_error")(params, x, y)
     >>> values.shape, fg.dz["h0"].shape

@@ -35,7 +35,20 @@ from jaxbackprop.views import Use, as_letters, by_leaf, examples_of, factors_of,
 @partial(jax.tree_util.register_dataclass, data_fields=("h", "dz"), meta_fields=("uses", "tree", "shapes", "dtypes"))
 @dataclass(frozen=True, repr=False)
 class FactoredGradient(Tabled):
-    """Every example's gradient, in factors, the memory of the activations: of an edge s→t dW of b is dz[t][b] h[s][b]ᵀ."""
+    """Every example's gradient, in factors, the memory of the activations: of an edge s→t dW of b is dz[t][b] h[s][b]ᵀ.
+
+    `per_example` and `factored` return one; it prints as a table. A pytree: `jax.jit` takes and returns it. What reads it
+    (`norms`, `total`, …) raises a ValueError where shapes are not those of one batch, a TypeError for anything else.
+
+    Attributes:
+        h: by name the inputs of products, (b, l, t, m), or ids, (b, t); of l and t those that the use has.
+        dz: by name dL/dz, (b, l, t, n), or (b, …) with the parameter's own shape for a whole use.
+        uses: where each parameter enters, a `Use` each.
+        tree, shapes, dtypes: of the parameters: how they are nested, and of each leaf the shape and, where known, the dtype.
+
+    >>> [(use.kind, fg.shapes[use.leaf], fg.dz[use.dz].shape) for use in fg.uses if use.dz == "h0"]
+    [('whole', (3,), (5, 3)), ('outer', (3, 2), (5, 3))]
+    """
 
     h: dict[str, Any]
     dz: dict[str, Any]
@@ -74,6 +87,8 @@ def total(fg: FactoredGradient, weight: Float[Array, " b"] | None = None, precis
 def materialise(fg: FactoredGradient) -> PyTree[Array]:
     """Form the per-example gradients themselves, dW[b], nested like the parameters: what all the others avoid.
 
+    A ValueError says which shape does not fit, a TypeError what is no factored gradient.
+
     >>> materialise(fg)["h0"]["x"].shape
     (5, 3, 2)
     """
@@ -83,6 +98,8 @@ def materialise(fg: FactoredGradient) -> PyTree[Array]:
 @asks(is_direction)
 def inner(fg: FactoredGradient, direction: PyTree[Array], precision: Precision = None) -> Float[Array, " b"]:
     """Each example's gradient along V: v[b] = ⟨dW[b], V⟩, its first-order influence on a loss whose gradient V is.
+
+    V is shaped like the parameters, else a ValueError; a TypeError says what is no gradient or no array.
 
     >>> bool(jnp.allclose(inner(fg, total(fg)), jbp.gram(fg).sum(axis=1), rtol=1e-5))
     True

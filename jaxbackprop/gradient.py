@@ -33,6 +33,10 @@ def predict(
 ) -> Float[Array, "*b k"]:
     """Compute yhat for one example (d,) or a batch (b, d).
 
+    Raises:
+        ValueError: parameters or an x that do not fit the wiring, or an unknown precision.
+        TypeError: no network, or something that is not an array where one is needed.
+
     >>> predict(net, params, x).shape
     (5, 1)
     """
@@ -54,7 +58,9 @@ def value_and_grad(
 
     With example weights c (1 where none are given): "sum" is Σ_b c_b L_b, "mean" is Σ_b c_b L_b / Σ_b c_b, so that
     examples of weight 0 are padding. Weights that add up to 0 have no mean: value and gradient are then not finite. So
-    are those of a class that does not exist, and of NaN or infinity in parameters or data.
+    are those of a class that does not exist, and of NaN or infinity in parameters or data. Shapes and dtypes are looked at,
+    numbers never, as that would wait for the device at every call: targets of the cross entropies outside 0 … 1, which `fit`
+    and `evaluate` refuse, are taken as they are.
 
     Args:
         network: the wiring.
@@ -87,7 +93,8 @@ def _value_and_grad(model: Model, reduction: str, tile: int | None, params, x, y
 def plain_loss(network: Network, loss: LossLike, reduction: str = "mean", precision: Precision = None) -> Callable:
     """Return the same scalar loss(params, x, y, weight=None) in plain JAX, which `jax.grad` differentiates by itself.
 
-    What the hand-derived gradient is checked against and timed beside. The arguments are those of `value_and_grad`.
+    What the hand-derived gradient is checked against and timed beside. The arguments are those of
+    `value_and_grad`, and so is what it raises.
 
     >>> bool(plain_loss(net, "huber")(params, x, y) == loss_function(net, "huber")(params, x, y))
     True

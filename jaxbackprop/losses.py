@@ -91,7 +91,7 @@ def softmax_cross_entropy(yhat: Outputs, y: Target) -> Scalar:
     """L = Σₖ pₖ (log Σⱼ e^yhatⱼ − yhatₖ).
 
     y is a class 0 … k−1, an integer, whose pₖ is 1 and all others 0; or it is the vector p of probabilities itself. A
-    class outside 0 … k−1 gives NaN, so that it cannot pass for a number.
+    class outside 0 … k−1 gives NaN, so that it cannot pass for a number; pₖ outside 0 … 1 is not checked here.
     """
     p = _probabilities(yhat, y)
     cost = -jax.nn.log_softmax(yhat)

@@ -50,6 +50,11 @@ class Sweep:
         door: (model, params, *batch, weight=None) refuses what does not fit.
         swept: the same → (values, fg), without a door. Weights enter at dyhat: all that follows is of weight · L.
         arranged: (model, arguments) → params and batch, every array of it with the examples first; they come so by default.
+
+    >>> sweep = jbp.per_example(net, "half_squared_error")
+    >>> values, fg = sweep(params, x, y, weight=jnp.ones(5))
+    >>> values.shape, jbp.norms(fg).shape, sweep == jbp.per_example(net, "half_squared_error")
+    ((5,), (5,), True)
     """
 
     model: Hashable

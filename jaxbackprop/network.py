@@ -114,6 +114,7 @@ def mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool =
     """Each layer feeds the next: x → h0 → h1 → … → yhat.
 
     widths are those of input, hidden layers and output; the activation is the hidden layers', the output's is the identity.
+    A ValueError says which width, name or activation does not work, a TypeError what is none.
 
     >>> print(mlp((8, 64, 1), activation="tanh", bias=True))
     x 8 → h0 64 tanh; h0 → yhat 1 identity (641 parameters)
@@ -125,7 +126,7 @@ def skip_mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: b
     """The exercise's wiring at any depth: each layer feeds the next, and every hidden layer feeds yhat.
 
     `skip_mlp((1, 1, 1, 1))` is the exercise: w0 = params["h0"]["x"], w1 = params["h1"]["h0"],
-    w2 = params["yhat"]["h1"], w3 = params["yhat"]["h0"]. The arguments are those of `mlp`.
+    w2 = params["yhat"]["h1"], w3 = params["yhat"]["h0"]. The arguments are those of `mlp`, and so is what it raises.
 
     >>> print(skip_mlp((8, 64, 64, 1)))
     x 8 → h0 64 relu; h0 → h1 64 relu; h1, h0 → yhat 1 identity (4,736 parameters)
@@ -136,7 +137,7 @@ def skip_mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: b
 
 
 def dense_mlp(widths: Sequence[int], activation: ActivationLike = "relu", bias: bool = False) -> Network:
-    """Every layer, and the input, feeds every later layer. The arguments are those of `mlp`.
+    """Every layer, and the input, feeds every later layer. The arguments are those of `mlp`, and so is what it raises.
 
     >>> print(dense_mlp((8, 16, 16, 1)))
     x 8 → h0 16 relu; h0, x → h1 16 relu; h1, h0, x → yhat 1 identity (552 parameters)

@@ -72,6 +72,7 @@ def norms(fg: FactoredGradient) -> Float[Array, " b"]:
     """Each example's gradient norm over all parameters, n[b]; Goodfellow 2015. 2 B (widths) flops for a network.
 
     Differentiable, in a penalty say: at a gradient of 0, where a norm has its kink, the slope is 0.
+    A ValueError says which shape is not that of one batch, a TypeError what is no factored gradient.
 
     >>> norms(fg).shape
     (5,)

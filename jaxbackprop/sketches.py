@@ -30,6 +30,7 @@ def compact(fg: FactoredGradient) -> FactoredGradient:
     """The same gradients, each leaf's kept as factors or formed, whichever is the smaller to keep.
 
     Of a product T (n + m) numbers an example against n m of its gradient; of a lookup T (n + 1) against rows · n.
+    A TypeError says what is no factored gradient.
 
     >>> [use.kind for use in compact(fg).uses if fg.shapes[use.leaf] == (1, 3)]  # 1 + 3 numbers against 3
     ['whole']
@@ -52,6 +53,10 @@ def project(fg: FactoredGradient, key: Key[Array, ""], size: int) -> PyTree[Floa
 
     Returns:
         (b, size, size) for each leaf, nested like the parameters.
+
+    Raises:
+        ValueError: size is no integer of at least 1.
+        TypeError: no factored gradient, or not one key.
 
     >>> project(fg, jax.random.key(0), 2)["h0"]["x"].shape
     (5, 2, 2)
@@ -104,6 +109,10 @@ def kronecker(fg: FactoredGradient, precision: Precision = None) -> dict[str, tu
 
     Returns:
         by the name of the leaf, such as "h0/x", the factors of each of its outer uses.
+
+    Raises:
+        ValueError: an unknown precision.
+        TypeError: no factored gradient.
 
     >>> [factor.shape for factor in kronecker(fg)["h0/x"][0]]
     [(2, 2), (3, 3)]

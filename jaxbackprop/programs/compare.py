@@ -82,6 +82,10 @@ def check_factored(loss: Callable, params: Any, *batch: Any, in_axes: Any = 0, h
     Returns:
         an `Agreement`, with `.ok`, `.rows`, `.raise_if_wrong()`; it prints as a table.
 
+    Raises:
+        ValueError: what `factored` raises, or examples that are not equally many.
+        TypeError: no function, or parameters that are not floating point.
+
     >>> def loss(params, x, y):
     ...     return jnp.sum((x @ params["w"] - y) ** 2)
     >>> check_factored(loss, {"w": jnp.ones((2, 1))}, x, y).ok
