@@ -2,22 +2,16 @@
 
 import html
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
 
 from jaxbackprop.mathematics import Maths, escaped
-from jaxbackprop.spelling import aligned
+from jaxbackprop.spelling import ENDLESS, aligned, folded, terminal_width
 from jaxbackprop.words import paths_of
 
 Table = Sequence[Sequence[str]]  # its first line is the head; a formula in it is `Maths`, and a cell may have lines
-
-
-def terminal_width() -> int:
-    """How many characters a line may have: as wide as the terminal, or COLUMNS; 120 where neither says."""
-    return shutil.get_terminal_size((120, 24)).columns
 
 
 def as_markdown(table: Table, below: Iterable[str] = ()) -> str:
@@ -101,9 +95,10 @@ class Tabled:
 
     def __str__(self):
         table, below = self.table()
-        return "\n".join([*aligned(table, self.RIGHT), *below])
+        return "\n".join([*aligned(table, self.RIGHT, terminal_width(ENDLESS)), *folded(below)])
 
-    __repr__ = __str__
+    def __repr__(self):  # of a dataclass say repr=False, or it makes its own
+        return str(self)
 
     def _repr_markdown_(self) -> str:
         return as_markdown(*self.table())

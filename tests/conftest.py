@@ -32,6 +32,7 @@ settings.load_profile("repeatable")
 # tests take two thirds of the time. `XLA_FLAGS= pytest` runs them as compiled for users.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.pop("COLUMNS", None)  # xdist says 80: what is printed is as in a pipe
 os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="matplotlib"))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache")  # the command line keeps compiled programs there
 sys.path.append(str(PACKAGE.parent / "experiments"))  # its scripts import one another by name

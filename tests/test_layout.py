@@ -19,7 +19,7 @@ FILES = {
 }
 # from the bottom up: a module imports what stands before it
 BOTTOM = """
-_moved _lazy exercise spelling words mathematics tables pairs strides windows refusals doors arithmetic activations formulas
+_moved _lazy exercise mathematics spelling words tables pairs strides windows refusals doors arithmetic activations formulas
 losses network views factors model backprop bilinear readouts variance sketches
 """
 GROUND = BOTTOM.split()

@@ -66,6 +66,16 @@ def test_a_process_ends_with_the_status_and_mixes_no_streams(kinds):
     assert re.fullmatch(r"jaxbackprop: no file 'missing.csv'[^\n]+\n", wrong.stderr)
 
 
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "grade", "trace", "check"])
+def test_help_is_as_wide_as_the_terminal(command, monkeypatch):
+    wide = jaxbackprop(command, "--help").out
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = jaxbackprop(command, "--help").out
+    after = lambda text: text.split("\n\n", 1)[1]  # noqa: E731  # what of the usage cannot be broken is argparse's
+    assert max(map(len, after(shown).splitlines())) <= 60
+    assert after(shown).split() == after(wide).split()
+
+
 def test_help_slips_and_the_version_do_without_jax_and_numpy():
     """In a process of its own, through the entry of the console script."""
     words = ["--help", "--version", "", "trian", "--jsn", "train --help", "train --activation rleu", "train --hiden 3"]

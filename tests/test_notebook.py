@@ -144,6 +144,23 @@ def test_latex_has_every_cell_and_is_balanced(make):
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table[0]) - 1}
 
 
+@pytest.mark.parametrize("make", MADE)
+def test_at_the_prompt_it_is_what_print_shows(make):
+    shown = make()
+    assert repr(shown) == str(shown)
+    assert shown.table()[1][-1].split()[-1] in repr(shown)
+
+
+@pytest.mark.parametrize("make", [explained, checked])
+def test_it_is_as_wide_as_the_terminal_and_in_a_pipe_a_line_stays_one(make, monkeypatch):
+    shown = make()
+    wide = str(shown)
+    monkeypatch.setenv("COLUMNS", "75")
+    lines = str(shown).splitlines()
+    assert max(map(len, lines)) <= 75 < max(map(len, wide.splitlines()))
+    assert sorted("".join(wide.split())) == sorted("".join("".join(lines).split()))  # nothing is lost
+
+
 def test_what_stands_where():
     assert r"= p - y$" in traced()._repr_html_()
     assert r"\frac{\partial L}{\partial w} = \frac{\partial L}{\partial z}\,x^{\top}" in derived()._repr_latex_()

@@ -307,6 +307,15 @@ def test_lines_follow_the_terminal(traces, monkeypatch):
             assert line in narrow
 
 
+def test_what_a_narrow_terminal_leaves_out_is_said(monkeypatch):
+    t = of_numbers(0.8, 1.3, -0.7, 0.45)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "difference stand beside each adjoint from 82 columns on: here are 60" in " ".join(t.text().split())
+    for columns, shown in ((81, False), (82, True)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert ("jax.grad  difference" in t.text(), "columns on" in t.text()) == (shown, not shown)
+
+
 def test_decimal_points_stand_in_line(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     lines = of_numbers(0.8, 1.3, -0.7, 0.45).text().splitlines()
@@ -650,3 +659,10 @@ def test_an_ascii_terminal_keeps_every_sign(tmp_path):
     assert "?" not in text
     assert "w1 = -1.3   w2 = -0.7" in text
     assert "w1^T dz1 + w3^T dz2" in text
+    head = next(line for line in text.splitlines() if line.startswith("forward"))
+    column = head.index("with the numbers in")
+    assert all(
+        line[column - 2 : column] == "  "
+        for line in text.splitlines()
+        if line.startswith(("z", "h", "L =", "dh", "dw"))
+    )

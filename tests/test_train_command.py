@@ -134,6 +134,16 @@ def test_the_text_says_device_data_network_check_progress_result_and_where(kinds
     assert said["saved"] == f"{run}: config.json, metrics.jsonl, params.npz, learning_curves.png"
 
 
+def test_lines_are_as_wide_as_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = jaxbackprop("train", "kinds.csv", *QUICK, "--out", "run").out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "            largest relative difference" in "\n".join(lines)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    bar = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", jaxbackprop("train", "kinds.csv", *QUICK).out)
+    assert re.search(r"epoch +3/3 +loss \d\.\d{4}  test accuracy [\d.]+%", bar)
+
+
 def test_a_regression_says_its_error_in_the_targets_own_units():
     out = jaxbackprop("train", "houses.csv", *QUICK, "--out", "run").out
     encoding = strict(Path("run/config.json").read_text())["encoding"]

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxbackprop.checking.diagnosis import Diagnosis
-from jaxbackprop.tables import Table, Tabled, aligned
+from jaxbackprop.spelling import ENDLESS, aligned, folded, terminal_width
+from jaxbackprop.tables import Table, Tabled
 
 COLUMNS = (
     "differences are parts of the gradient's largest entry: from jax.grad in the given dtype and in float64, and from finite "
-    "differences, of which so many met no kink/one near/one there"
+    "differences, of which so many met no kink, one near, one there"
 )
 
 
@@ -68,7 +69,7 @@ class Row(NamedTuple):
         return parts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(Tabled):
     """The verdict over all parameters.
 
@@ -134,7 +135,7 @@ class Report(Tabled):
 
     def table(self) -> tuple[Table, list[str]]:
         """A line for each parameter; below it the verdict, what was covered, and notes."""
-        head = ("parameter", "verdict", "jax.grad", "in float64", "differences", "smooth/near/at kink")
+        head = ("parameter", "verdict", "jax.grad", "in float64", "differences", "smooth, near, at kink")
         table = [head] + [
             (
                 row.parameter,
@@ -152,7 +153,7 @@ class Report(Tabled):
     def __str__(self):
         """The verdict, an aligned table, what was covered, and notes."""
         table, (verdict, *below) = self.table()
-        return "\n".join([verdict, *aligned(table), *below])
+        return "\n".join([*folded([verdict]), *aligned(table, width=terminal_width(ENDLESS)), *folded(below)])
 
     def _reasons(self) -> list[str]:
         """Each diagnosis with the parameters that share it, and below it the details of each."""

@@ -6,9 +6,12 @@ import argparse
 import difflib
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 import jaxbackprop as jbp
@@ -81,12 +84,12 @@ def parsed(argv: list[str]) -> tuple[Command, argparse.Namespace]:
 
 def _arguments(command: Command, words: list[str]) -> argparse.Namespace:
     """What the words that follow a command say, and the default of what they do not say."""
-    shape = argparse.RawDescriptionHelpFormatter
+    width = shutil.get_terminal_size((120, 24)).columns - 2
     parser = _Parser(
         f"jaxbackprop {command.name}",
         description=command.description,
         epilog=f"examples:\n{command.examples}",
-        formatter_class=shape,
+        formatter_class=partial(_Help, width=width),
         argument_default=argparse.SUPPRESS,
     )
     # argparse by itself takes -1e-3 for an option
@@ -109,6 +112,22 @@ def _arguments(command: Command, words: list[str]) -> argparse.Namespace:
         return argparse.Namespace(**defaults | command.prepared(vars(said)))
     except ValueError as error:
         parser.error(str(error))
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal: words go on below, and what an example is for stands below it where the line is too wide."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = []
+        for line in text.splitlines():
+            start = indent + line[: len(line) - len(line.lstrip())]
+            typed, *what = [line.strip()] if len(indent + line) <= width else re.split(" {2,}", line.strip())
+            below = start + "    " if line[:1] == " " else start  # of an example
+            for part, first, more in ((typed, start, below), *((words, start + "  ", start + "  ") for words in what)):
+                lines += textwrap.wrap(
+                    part, width, initial_indent=first, subsequent_indent=more, break_on_hyphens=False
+                )
+        return "\n".join(lines)
 
 
 class _Parser(argparse.ArgumentParser):

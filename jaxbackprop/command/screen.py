@@ -15,7 +15,7 @@ import jax
 from jaxbackprop import __version__, devices, network
 from jaxbackprop.data.blocks import examples_of
 from jaxbackprop.data.figures import lines_of
-from jaxbackprop.spelling import counted, extra
+from jaxbackprop.spelling import counted, extra, folded
 from jaxbackprop.training import runs
 from jaxbackprop.training.secret import SECRET_FILE
 from jaxbackprop.training.steps import diverged
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from jaxbackprop.command.planning import Plan
 
 NEEDS = "jaxbackprop train"
+WITH_BAR = 100  # columns, in which a bar has room beside its numbers
 Lines = Sequence[
     tuple[str, str] | str
 ]  # text with its label, "" for that of the line before; or without a place for any
 
 
 def say(lines: Lines) -> None:
-    """Print lines under their labels."""
-    print(*(a if isinstance(a, str) else f"  {a[0]:<9} {a[1]}" for a in lines), sep="\n", flush=True)
+    """Print lines under their labels; what is too wide for the terminal goes on below."""
+    for line in lines:
+        text, indent = (line, 2) if isinstance(line, str) else (f"  {line[0]:<9} {line[1]}", 12)
+        print(*folded([text], indent), sep="\n", flush=True)
 
 
 def of_data(plan: Plan) -> Lines:
@@ -151,8 +154,9 @@ def warnings_in_lines():
 def _bar(label: str, quiet: bool, *more: str) -> Any:
     """A bar that counts, on a terminal."""
     console, parts = extra("rich.console", "rich", NEEDS).Console(), extra("rich.progress", "rich", NEEDS)
-    columns = [parts.TextColumn(f"            {label}"), parts.MofNCompleteColumn(), parts.BarColumn()]
-    columns += [*map(parts.TextColumn, more), parts.TimeElapsedColumn()]
+    narrow = console.width < WITH_BAR  # there the numbers alone
+    columns = [parts.TextColumn(f"{'  ' if narrow else ' ' * 12}{label}"), parts.MofNCompleteColumn()]
+    columns += [*([] if narrow else [parts.BarColumn()]), *map(parts.TextColumn, more), parts.TimeElapsedColumn()]
     hidden = quiet or not console.is_terminal
     return parts.Progress(*columns, console=console, disable=hidden, transient=not more)
 

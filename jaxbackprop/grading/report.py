@@ -4,7 +4,8 @@ import textwrap
 from typing import NamedTuple
 
 from jaxbackprop.mathematics import Maths
-from jaxbackprop.tables import Table, Tabled, terminal_width
+from jaxbackprop.spelling import terminal_width
+from jaxbackprop.tables import Table, Tabled
 
 RIGHT, WRONG, INHERITED, UNJUDGED, UNREAD = "right", "wrong", "right given the line above", "not judged", "not read"
 MARKS = {RIGHT: "✓", WRONG: "✗", INHERITED: "↳", UNJUDGED: "·", UNREAD: "?"}
@@ -106,6 +107,9 @@ class Verdict(NamedTuple):
 
     # a named tuple has no other base: a notebook asks for these by name
     _repr_html_, _repr_markdown_, _repr_latex_ = Tabled._repr_html_, Tabled._repr_markdown_, Tabled._repr_latex_
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         width = max(60, terminal_width() - 2)

@@ -11,7 +11,8 @@ from jaxbackprop.factors import materialise, total
 from jaxbackprop.programs.factored import called, factored, names_of, read
 from jaxbackprop.programs.flat import equations
 from jaxbackprop.readouts import norms
-from jaxbackprop.tables import aligned
+from jaxbackprop.spelling import aligned, folded
+from jaxbackprop.tables import Table, Tabled
 
 FEW = 3  # examples whose whole gradients are compared
 NOISE = 8  # roundings of the largest entry of all parameters' gradients: what is smaller is nothing to compare
@@ -26,8 +27,8 @@ class Compared(NamedTuple):
     ok: bool
 
 
-@dataclass(frozen=True)
-class Agreement:
+@dataclass(frozen=True, repr=False)
+class Agreement(Tabled):
     """What `check_factored` found.
 
     Attributes:
@@ -49,15 +50,20 @@ class Agreement:
         """Whether all agrees."""
         return self.norm_error <= self.tolerance and all(row.ok for row in self.rows)
 
-    def __str__(self):
-        """The verdict, and a table of the parameters."""
+    def table(self) -> tuple[Table, list[str]]:
+        """A line for each parameter; below it the verdict."""
         wrong = [row.parameter for row in self.rows if not row.ok]
         wrong += ["the norms"] if not self.norm_error <= self.tolerance else []
         verdict = f"WRONG for {', '.join(wrong)}" if wrong else "agrees with jax.vmap(jax.grad)"
         head = f"factored: {verdict}; {self.examples} norms within {self.norm_error:.1e}, in {self.precision}"
         table = [("parameter", "sum", "gradients")]
         table += [(row.parameter, f"{row.sum_error:.1e}", f"{row.gradient_error:.1e}") for row in self.rows]
-        return "\n".join([head, *aligned(table)])
+        return table, [head]
+
+    def __str__(self):
+        """The verdict, and a table of the parameters."""
+        table, verdict = self.table()
+        return "\n".join([*folded(verdict), *aligned(table)])
 
     def raise_if_wrong(self) -> None:
         """Raise an `AssertionError` that holds the table unless all agrees."""

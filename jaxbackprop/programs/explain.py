@@ -49,7 +49,7 @@ class Row(NamedTuple):
     where: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation(Tabled):
     """A `Row` for each use of each parameter; printed as a table.
 

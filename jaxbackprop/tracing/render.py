@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbackprop.mathematics import Maths
-from jaxbackprop.spelling import unknown
-from jaxbackprop.tables import Tabled, aligned, as_markdown, terminal_width
+from jaxbackprop.spelling import aligned, terminal_width, unknown, writable
+from jaxbackprop.tables import Tabled, as_markdown
 from jaxbackprop.tracing.symbols import narrow, norm, number, only_shapes, short
 
 FORMULA, CELL = 34, 42  # characters, before a formula or its numbers go on in the next line
@@ -52,7 +52,7 @@ def row(name: str, formula: str, numbers: Sequence[str], value, jax_grad=None) -
     return Row(name, f"{name} = {formula}", "\n".join(numbers), value, jax_grad, difference)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Worked(Tabled):
     """One example worked through, as rows.
 
@@ -84,8 +84,6 @@ class Worked(Tabled):
         """The same as `text()`."""
         return self.text()
 
-    __repr__ = object.__repr__
-
     def table(self) -> tuple[list[tuple[str, ...]], list[str]]:
         """A line for each row, as a notebook shows it; and the verdict."""
         head = ("quantity", "formula", "with the numbers in", "value", "jax.grad", "difference")
@@ -99,7 +97,7 @@ class Worked(Tabled):
 
     def text(self) -> str:
         """Return the rows in aligned columns, for a terminal, as wide as it is."""
-        width = terminal_width()
+        width, rows = terminal_width(), [_as_written(found) for found in self.rows]
         head = ("", "", "with the numbers in", "value", "jax.grad", "difference")
         numbers = [_on_the_point(column) for column in zip(*self._all_values(), strict=True)]
         beside = [
@@ -111,7 +109,7 @@ class Worked(Tabled):
         formula, cell = min(FORMULA, room * 4 // 9), min(CELL, room - room * 4 // 9)
         lines, left = [head[:columns]], iter(zip(*numbers, strict=True))
         splits = []
-        for found in self.rows:
+        for found in rows:
             values = [next(left) for _ in _values_of(found, self.digits)]
             lines += [line[:columns] for line in _lines_of(found, values, formula, cell)]
             splits.append(len(lines))
@@ -120,9 +118,16 @@ class Worked(Tabled):
             aligned([[line[i] for i in kept] for line in lines]),
             [r.jax_grad is None for r in self.rows].count(True),
         )
-        title = [*textwrap.wrap(self.title, min(width, 100)), *textwrap.wrap(self._given, min(width, 100))]
+        title = [line for text in (self.title, self._given) for line in textwrap.wrap(writable(text), min(width, 100))]
         title += ["", "forward" + shown[0][len("forward") :], *shown[1 : splits[last - 1]], "", self.backward]
-        return "\n".join([*title, *shown[splits[last - 1] :], "", *textwrap.wrap(self._verdict, width)])
+        below = [self._verdict]
+        if columns < len(head):
+            enough = beside[1] + 50
+            below += [
+                f"jax.grad's value and the difference stand beside each adjoint from {enough} columns on: here are {width}"
+            ]
+        wrapped_below = [line for text in below for line in textwrap.wrap(writable(text), width)]
+        return "\n".join([*title, *shown[splits[last - 1] :], "", *wrapped_below])
 
     def markdown(self) -> str:
         """Return the rows as a Markdown table."""
@@ -177,6 +182,11 @@ def _values_of(found: Row, digits: int) -> list[tuple[str, str, str]]:
     else:
         entries = [(number(norm(found.value), digits), number(norm(other), digits), number(found.difference or 0, 2))]
     return entries if found.jax_grad is not None else [(value, "", "") for value, _, _ in entries]
+
+
+def _as_written(found: Row) -> Row:
+    """The row with its formulas as the terminal can write them."""
+    return found._replace(formula=writable(found.formula), numbers=writable(found.numbers))
 
 
 def _lines_of(found: Row, values, formula_width: int, cell: int) -> list[tuple[str, ...]]:
