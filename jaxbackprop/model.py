@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ class Sweep:
     model: Hashable
     door: Callable
     swept: Callable
-    arranged: Callable = lambda _model, args: _as_they_come(*args)
+    arranged: Callable = field(default_factory=lambda: _as_they_come)
 
     def __call__(self, *args: Any, weight: Any = None) -> tuple[Any, FactoredGradient]:
         """Sweep a batch: (params, *batch)."""
@@ -69,8 +69,9 @@ class Sweep:
         return self.swept(self.model, params, *batch, weight=weight)
 
 
-def _as_they_come(params, *batch):
-    return params, batch
+def _as_they_come(_model, args):
+    params, *batch = args
+    return params, tuple(batch)
 
 
 @lru_cache(maxsize=512)

@@ -161,7 +161,7 @@ def _build(widths, activation, bias, *, hidden, output) -> Network:
     return Network(inputs, tuple(layers))
 
 
-def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> Params:
+def init(network: Network, key: Key[Array, ""], dtype: DTypeLike = "float32") -> Params:
     """Draw the parameters: weights from N(0, gain / fan-in), biases 0, in one compiled call.
 
     The fan-in counts all of a layer's sources, so that z keeps the size of h however many paths meet. The gain is the

@@ -215,7 +215,7 @@ def test_a_block_of_the_wrong_kind_is_refused(setting):
 @pytest.mark.parametrize(
     ("readout", "error", "message"),
     [
-        (None, TypeError, "readout is a NoneType: expected a function"),
+        (3, TypeError, "readout is a int: expected a function"),
         ("total", TypeError, "readout is a str: expected a function"),
         (Unhashable(), TypeError, "readout cannot be hashed"),
         (jbp.norms, ValueError, r"readout has shape \(2,\) for 2 examples and \(3,\) for 3: expected a sum"),

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 import warnings
@@ -141,6 +143,14 @@ def test_the_top_level_is_a_short_list():
     assert len(set(jbp.__all__)) == len(jbp.__all__)
     for name in jbp.__all__:
         assert getattr(jbp, name) is not None
+
+
+def test_signatures_have_names_and_no_addresses():
+    public = [getattr(jbp, name) for name in jbp.__all__ if name not in ("exercise", "grade")]
+    public += [jbp.exercise.forward, jbp.exercise.gradient]
+    said = {one.__name__: str(inspect.signature(one)) for one in public}
+    odd = re.compile(r" at 0x|<class|collections\.abc|typing\.|jaxbackprop\.")
+    assert {name: signature for name, signature in said.items() if odd.search(signature)} == {}
 
 
 def test_old_names_answer_and_say_where_they_are():

@@ -24,6 +24,8 @@ differences, as it is for the derivative. What rounding inside either gradient m
 formula may cancel. What stays wrong is compared with the familiar mistakes (`diagnosis.py`, `causes.py`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,7 @@
 """`check_factored`: the factors of any loss beside gradients that are formed one by one, before they are relied on."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple

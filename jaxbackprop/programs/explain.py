@@ -10,6 +10,8 @@ Of one example, with multiplications and additions counted apart, l matrices n Ã
 and of a lookup t (n + 1) numbers, 2 tÂ² (n + 1) and t n. `clip` keeps what is smaller, where there are positions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple

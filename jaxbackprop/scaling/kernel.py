@@ -27,13 +27,12 @@ import jax.numpy as jnp
 
 from jaxbackprop.arithmetic import Precision
 from jaxbackprop.backprop import per_example
-from jaxbackprop.factors import total
 from jaxbackprop.losses import LossLike
 from jaxbackprop.network import Network
 from jaxbackprop.scaling.kernel_gpu import on_gpu
 from jaxbackprop.scaling.kernel_parts import Spec, refuse, sums_of
 from jaxbackprop.scaling.kernel_tpu import ROWS, on_tpu
-from jaxbackprop.scaling.streaming import Readout, Sums, compiled, is_readout, is_sum
+from jaxbackprop.scaling.streaming import Readout, Sums, as_readout, compiled, is_sum
 
 KERNELS = {False: None, True: on_tpu, "tpu": on_tpu, "gpu": on_gpu}  # by interpret
 
@@ -41,7 +40,7 @@ KERNELS = {False: None, True: on_tpu, "tpu": on_tpu, "gpu": on_gpu}  # by interp
 def fused(
     network: Network,
     loss: LossLike,
-    readout: Readout = total,
+    readout: Readout | None = None,
     block: int | None = None,
     programs: int | None = None,
     precision: Precision = None,
@@ -55,8 +54,8 @@ def fused(
     Args:
         network: the wiring.
         loss: a name from `losses.LOSSES`, or a pair (value, derivative).
-        readout: `FactoredGradient` → a pytree of sums over its examples, traced inside the kernel. Keep it in a
-            variable: a new lambda each time is a new program each time.
+        readout: `FactoredGradient` → a pytree of sums over its examples, traced inside the kernel; `total` by default. Keep
+            it in a variable: a new lambda each time is a new program each time.
         block: examples at a time, a multiple of 16, on a GPU a power of 2; by default what fits, on a TPU up to 1,024.
         programs: P; by default 1 on a TPU (2 is for a chip whose two cores work as one, v5p), on a GPU 512.
         precision: of the sweep's products, as in `jax.lax.Precision`.
@@ -79,7 +78,7 @@ def fused(
     (3, 2)
     """
     sweep = per_example(network, loss, precision)
-    is_readout(readout)
+    readout = as_readout(readout)
     if block is not None and (not _is_count(block) or block % ROWS):
         raise ValueError(f"block is {block!r}: expected a multiple of {ROWS}, such as 256")
     if programs is not None and not _is_count(programs):

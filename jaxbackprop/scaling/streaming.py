@@ -11,6 +11,8 @@ lanes of all tiles are added elementwise, and one sum over the lanes is left for
 Both are of a CPU. An accelerator sweeps the whole batch at once where its memory has room.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial, wraps
@@ -71,7 +73,7 @@ def compiled(function: Callable, *static: Any) -> Callable:
 def stream(
     network: Network | Sweep | Callable,
     loss: Any = None,
-    readout: Readout = total,
+    readout: Readout | None = None,
     tile: int | None = None,
     precision: Any = None,
 ) -> Callable:
@@ -81,9 +83,9 @@ def stream(
         network: the wiring; or any `Sweep`, or the loss of one example that `factored` makes one of, and then what follows is
             the readout: `stream(loss, readout, tile=64)`.
         loss: a name from `losses.LOSSES`, or a pair (value, derivative).
-        readout: `FactoredGradient` → a pytree of sums over its examples. Keep it in a variable: a new lambda each
-            time is a new program each time. One that gives something for each example is refused; a mean is not told
-            from a sum.
+        readout: `FactoredGradient` → a pytree of sums over its examples; `total` by default. Keep it in a variable: a new
+            lambda each time is a new program each time. One that gives something for each example is refused; a mean is
+            not told from a sum.
         tile: examples swept at a time; by default what suits the device.
         precision: of the sweep's products, as in `jax.lax.Precision`.
 
@@ -108,8 +110,7 @@ def stream(
         of_batch, sweep = _summed_pairs, per_example(network, loss, precision)
     if getattr(sweep.model, "has_aux", False):
         raise ValueError("the sweep gives aux beside the losses, which no sum keeps: make it without has_aux")
-    is_readout(readout)
-    return compiled(of_batch, Sums(sweep, readout, is_tile(tile)))
+    return compiled(of_batch, Sums(sweep, as_readout(readout), is_tile(tile)))
 
 
 def _summed_pairs(sums, params, x, y, weight=None):
@@ -252,13 +253,15 @@ def _numbers(params) -> int:
     return sum(p.size for p in jax.tree.leaves(jax.eval_shape(lambda params: params, params)))
 
 
-def is_readout(readout: Any) -> None:
-    """Refuse what is not a function, or cannot be looked up by."""
+def as_readout(readout: Any) -> Readout:
+    """The readout, `total` where none is given; refuse what is not a function, or cannot be looked up by."""
+    readout = total if readout is None else readout
     if not callable(readout):
         raise TypeError(
             f"readout is a {type(readout).__name__}: expected a function of a FactoredGradient, such as total"
         )
     require_hashable("readout", readout)
+    return readout
 
 
 def is_sum(sums: Any, params, *batch) -> None:
