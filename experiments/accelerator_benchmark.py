@@ -184,7 +184,7 @@ def say_rows(rows: list[dict], left_out: list[str], minutes: float | None) -> No
 
 
 def options(argv: list[str] | None) -> argparse.Namespace:
-    parser = measure.Parser(__doc__, "three small cases, no torch.compile")
+    parser = measure.Parser(__doc__, "three small cases, no torch.compile: half a minute")
     parser.add_argument(
         "--seconds", type=measure.positive, help="of timing for a network and dtype (4; 0.2 with --quick)"
     )

@@ -322,7 +322,7 @@ def tables(found: dict[str, list[dict]]) -> None:
 
 def main() -> int:
     """Return 1 if a result was wrong."""
-    parser = measure.Parser(__doc__, "tiny models")
+    parser = measure.Parser(__doc__, "tiny models: a minute")
     parser.add_argument("--only", default="", metavar="PATTERN", help="the models whose name has this pattern")
     parser.add_argument("--minutes", type=measure.positive, default=np.inf, help="begin nothing new after so many")
     given, began = parser.given(), time.perf_counter()

@@ -173,14 +173,14 @@ def rows_of(results: Iterable[dict]) -> list[dict]:
 
 
 def main() -> None:
-    parser = measure.Parser(__doc__, "six networks, two layers")
+    parser = measure.Parser(__doc__, "one network, one layer: under a minute")
     parser.add_argument("--networks", type=int, help=f"how many, {NETWORKS} by default; fewer are saved as {PART}")
     parser.add_argument(
         "--keep", type=Path, help="folder for what is done so far; the same command later goes on there"
     )
     given = parser.given()
-    count = given.networks or (6 if given.quick else NETWORKS)
-    indices, layers = range(count), list(LAYERS)[: 2 if given.quick else None]
+    count = given.networks or (1 if given.quick else NETWORKS)
+    indices, layers = range(count), list(LAYERS)[: 1 if given.quick else None]
     torch = not rivals.missing("torch")
     folder = keeping_folder(given.keep, program(torch))
     print(f"each network and layer is kept in {folder}")

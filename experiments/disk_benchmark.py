@@ -109,7 +109,7 @@ def measured(case: str, rounds: int) -> list[dict]:
 
 
 def main() -> None:
-    given = measure.arguments(__doc__, "the narrow network once")
+    given = measure.arguments(__doc__, "the narrow network once: half a minute")
     cases, rounds = (["narrow"], 1) if given.quick else (list(CASES), 3)
     rows = [row for case in measure.followed(cases) for row in measured(case, rounds)]
     measure.show("Training from memory and from a disk", rows)

@@ -56,7 +56,7 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def main() -> None:
-    given = measure.arguments(__doc__, "a few sizes, a third of the time")
+    given = measure.arguments(__doc__, "a few sizes, a third of the time: half a minute")
     sizes = [
         (w, b, d) for d in DTYPES for w in WIDTHS for b in BATCHES if w * b <= LARGEST and w * w * b <= LARGEST_WORK
     ]

@@ -250,7 +250,7 @@ def draw_losses(axis: Axes, row: dict) -> None:
 
 
 def main() -> None:
-    given = measure.arguments(__doc__, "one test digit, one seed, two epochs")
+    given = measure.arguments(__doc__, "one test digit, one seed, two epochs: half a minute")
     data, epochs = load("digits"), 2 if given.quick else EPOCHS
     x, y = map(jnp.asarray, (data.x_train, data.y_train))
     watched = train(x, y, np.ones(len(x)), jax.random.key(0), epochs)

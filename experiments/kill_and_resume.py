@@ -96,7 +96,7 @@ def finish(run: Path) -> tuple[dict[str, np.ndarray], list[dict]]:
 
 def main() -> int:
     """Return 1 if anything was lost."""
-    given = measure.arguments(__doc__, "three kills")
+    given = measure.arguments(__doc__, "three kills: half a minute")
     kills = 3 if given.quick else 50
     chance, rows, differing, finished = random.Random(0), [], 0, 0
     with tempfile.TemporaryDirectory() as folder, measure.progress(kills) as say:
