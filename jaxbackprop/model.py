@@ -70,8 +70,10 @@ class Sweep:
 
 
 def _as_they_come(_model, args):
-    params, *batch = args
-    return params, tuple(batch)
+    def parted(params, *batch):
+        return params, batch
+
+    return parted(*args)
 
 
 @lru_cache(maxsize=512)
