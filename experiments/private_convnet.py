@@ -126,7 +126,7 @@ def draw_differences(axis: Axes, epsilons: list, points: np.ndarray) -> None:
 
 
 def main() -> None:
-    given = measure.arguments(__doc__, "one epsilon, one seed, two epochs")
+    given = measure.arguments(__doc__, "one epsilon, one seed, two epochs: half a minute")
     seeds, epochs = range(1 if given.quick else 3), 2 if given.quick else EPOCHS
     ways = {"convnet": partial(accuracies, seeds, epochs), "dense": partial(private_digits.accuracies, seeds, epochs)}
     rows = private_digits.compare([4.0, None] if given.quick else EPSILONS, epochs, ways)

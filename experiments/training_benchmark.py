@@ -298,7 +298,7 @@ def plot(rows: list[dict]) -> Figure:
 
 
 def main() -> None:
-    given = measure.arguments(__doc__, "batch 32 and four networks only, without torch.compile")
+    given = measure.arguments(__doc__, "batch 32 and four networks only, without torch.compile: two minutes")
     quick, peers = given.quick, not rivals.missing("torch")
     sizes = [("skip_mlp", 32)] if quick else [("skip_mlp", b) for b in BATCHES] + [("mlp", 32)]
     rows = []

@@ -72,7 +72,7 @@ def fused(
             sum; shapes or dtypes that do not fit. What depends on the device is raised when the program is lowered for it.
         TypeError: as `stream`.
 
-    >>> clipped_sum = fused(net, "huber", lambda fg: total(jbp.clip(fg, 1.0)), block=16, interpret=True)
+    >>> clipped_sum = fused(net, "huber", lambda fg: jbp.total(jbp.clip(fg, 1.0)), block=16, interpret=True)
     >>> value, grads = clipped_sum(params, x, y)
     >>> grads["h0"]["x"].shape
     (3, 2)
