@@ -10,7 +10,8 @@ import pytest
 
 import jaxbackprop as jbp
 from jaxbackprop.mathematics import Maths
-from jaxbackprop.tables import aligned, as_html, as_markdown
+from jaxbackprop.spelling import aligned
+from jaxbackprop.tables import as_html, as_markdown
 from jaxbackprop.tracing.derivation import work
 
 NET = jbp.skip_mlp((2, 3, 3, 1), bias=True)

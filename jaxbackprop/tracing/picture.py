@@ -14,9 +14,9 @@ import numpy as np
 
 from jaxbackprop.activations import as_activation
 from jaxbackprop.network import BIAS, INPUT, widths
+from jaxbackprop.spelling import extra
 from jaxbackprop.tracing.rows import prediction_name, slope
 from jaxbackprop.tracing.symbols import FEW, Names, names_of, norm, number, short, shown_shape
-from jaxbackprop.words import extra
 
 if TYPE_CHECKING:  # an extra: imported where it is used
     from matplotlib.axes import Axes
