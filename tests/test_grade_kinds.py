@@ -327,6 +327,11 @@ KINDS = {
     "noise": ("h = relu(z)\nu = (np.random.rand(*h.shape) < p) / p\nhd = h * u\ndh = dhd * u\ndz = dh * (h > 0)\ndz = dh * (h < 0)", "+?+++-"),
     "of which example": (
         "L = Σ_i (w^T x_i − y_i)²\n∂L/∂w = 2 (w^T x − y) x\n∂L/∂w = 2 Σ_i (w^T x_i − y_i) x_i", "+?+"),
+    "a number that follows from a wrong one": (
+        "x = 3, w = 0.2, t = 1\no = w*x = 0.6\nE = 1/2 (t - o)^2 = 0.08\ndE/do = 0.4\ndE/dw = 0.4*3 = 1.2\ndE/dx = 0.4*0.2 = 0.8", "+++++++-+++-"),
+    "code of vectors, with quotients": (
+        "z = jnp.dot(w, x)\nloss = jnp.logaddexp(0, -y * z)\n# dloss/dz = -y * sigmoid(-y*z)\n# dloss/dw = -y * sigmoid(-y*z) * x\n"
+        "# dloss/dw = -y * sigmoid(-y*z) * w", "++++-"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

@@ -244,7 +244,8 @@ def layouts(reading: Reading) -> list[Layout]:
     used = {n.args for e in formulae for n in nodes(e) if n.op == "name"}
     if any((v, ()) in used and v not in whole for v, letters in used if len(letters) == 1 and v[0].isupper()):
         found += [Layout(True, table=True)]
-    code = not any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
+    quotients = any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
+    code = not quotients or any("np.dot" in c.text for c in reading.claims)
     first = [n.args[0] for e in formulae for n in nodes(e) if n.op == "matmul"]
     small = [f.args[1][0] if f.op == "derivative" else f.args[0] for f in first if f.op in ("name", "derivative")]
     if code and any(v[:1].islower() for v in small):

@@ -61,8 +61,8 @@ def with_adjoints(world: World, own: dict[str, np.ndarray] | None = None) -> Wor
     outputs = () if stated else outputs_of(world.reading)
     rng = np.random.default_rng(1)
     seeds = {v: rng.normal(size=world.values[v].array.shape) for v in outputs if v in world.values}
-    if not world.layout.vectors:
-        seeds |= {v: np.full_like(seeds[v], x) for v, x in world.reading.upstream.items() if v in seeds}
+    numbers = {v for v, a in seeds.items() if a[0].size == 1}
+    seeds |= {v: np.full_like(seeds[v], x) for v, x in world.reading.upstream.items() if v in numbers}
     if not outputs and key in world.values:
         seeds = {key: _seed(world, world.values[key])}
     return world._replace(adjoints=_backward(world, seeds, own or {}), outputs=outputs)

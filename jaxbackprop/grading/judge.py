@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxbackprop.grading.arrays import array_of, is_array
 from jaxbackprop.grading.choice import choose, holds, marked, worlds
-from jaxbackprop.grading.claims import Claim, claims_of, is_derived, is_number
+from jaxbackprop.grading.claims import Claim, claims_of, is_derived, is_number, number_of
 from jaxbackprop.grading.comparison import Outcome, compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
@@ -71,6 +71,7 @@ class Progress:
         budget: what the search for mistakes may still cost.
         outcomes, faults: what came of an equation, so that one which stands there twice is compared once.
         lines: left side -> the right line.
+        stated: name -> the number that a wrong line gives for its adjoint.
     """
 
     own: dict[str, np.ndarray] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Progress:
     outcomes: dict[tuple[Expr, Expr, bool], Outcome | None] = field(default_factory=dict)
     faults: dict[tuple[Expr, Expr], Judged] = field(default_factory=dict)
     lines: dict[Expr, Expr | None] = field(default_factory=dict)
+    stated: dict[str, float] = field(default_factory=dict)
 
 
 @np.errstate(all="ignore")  # a formula may divide by zero or overflow: that shows in its value
@@ -110,6 +112,8 @@ def _part(part: Part, network: Any, layout: str) -> Verdict:
         progress.earlier.append((claim, verdict.status))
         if verdict.status == WRONG and not verdict.label and claim.read:
             progress.own.update(_own(court.world, claim))
+            at = _own(court.point, claim) if court.point is not None else {}
+            progress.stated.update({v: a.item() for v, a in at.items() if a.size == 1})
         judged.append(verdict)
     lines = with_slips(list(reading.claims), _with_completed(reading.claims, judged), reading.loss or "L")
     words = "; ".join(w for w in (words, steps.words) if w)
@@ -221,7 +225,7 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     if claim.completed:
         return Judged(UNJUDGED, f"line {claim.completed} finishes it, and is judged")
     if is_number(right) and court.point is not None and left.op in ("name", "derivative"):
-        return _with_its_loss(world, left, number_verdict(court.point, left, right, claim.before))
+        return _with_its_loss(world, left, _numbered(court.point, claim, left, right, progress))
     step = None if is_computed(world, left) else update_of(left, right)
     if step is not None and step.of[0] in world.values and not claim.bare:
         return _stepped(court, step, claim.row, progress)
@@ -263,6 +267,23 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     if (left, right) not in progress.faults:
         progress.faults[left, right] = _wrong(court, left, right, progress)
     return progress.faults[left, right]._replace(left=left)
+
+
+def _numbered(point: World, claim: Claim, left: Expr, right: Expr, progress: Progress) -> Judged:
+    """The verdict on a number; one that follows from a wrong number above inherits."""
+    verdict = number_verdict(point, left, right, claim.before)
+    mine, _ = _asked(point, left)
+    others = {v: np.full_like(point.adjoints[v], x) for v, x in progress.stated.items() if v != mine}
+    if verdict.status != WRONG:
+        return verdict
+    follows = claim.before is None or not is_number(claim.before)
+    if others and follows and number_verdict(with_adjoints(point, others), left, right).status == RIGHT:
+        return Judged(
+            INHERITED, f"it is right with {', '.join(point.called(adjoint(v)) for v in others)} as written above"
+        )
+    if mine in point.adjoints and point.adjoints[mine].size == 1:
+        progress.stated[mine] = number_of(right)
+    return verdict
 
 
 def _with_its_loss(world: World, left: Expr, verdict: Judged) -> Judged:

@@ -191,7 +191,7 @@ def _index(text: str, steps: bool) -> str:
 
     def is_value(x: str) -> bool:
         """The k of k = W_k x, which nothing sums over."""
-        formula = re.search(rf"(?m)(?:^|[,;&.])\s*{x}\s*=(?!=)\s*(?!\d|[a-z](?!\w)|\W*$)", text)
+        formula = re.search(rf"(?<![\w\\{{^]){x}\s*=(?!=)\s*(?!\d|[a-z](?!\w)|\W*$)", text)
         index = re.search(rf"(?:\\sum|[Σ∑]|\bsum)\s*_|[_{{][a-z]?,?[a-z]?{x}[a-z]|_\{{?[a-z],?{x}(?![a-z])", text)
         return bool(formula) and not index
 
