@@ -226,32 +226,40 @@ def layouts(reading: Reading) -> list[Layout]:
         if not several or (not (left or right) and along != {0}) or (left and right)
         else []
     )
-    plain = found[:2]
-    whole = {v for v, (letters, _) in reading.definitions.items() if not letters}
-    if any(COLUMN.fullmatch(v) for v in free) or of_entries(
-        reading.definitions
-    ):  # a_i of A = σ(W X + b): one number each
+    found += _variants(reading, found[:2], free)
+    fits = strong and reading.definitions and _sound(reading, found)
+    return found if fits else [*found, Layout()]
+
+
+_DOT = re.compile(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ∂]")
+_ENTRY = re.compile(r"(?<![\w)])[a-wγ]\d?\s*\*\s*[a-z](?!\w)")
+_QUOTIENT = re.compile(r"[d∂]\w*\s*/\s*[d∂]")
+
+
+def _variants(reading: Reading, plain: list[Layout], free: set[str]) -> list[Layout]:
+    """What the names may be where a text has a mark of it: w · x, g * x, an a_i of A, X beside x_i, v @ h in code."""
+
+    def written(pattern: re.Pattern) -> bool:
+        return any(pattern.search(c.text) for c in reading.claims)
+
+    formulae, found = formulae_of(reading), []
+    if any(COLUMN.fullmatch(v) for v in free) or of_entries(reading.definitions):
         found += [layout._replace(single=True) for layout in plain]
     if scales(reading.definitions):
         found += [layout._replace(scale=True) for layout in plain]
-    if any(
-        re.search(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ∂]", c.text)
-        for c in reading.claims
-    ):
+    if written(_DOT):
         found += [Layout(True, dot=True), Layout(True, scale=True, dot=True)]
-    if any(re.search(r"(?<![\w)])[a-wγ]\d?\s*\*\s*[a-z](?!\w)", c.text) for c in reading.claims):
+    if written(_ENTRY):
         found += [Layout(True, entry=True)]
-    used = {n.args for e in formulae for n in nodes(e) if n.op == "name"}
-    if any((v, ()) in used and v not in whole for v, letters in used if len(letters) == 1 and v[0].isupper()):
+    used = {n.args for e in formulae for n in nodes(e) if n.op == "name"} - {(v, ()) for v in reading.definitions}
+    if any((v, ()) in used for v, letters in used if len(letters) == 1 and v[0].isupper()):
         found += [Layout(True, table=True)]
-    quotients = any(re.search(r"[d∂]\w*\s*/\s*[d∂]", c.text) for c in reading.claims)
-    code = not quotients or any("np.dot" in c.text for c in reading.claims)
     first = [n.args[0] for e in formulae for n in nodes(e) if n.op == "matmul"]
     small = [f.args[1][0] if f.op == "derivative" else f.args[0] for f in first if f.op in ("name", "derivative")]
+    code = not written(_QUOTIENT) or any("np.dot" in c.text for c in reading.claims)
     if code and any(v[:1].islower() for v in small):
         found += [Layout(True, flat=True)]
-    fits = strong and reading.definitions and _sound(reading, found)
-    return found if fits else [*found, Layout()]
+    return found
 
 
 def _sound(reading: Reading, found: list[Layout]) -> bool:
