@@ -332,6 +332,12 @@ KINDS = {
     "code of vectors, with quotients": (
         "z = jnp.dot(w, x)\nloss = jnp.logaddexp(0, -y * z)\n# dloss/dz = -y * sigmoid(-y*z)\n# dloss/dw = -y * sigmoid(-y*z) * x\n"
         "# dloss/dw = -y * sigmoid(-y*z) * w", "++++-"),
+    "all but one": (
+        "p_i = e^{z_i}/Σ_j e^{z_j}\nL = -Σ_i y_i log p_i\n∂L/∂z_i = -y_i(1-p_i) + Σ_{k≠i} y_k p_i\n∂L/∂z_i = -y_i(1-p_i) - Σ_{k≠i} y_k p_i", "+++-"),
+    "a step of a gradient of which nothing is said": ("w_{t+1} = w_t - η g_t", "?"),
+    "a differential of a product": ("y = W x\ndy = dW x + W dx", "+?"),
+    "words of two letters": ("Sea z = w x y la función de costo L = (z - t)^2 / 2\ndL/dz = z - t right?", "+++"),
+    "a second derivative without a sign": ("f = x^3\nd2f/dx2 = 6x\nd2f/dx2 = 3x", "++-"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

@@ -171,6 +171,7 @@ _SYMBOLS = rules(
     ("λI", r"(?<=[α-ω])I(?![A-Za-z0-9_])", " I"),
     ("2πσ", r"π(?=[A-Za-zͰ-Ͽ])", "π "),
     ("h_θ(x)", r"(?<![A-Za-z0-9_])([hfgp])_\(?(?:θ|\\theta|w|W|[wW],\s*b)\)?\s?(?=\()", r"\1"),
+    ("d2f/dx2", r"(?<!\w)d2([A-Za-z])\s*/\s*d([A-Za-z])2(?!\d)", r" ∂²\1/∂\2∂\2 "),
     ("d^2L/dw^2", _SECOND.pattern, _second),
     ("z^l where nothing counts: not read",
      r"(?<=[A-Za-zδ])\s?\^\s?(?:\(?\[?[lL]\s?(?:[+-]\s?1)?\]?\)?)(?![A-Za-z])", "⟪layer⟫"),
@@ -262,6 +263,9 @@ def _hat(match: re.Match) -> str:
 def _sum(match: re.Match) -> str:
     r"""\sum_{k=1}^{K}, \sum_{i,j}."""
     below = re.sub(r"\s|\\neq?|\(|\)", "", match[1] or match[2] or "")
+    but = re.fullmatch("([a-z])!=([a-z])", below)
+    if but:  # over all but one
+        return f" Σ⟨{but[1]}⟩ (1 - δ⟨{but[1]}{but[2]}⟩) * "
     letters, _, _ = below.partition("=")
     letters = letters.replace(",", "").replace("∈", "")
     above = re.sub(r"\W", "", match[3] or match[4] or "")

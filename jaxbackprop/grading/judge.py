@@ -309,6 +309,8 @@ def _solved(world: World, left: Expr, right: Expr) -> Judged:
 def _stepped(court: Court, step: Update, row: int, progress: Progress) -> Judged:
     """A step of the training: right where it goes down the derivative."""
     by, said = adjoint(*step.of), toward(step)
+    if step.gradient.op == "name" and step.gradient.args[0] in court.world.reading.free:
+        return Judged(UNJUDGED, STEP)  # w_{t+1} = w_t − η g_t, of a g of which nothing is said
     if is_number(said):
         down = court.point is not None and number_verdict(court.point, by, said).status == RIGHT
         return Judged(RIGHT, f"a step down {court.world.called(by)}") if down else Judged(UNJUDGED, STEP)

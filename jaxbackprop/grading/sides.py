@@ -22,6 +22,7 @@ _CONNECTIVE = re.compile(
     r"(?i)(?:because|since|as|where|which|due|by|from|using|via|follows|here|note|this|thus|so|see|is|are|with|weil|da|denn|nach|aus|mit"
     r"|wegen|durch|laut|siehe|car|par|puisque|avec|selon|d'après|voir|où|wobei)\b"
 )
+_ASKED = re.compile(r"\s(?:right|ok|okay|correct|yes|no|oder|stimmt|vrai|verdad)\s*\?+$")
 _MATHS = re.compile(r"[*+/^@⊙∂{}\[\]\\Σ⨍=<>]|\d")
 
 # J(w, b) = …: a value, with what it is a function of
@@ -50,6 +51,7 @@ def side_of(raw: str, known: Vocabulary, first: bool = False, last: bool = True,
             text = text[: label.start()]
     if first:
         text = re.split(r":\s", text)[-1]
+    text = _ASKED.sub("", text) if last else text
     text = _without_prose(text, known, first, last)
     if isinstance(text, Unread):
         return text
@@ -104,11 +106,13 @@ def _brackets(text: str) -> list[tuple[int, int]]:
 def _without_prose(text: str, known: Vocabulary, first: bool, last: bool) -> str | Unread:
     """Drop words before the first side and after the last one."""
     if first:  # loss L = …, squared error E = …
-        named = re.fullmatch(r"((?:[A-Za-zÀ-ɏ-]{3,}\s+)+)(∂?\s*[A-Za-zͰ-Ͽℓ]\S*(?:\s*/\s*∂\S+)?)", text.strip())
+        named = re.fullmatch(r"((?:[A-Za-zÀ-ɏ-]{2,}\s+)+)(∂?\s*[A-Za-zͰ-Ͽℓ]\S*(?:\s*/\s*∂\S+)?)", text.strip())
         heads = {*known.words, *known.functions} | {
             w for w in (named[1].split() if named else []) if w in ("diag", "vec", "sum")
         }
-        text = named[2] if named and not {*named[1].split()} & heads else text
+        words = named[1].split() if named else []
+        said = all(len(w) > 2 or w.lower() in STOP for w in words)
+        text = named[2] if named and said and not {*words} & heads else text
     words = foreign(text, known)
     if not words:
         return text

@@ -73,6 +73,8 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
     added = any("+=" in c.text and goes_up(c.left, c.right, True) for c in reading.claims if c.read)  # type: ignore[arg-type]
     if added and left.op == "derivative":
         return "the steps add derivatives: they may stand for the negative ones"
+    if _is_differential(world, left, right):
+        return f"a differential: write dL/d{left.args[1][0]} for a derivative"
     if _of_one_example(world, left, right):
         return "of which example it speaks is not said"
     if _may_be_a_condition(reading, left, right):
@@ -88,6 +90,14 @@ def not_known(world: World, left: Expr, right: Expr) -> str:
         return f"it needs {min(inside)}, of which nothing is said"
     repeated = [v for v in shared(world, left, right) if reading.shared[v] > 1]
     return f"{repeated[0]} is the same at every step, and how many there are is not said" if repeated else ""
+
+
+def _is_differential(world: World, left: Expr, right: Expr) -> bool:
+    """dy = dW x + W dx, of y = W x: not of the loss."""
+    if left.op != "derivative" or left.args[1][0] not in world.reading.definitions:
+        return False
+    by = {n.args[1][0] for n in nodes(right) if n.op == "derivative"}
+    return len(by) > 1 and by <= names(world.reading.definitions[left.args[1][0]][1])
 
 
 def _of_one_example(world: World, left: Expr, right: Expr) -> bool:

@@ -26,7 +26,7 @@ def one_way(text: str) -> str:
         text = text if re.search(rf"(?<![\w\\]){v}(?!['\w])", text) else text.replace(f"{v}'", v)
     for x in "eyi":  # y = a y z = b, in Spanish, of a text that has no y
         if not re.search(rf"(?:^|[^\w]){x}\s*=|[-+*/(=]\s*{x}\b|{x}\s*[-+*/)]|[d∂]{x}\b", text):
-            text = re.sub(rf"(?<=\w[ \t]){x}(?=[ \t]+[A-Za-z]\w*[ \t]*=[^=])", ";", text)
+            text = re.sub(rf"(?<=\w[ \t]){x}(?=[ \t]+(?:[a-zà-ÿ]{{2,}}[ \t]+){{0,5}}[A-Za-z]\w*[ \t]*=[^=])", ";", text)
     loss = re.search(r"(?m)(?:^|[\s:,;$])([LJECℓl])\s*(?:\([^()]*\)\s*)?=", text)
     text = _POSITIVE.sub(rf"\1 {loss[1]} > 0", text) if loss else text
     if _SIGMA.search(text):
