@@ -338,6 +338,23 @@ KINDS = {
     "a differential of a product": ("y = W x\ndy = dW x + W dx", "+?"),
     "words of two letters": ("Sea z = w x y la función de costo L = (z - t)^2 / 2\ndL/dz = z - t right?", "+++"),
     "a second derivative without a sign": ("f = x^3\nd2f/dx2 = 6x\nd2f/dx2 = 3x", "++-"),
+    # of a sixth reader
+    "a name for an error, with its derivative": (
+        "h2 = relu(W2 h1)\ny = W3 h2\nL = 1/2 ||y - t||^2\ng3 = dL/dy = y - t\ndL/dW3 = g3 h2^T\ng2 = (W3^T g3) ∘ 1[h2 > 0]\n"
+        "dL/dW2 = g2 h1^T\ndL/dW2 = h1 g2^T", "++++++++-"),
+    "in steps, below the whole": (
+        "y = (x - exp(z)) (x + x - exp(z))\nv3 = exp(z)\nv4 = x - v3\nv5 = x + v4\ny = v5 * v4\ndy/dv5 = v4\ndy/dv4 = v5 + v4\ndy/dv4 = v5 - v4",
+        "+++++++-"),
+    "sum of squares with a blank": ("x = [1, 2], y = [3, 5], w = 2\nyhat = w x\nL = sum (yhat - y)^2 = 2", "++++++"),
+    "at a point that is not given": ("f(x,y) = x^2 + 3y^2\n∂f/∂x = 2x = 4", "++?"),
+    "a gain that is a word": ("r = sqrt(mean(x^2))\ny = gamma * x / r + beta\ndgamma = dy * x / r\ndgamma = dy * x", "+++-"),
+    "a loss of all layers, left open": (
+        "J = L + λ/2 Σ_l ‖W_l‖²\n∂J/∂W_l = ∂L/∂W_l + λ W_l\n∂J/∂W_l = ∂L/∂W_l + 2 λ W_l", "++-"),
+    "ones in front": ("Z = X W + 1 b^T\nL = ½ ‖Z − Y‖²\n∂L/∂b = (Z − Y)^T 1\n∂L/∂b = (Z − Y) 1", "+++-"),
+    "the trace of a square": ("d/dX Tr(X^2) = 2X^T\nd/dX Tr(X^T B X) = BX + B^TX", "++"),
+    "a scale behind a product": (
+        "S = Q @ K.T * scale\nA = torch.softmax(S, dim=-1)\ndQ = dS @ K * scale\ndK = dS.T @ Q * scale\ndK = dS.T @ K * scale", "++++-"),
+    "code of a network that is elsewhere": ("dZ1 = np.dot(W2.T, dZ2) * (1 - np.power(A1, 2))\ndW1 = np.dot(dZ1, X.T)", "??"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

@@ -232,7 +232,7 @@ def layouts(reading: Reading) -> list[Layout]:
 
 
 _DOT = re.compile(r"[a-zθφ)]\s*(?:[·⋅]|\\cdot)\s*(?:\\mathbf\{|\\boldsymbol\{)?[a-zθφ∂]")
-_ENTRY = re.compile(r"(?<![\w)])[a-wγ]\d?\s*\*\s*[a-z](?!\w)")
+_ENTRY = re.compile(r"(?<![\w)])(?:gamma|[a-wγ]\d?)\s*\*\s*[a-z]")
 _QUOTIENT = re.compile(r"[d∂]\w*\s*/\s*[d∂]")
 
 

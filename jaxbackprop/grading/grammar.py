@@ -252,6 +252,8 @@ class _Build:
                 return Expr("transpose", (a,))
             case (("square" | "exp"), (a,)):
                 return Expr("^", (a, number(2))) if function == "square" else None
+            case "tr", (Expr("^", (a, power)),) if power == number(2):
+                return Expr("reduce", ("tr", axis, Expr("product", (a, a))))
             case (_, (a,)) if function in (*REDUCTIONS, "npsum", "max", "min"):
                 return Expr("reduce", (function, axis, a))
         return None

@@ -254,7 +254,8 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
         outcome = _quietly(lambda: compare(court.given, left, right))  # type: ignore[arg-type]
         if outcome is not None and outcome.equal and not outcome.empty:
             return Judged(RIGHT, "at the numbers given", left=left)
-    if court.given is not None and court.point is None and is_number(right):
+    follows = claim.before is not None and not is_number(claim.before)
+    if (court.given is not None or follows) and court.point is None and is_number(right):
         return Judged(UNJUDGED, "a number: not all that it needs is given")
     if claim.bare:
         return Judged(UNREAD, f"a formula without =, which is not {world.called(left)} of the line above")

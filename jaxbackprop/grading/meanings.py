@@ -211,15 +211,19 @@ def _by_name(claims: list[Claim], every: list[Expr]) -> dict[str, Definition]:
     free = {v for v in _in_losses(claims) if v in _UNKNOWN or re.fullmatch(r"[LJEC]_?\w+", v)} - heads
     by: dict[str, dict[Variable, None]] = {}
     for n in every:
-        if n.op == "derivative" and n.args[0][0] in free and n.args[1][0] and not n.args[1][1]:
+        if n.op == "derivative" and n.args[0][0] in free and n.args[1][0]:
             by.setdefault(n.args[0][0], {})[n.args[1]] = None
     found: dict[str, Definition] = {}
     for f, bottoms in by.items():
-        parts = [
-            Expr("reduce", ("sum", None, Expr("call", (f"{OPAQUE}{i}", 0, name(*b))))) for i, b in enumerate(bottoms)
-        ]
+        parts = [_opaque(i, b) for i, b in enumerate(bottoms)]
         found[f] = ((), Expr("+", tuple(parts)) if len(parts) > 1 else parts[0])
     return found
+
+
+def _opaque(i: int, of: Variable) -> Expr:
+    """A number of which nothing is said but what it is a function of."""
+    whole = Expr("reduce", ("sum", None, Expr("call", (f"{OPAQUE}{i}", 0, name(*of)))))
+    return Expr("sum", (of[1], whole, "")) if of[1] else whole
 
 
 def _with_next(claim: Claim) -> Claim:

@@ -283,7 +283,7 @@ class _Learned:
         """What a chain such as h0 = g0(z0) = {0, z0 < 0; z0, else} defines."""
         head, values = terms[0], [t for t in terms[1:] if is_number(t)]
         formulae = [t for t in terms[1:] if t.op != "name" and not is_number(t)]
-        derived = next((t for t in formulae if is_derived(t)), None)
+        derived = next((t for t in formulae if is_derived(t) or names(t) & self.notes.keys()), None)
         if terms[-1] == name("Ν"):  # m = len(x)
             return
         if head.op == "call":
@@ -365,7 +365,9 @@ class _Learned:
 def _in_steps(whole: Expr, formula: Expr, definitions) -> bool:
     """Whether a formula says the same in steps that are named: f = (x + y) z, then q = x + y and f = q z."""
     steps = names(formula) & definitions.keys()
-    inside = (names(formula) - steps).union(*(names(definitions[v][1]) for v in steps))
+    inside = names(formula)
+    while named := inside & definitions.keys():
+        inside = (inside - named).union(*(names(definitions[v][1]) for v in named))
     return bool(steps) and not names(whole) & definitions.keys() and inside <= names(whole)
 
 

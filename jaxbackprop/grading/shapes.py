@@ -225,7 +225,8 @@ def scales(definitions: Mapping) -> set[str]:
                     (found if first else elsewhere).add(f.args[0])
                     multiplied |= {f.args[0]} if n.op not in ("+", "negative", "call") else set()
     small = {v for v in found - elsewhere if re.fullmatch(r"[a-tx-z]\d*", v)}
-    return (small | ({"X"} & (found | elsewhere)) - multiplied) - definitions.keys()
+    numbers = {"scale", "scaling"} & (found | elsewhere)  # Q @ K.T * scale
+    return (small | numbers | ({"X"} & (found | elsewhere)) - multiplied) - definitions.keys()
 
 
 def no_counts(definitions: Mapping) -> set[str]:
@@ -408,6 +409,15 @@ def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, for
         case "negative", (a,):
             return inner(a, want)
         case "transpose", (a,):
+            if (
+                want
+                and sizes.layout.batch
+                and a.op == "name"
+                and a.args[0] not in sizes.known
+                and BIAS.match(a.args[0])
+            ):
+                row = sizes.layout.rows  # 1 bᵀ: the same for every example
+                sizes.known[a.args[0]] = ((), want.columns, ONE) if row else ((), ONE, want.rows)
             s = inner(a, Shape(want.letters, want.columns, want.rows) if want else None)
             return s and Shape(s.letters, s.columns, s.rows)
         case (("product" | "matmul"), factors):

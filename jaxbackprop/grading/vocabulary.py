@@ -126,7 +126,7 @@ def vocabulary(text: str) -> Vocabulary:
 
 
 _SQUARE = re.compile(
-    rf"(?m)(?:^|[$&,;(|]|\\\\)\s*({NAME})\s*\^\s*\(?2\)?\s*:?=(?!=)|[d∂]\s*{NAME}\s*/\s*\(?\s*[d∂]\s*({NAME})\s*\^\s*\(?2\)?(?!\d)"
+    rf"(?m)(?:^|[$&,;(|]|\\\\)\s*({NAME})\s*\^\s*(?:2|\(2\))\s*:?=(?!=)|[d∂]\s*{NAME}\s*/\s*\(?\s*[d∂]\s*({NAME})\s*\^\s*\(?2\)?(?!\d)"
 )
 _OPAQUE = re.compile(
     r"(?<![A-Za-zͰ-Ͽ_])([A-GI-Z])\(\s*[A-Za-zͰ-Ͽ]\d*(?:⟨[a-z]+⟩)?\s*\)"
