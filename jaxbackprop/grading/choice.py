@@ -7,6 +7,7 @@ equations fit and the most lines hold. Nothing is decided silently: `basis` says
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from jaxbackprop.grading.claims import Claim, changed, may_define
 from jaxbackprop.grading.comparison import compare
@@ -52,13 +53,14 @@ def worlds(reading: Reading, allowed: tuple[Layout, ...] = ()) -> Iterator[World
                         world = build(text, layout, loss, generic)
                         if not _is_one(world) and text.loss in LOSSES:
                             continue
+                        squared = not _is_one(world) and _is_square(text)
                         if not _is_one(world):  # y of y = A x is no loss
                             world = build(_without_loss(text), layout, Loss(), generic)
                     except (ShapeError, UnknownError):
                         continue
                     if (world.loss.mean and _is_summed(world)) or not _as_given(world):
                         continue
-                    if _is_number(world):
+                    if _is_number(world) and not squared:
                         yield with_deltas(world)
                     else:
                         last.append(world)
@@ -103,6 +105,13 @@ def _is_one(world: World) -> bool:
     if reading.loss in LOSSES:
         return not batch or {*node.shape} <= {1, world.sized.examples} or bool(node.letters)
     return not node.letters and (1 in node.shape if batch else node.shape == (1, 1))
+
+
+def _is_square(reading: Reading) -> bool:
+    """Whether what is derived is (y − X β)ᵀ (y − X β), which is a number where it can be."""
+    products = (n for n in nodes(reading.definitions[reading.loss][1]) if n.op in ("product", "matmul"))
+    pairs = ((a, b) for n in products for a, b in pairwise(n.args))
+    return any(a == Expr("transpose", (b,)) and b.op == "+" for a, b in pairs)
 
 
 def _is_number(world: World) -> bool:

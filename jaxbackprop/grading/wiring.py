@@ -44,7 +44,7 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     linear = {v: e for v, (_, e) in reading.definitions.items() if _exercise_name(v, apart) == "h2"}
     other = any(e.op == "call" and (e.args[0] in FUNCTIONS or e.args[0].startswith("σ")) for e in linear.values())
     every = [n for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
-    matrices = all(v[0].isupper() for v in asked) and any(n.op == "matmul" for n in every)
+    matrices = not any(re.fullmatch(r"[wzh]\d|x", v) for v in asked) and any(n.op == "matmul" for n in every)
     other |= not own and matrices  # code, of a network that is somewhere else
     other |= any(n.op == "reduce" and "softmax" in n.args[0] for _, e in reading.definitions.values() for n in nodes(e))
     if reading.unread or lost or other or (reading.definitions and not (missing - {"yhat", "h2"} and only)):
