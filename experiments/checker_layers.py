@@ -146,7 +146,7 @@ RNN = {
     "h for slope": ({"w", "u", "b"}, ["value", "tanh"]),
     "slope at z": ({"w", "u", "b"}, ["formed with z where h belongs"]),
     "u for uᵀ": ({"w", "u", "b"}, ["transposed"]),
-    "not added": ({"b"}, ["left out in each run but the first"]),
+    "not added": ({"b"}, ["left out in each run of that line but the first"]),
 }
 
 # A convolution in one dimension

@@ -417,7 +417,7 @@ UNUSABLE = {
         ("houses.csv --scratch .", "--scratch is for the rows of a folder"),
         (
             "houses.csv --hidden 99999999 99999999",
-            r"to train 9,999,\d+,\d+,\d+ parameters takes 149,\d+ GB, and there are \d+ GB of memory: give a smaller --hid",
+            r"to train [\d,]+ parameters takes 149,[\d,]+ GB, and there are \d+ GB of memory: give a smaller --hid",
         ),
         ("houses.csv --hidden 0", "layer 'h0' has width 0: expected at least 1"),
         ("houses.csv --hidden 4 0", "layer 'h1' has width 0: expected at least 1"),

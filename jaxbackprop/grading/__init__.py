@@ -50,6 +50,12 @@ mean it so. A step of the training is right where it goes down the derivative; w
 >>> grade("z = w x; L = (z - y)²\nw ← w - η 2 (z - y) x\nw ← w - η (z - y) x")
 ['right', 'right', 'right', 'wrong']
 
+Worked numbers are compared at the numbers that the text gives, those of vectors and matrices too. A value at which a text ends,
+w = (XᵀX)⁻¹ Xᵀ y, is right where the derivative by w is 0 there.
+
+>>> grade("x = [1, 2], W = [[1, 0], [2, 1]]\nz = W x = [1, 4]\nL = ½ ‖z‖²\ndL/dx = W^T z = [9, 5]")[-2:]
+['right', 'wrong']
+
 Of a function that is not said, L in J = L(W) + ½ λ ‖W‖² or an f without a formula, what holds of any is right and what does
 not follow is not judged; an activation that is named in words, "with f the sigmoid", is that one.
 
