@@ -355,6 +355,10 @@ KINDS = {
     "a scale behind a product": (
         "S = Q @ K.T * scale\nA = torch.softmax(S, dim=-1)\ndQ = dS @ K * scale\ndK = dS.T @ Q * scale\ndK = dS.T @ K * scale", "++++-"),
     "code of a network that is elsewhere": ("dZ1 = np.dot(W2.T, dZ2) * (1 - np.power(A1, 2))\ndW1 = np.dot(dZ1, X.T)", "??"),
+    "a total of which it is no part": (
+        "E_total = Σ ½(target − output)²\nE_o1 = ½(target_o1 − out_o1)²\n∂E_total/∂out_o1 = −(target_o1 − out_o1)", "++?"),
+    "least squares of any name": ("S = (y − Xβ)ᵀ(y − Xβ)\n∂S/∂β = −2X(y − Xβ)\n∂S/∂β = −2Xᵀ(y − Xβ)", "+-+"),
+    "by what is inverted": ("f = a^T X^{-1} b\n∂f/∂X = -X^{-T} a b^T X^{-T}\n∂f/∂X = X^{-T} a b^T X^{-T}", "++-"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),

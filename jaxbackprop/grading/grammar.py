@@ -306,8 +306,6 @@ class _Build:
     def beside(self, a, b):
         if a.op == "/" and a.args[1].op == "transpose":  # a / x^T x: nothing is divided by x^T
             return Expr("/", (a.args[0], self.multiply(a.args[1], b)))
-        if b == Expr("transpose", (ONE,)):  # b 1^T: once for each example
-            return a
         if a == Expr("transpose", (ONE,)):  # 1^T Z
             return Expr("reduce", ("sum", 0, b))
         return self.multiply(a, b)
