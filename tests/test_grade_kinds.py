@@ -359,6 +359,10 @@ KINDS = {
         "E_total = Σ ½(target − output)²\nE_o1 = ½(target_o1 − out_o1)²\n∂E_total/∂out_o1 = −(target_o1 − out_o1)", "++?"),
     "least squares of any name": ("S = (y − Xβ)ᵀ(y − Xβ)\n∂S/∂β = −2X(y − Xβ)\n∂S/∂β = −2Xᵀ(y − Xβ)", "+-+"),
     "by what is inverted": ("f = a^T X^{-1} b\n∂f/∂X = -X^{-T} a b^T X^{-T}\n∂f/∂X = X^{-T} a b^T X^{-T}", "++-"),
+    "a layer squared": (
+        "Z^{[1]} = W^{[1]} X\nA^{[1]} = tanh(Z^{[1]})\nZ^{[2]} = W^{[2]} A^{[1]}\ndZ^{[1]} = W^{[2]T} dZ^{[2]} * (1 - A^{[1]2})\n"
+        "dZ^{[1]} = W^{[2]T} dZ^{[2]} * (1 - A^{[1]})", "++++-"),
+    "an adjoint that came in, once": ("c = f * p\nh = o * np.tanh(c)\ndc = dc + dh * o * (1 - np.tanh(c)**2)\ndf = dc * p", "++++"),
     # parts
     "functions one below the other": (
         "f(z) = z², f'(z) = 2z\nf(z) = tanh(z), f'(z) = 1 − tanh²(z)\nf(z) = e^z, f'(z) = e^z", "++++++"),
