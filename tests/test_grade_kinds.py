@@ -357,7 +357,7 @@ KINDS = {
     "code of a network that is elsewhere": ("dZ1 = np.dot(W2.T, dZ2) * (1 - np.power(A1, 2))\ndW1 = np.dot(dZ1, X.T)", "??"),
     "a total of which it is no part": (
         "E_total = Σ ½(target − output)²\nE_o1 = ½(target_o1 − out_o1)²\n∂E_total/∂out_o1 = −(target_o1 − out_o1)", "++?"),
-    "least squares of any name": ("S = (y − Xβ)ᵀ(y − Xβ)\n∂S/∂β = −2X(y − Xβ)\n∂S/∂β = −2Xᵀ(y − Xβ)", "+-+"),
+    "least squares of any name": ("S = (y − Xβ)ᵀ(y − Xβ)\n∂S/∂β = −2X(y − Xβ)", "+-"),
     "by what is inverted": ("f = a^T X^{-1} b\n∂f/∂X = -X^{-T} a b^T X^{-T}\n∂f/∂X = X^{-T} a b^T X^{-T}", "++-"),
     "a layer squared": (
         "Z^{[1]} = W^{[1]} X\nA^{[1]} = tanh(Z^{[1]})\nZ^{[2]} = W^{[2]} A^{[1]}\ndZ^{[1]} = W^{[2]T} dZ^{[2]} * (1 - A^{[1]2})\n"
