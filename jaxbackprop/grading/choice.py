@@ -74,11 +74,8 @@ def _as_given(world: World) -> bool:
         long = [n > 1 for n in a.shape]
         if slots and len(slots) != a.ndim:
             return False
-        if (
-            not slots
-            and rows
-            and (long != [rows > 1, columns > 1] if a.ndim == 2 else sum((rows > 1, columns > 1)) != sum(long))
-        ):
+        sized = [rows > 1, columns > 1]
+        if rows and not slots and (sized != long if a.ndim == 2 else sum(sized) != sum(long)):
             return False
     return True
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxbackprop.grading.arrays import is_array
 from jaxbackprop.grading.curvature import jet
-from jaxbackprop.grading.expression import ONE, Expr, has, names, negated, symbols
+from jaxbackprop.grading.expression import ONE, Expr, has, names, negated, nodes, symbols
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.lines import Chain
@@ -76,6 +76,21 @@ def claims_of(found: Iterable[Chain]) -> list[Claim]:
             )
             before = link.expr if isinstance(link.expr, Expr) else None
     return [_turned(c) for c in claims]
+
+
+def sides_of(claims: Iterable[Claim]) -> list[Expr]:
+    """Every side that was read."""
+    return [e for c in claims for e in (c.left, c.right) if isinstance(e, Expr)]
+
+
+def nodes_of(claims: Iterable[Claim]) -> list[Expr]:
+    """Every part of every side that was read."""
+    return [n for e in sides_of(claims) for n in nodes(e)]
+
+
+def symbols_of(claims: Iterable[Claim]) -> set[str]:
+    """Every name that the claims have, in derivatives too."""
+    return {v for e in sides_of(claims) for v in symbols(e) if v}
 
 
 def said(claims: Iterable[Claim]) -> list[tuple[Expr, Expr]]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxbackprop.grading.arrays import array_of, is_array
 from jaxbackprop.grading.choice import choose, holds, marked, worlds
 from jaxbackprop.grading.claims import Claim, claims_of, is_derived, is_number, number_of
-from jaxbackprop.grading.comparison import Outcome, compare, differs, sides
+from jaxbackprop.grading.comparison import RELATIVE, Outcome, compare, differs, sides
 from jaxbackprop.grading.correction import right_line
 from jaxbackprop.grading.derivatives import value_of, with_adjoints
 from jaxbackprop.grading.diagnosis import Budget, diagnose, example, said
@@ -233,11 +233,8 @@ def _judged(court: Court, claim: Claim, progress: Progress) -> Judged:
     why = "" if contradicted else nothing_said(world, claim, left, right)
     if why:
         return Judged(UNJUDGED, why)
-    if (
-        left.op == "name"
-        and left.args[0] in {*world.reading.free} - names(right)
-        and not (claim.bare or is_derived(right))
-    ):
+    drawn = left.op == "name" and left.args[0] in {*world.reading.free} - names(right)
+    if drawn and not (claim.bare or is_derived(right)):
         return _solved(world, left, right)
     if claim.relation == "→":
         left = _pointed_at(court, claim, left)
@@ -300,7 +297,7 @@ def _solved(world: World, left: Expr, right: Expr) -> Judged:
     v = left.args[0]
     zero = _quietly(lambda: at_value(world, v, value_of(world, right, (left,))).adjoints[v])
     before = world.adjoints[v]
-    if zero is not None and np.abs(before).max() > 0 and np.allclose(zero, 0, atol=1e-8 * np.abs(before).max()):
+    if zero is not None and np.abs(before).max() > 0 and np.abs(zero).max() <= RELATIVE * np.abs(before).max():
         return Judged(RIGHT, f"there {world.called(adjoint(v))} is 0")
     return Judged(
         UNJUDGED, f"{v} is not computed: a value that it may have, and whether it is the right one is not judged"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jaxbackprop.grading.claims import Claim, changed, is_derived, is_generic, is_number, said
+from jaxbackprop.grading.claims import Claim, changed, is_derived, is_generic, is_number, nodes_of, said
 from jaxbackprop.grading.curvature import Jet, jet
 from jaxbackprop.grading.expression import (
     Expr,
@@ -46,7 +46,7 @@ def _with_parameters(claims: list[Claim]) -> list[Claim]:
 
     Beside h(x) = w x, h(x_i) is h_i = w x_i; f(u) with another u is f's formula with u in it.
     """
-    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    every = nodes_of(claims)
     heads: dict[str, tuple[tuple[Expr, ...], Expr]] = {}
     for left, right in said(claims):
         if left.op == "call" and not left.args[1]:
@@ -99,9 +99,7 @@ def _in_losses(claims: list[Claim]) -> set[str]:
 
 def _without_hats(claims: list[Claim]) -> list[Claim]:
     """p̂ = 1/n Σ_i x_i, in the end, of a loss of p: the value that p takes there."""
-    every = [
-        v for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e) for v, _ in _variables(n)
-    ]
+    every = [v for n in nodes_of(claims) for v, _ in _variables(n)]
     heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op == "name"}
     hats = {v: v[:-3] for v in heads if v.endswith("hat") and every.count(v) == 1 and v[:-3] in {*every} - heads}
     return [changed(c, lambda e: renamed(e, lambda v: hats.get(v, v))) for c in claims] if hats else claims
@@ -174,7 +172,7 @@ def _with_residuals(claims: list[Claim]) -> list[Claim]:
 
 def _with_opaque(claims: list[Claim]) -> tuple[list[Claim], dict[str, Definition]]:
     """In J = L(W) + ½ λ ‖W‖², L(W) is a value of which nothing is said but what it is a function of; with its definition."""
-    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    every = nodes_of(claims)
     heads = {c.left.args[0] for c in claims if isinstance(c.left, Expr) and c.left.op in ("call", "name")}
     called: dict[str, set[tuple]] = {}
     for n in every:
@@ -247,8 +245,7 @@ def _product(n: Expr) -> Expr | None:
 
 def _of_matrices(claims: list[Claim]) -> list[Claim]:
     """The a_ki of a text with a matrix A, and with no a, is an entry of it; a_i a column."""
-    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
-    variables = {v for n in every for v in ((n.args,) if n.op == "name" else n.args if n.op == "derivative" else ())}
+    variables = {v for n in nodes_of(claims) for v in _variables(n)}
     matrices = {v for v, letters in variables if v[:1].isupper() and not letters}
     alone = {v for v, letters in variables if not letters}
     many = {v for v, letters in variables if len(letters) == 2 or (len(letters) == 1 and v[0] in "xyzahtps")}
@@ -346,7 +343,7 @@ def known_slopes(claims: list[Claim], functions: Mapping[str, tuple[str, Expr]])
 
 def with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
     """dσ/dx = σ(1 - σ), where σ is a function: σ'(x) = σ(x) (1 - σ(x))."""
-    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    every = nodes_of(claims)
     functions = {n.args[0] for n in every if n.op == "call" and n.args[2].op == "name"} - known
 
     values = {
@@ -358,12 +355,8 @@ def with_slopes(claims: list[Claim], known: set[str]) -> list[Claim]:
         """∂σ/∂w of a = σ(z): the derivative of a."""
         if n.op != "derivative" or n.args[0][1] or n.args[0][0] not in functions:
             return None
-        a = values[n.args[0][0]]
-        return (
-            Expr("derivative", (a[0].args, n.args[1]))
-            if len(a) == 1 and name(*n.args[1]) not in on[n.args[0][0]]
-            else None
-        )
+        a, outside = values[n.args[0][0]], name(*n.args[1]) not in on[n.args[0][0]]
+        return Expr("derivative", (a[0].args, n.args[1])) if len(a) == 1 and outside else None
 
     claims = [changed(c, lambda e: replace(e, value_of)) for c in claims]
 

@@ -54,7 +54,7 @@ _NUMPY = rules(
     ("a.reshape(-1, 1) @ b.reshape(1, -1)",
      r"\b(\w+)\.reshape\(\s*-1,\s*1\s*\)\s*[*@]\s*(\w+)\.reshape\(\s*1,\s*-1\s*\)", r"outer(\1, \2)"),
     ("x.^2, a .+ b, tanh.(z)", r"(?<=[\w)\]])\s?\.(?=[\^+/-]|\s?\()(?!\s?\(\))", ""),
-    ("sum (a)^2, of squares", r"(?<![.\w])sum\s+(?=\((?!.*axis))", " Σ "),
+    ("sum (a) b, of the products", r"(?<![.\w])sum\s+(?=\((?!.*axis))", " Σ "),
     ("np.sum(a) over all", r"ⓝsum(?=\s*\((?:[^()]|\([^()]*\))*\))(?!\s*\(.*axis)", "npsum"),
     ("other functions of a module", r"ⓝ", ""),
     ("a.copy()", r"\.(?:astype\(\w+\)|(?:float|copy|clone|detach|item)\(\))|\bcopy(?=\()", ""),

@@ -107,9 +107,9 @@ def _given(point: World, v: str, right: Expr, before: Expr | None) -> Judged:
             return Judged(RIGHT, "at the numbers given")
     rates = [x for u, x in point.reading.given.items() if RATE.fullmatch(u)]
     by = rates[0] * slope if len(rates) == 1 else abs(value - first) * (1 if slope > 0 else -1)
-    downward = _from(first, slope, right) or (len(rates) == 1) * (
-        (abs(first - by - value) <= near) - (abs(first + by - value) <= near)
-    )
+    downward = _from(first, slope, right)
+    if not downward and len(rates) == 1:
+        downward = int(abs(first - by - value) <= near) - int(abs(first + by - value) <= near)
     if slope and downward > 0:
         return Judged(RIGHT, f"a step down {point.called(adjoint(v))}")
     if slope and downward < 0:

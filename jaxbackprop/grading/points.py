@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from jaxbackprop.grading.claims import is_derived, said
+from jaxbackprop.grading.claims import is_derived, said, sides_of
 from jaxbackprop.grading.derivatives import defined, value_of, with_adjoints
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, has, name, names, nodes, show
 from jaxbackprop.grading.functions import FUNCTIONS, Function
@@ -17,12 +17,13 @@ from jaxbackprop.grading.values import Node, Rules
 from jaxbackprop.grading.words import EVERY, LOSSES
 from jaxbackprop.grading.world import Loss, Values, World, as_node, letter_sizes, resolved
 
+SHARES = frozenset("ea")  # of how much a label is smoothed
 DRAWN, KEPT, POINTS = 256, 48, 24  # points drawn for numbers, kept of them; points for vectors
 
 
 def asked_of(reading: Reading) -> Asked:
     """What a text derives by, and how its lines add up."""
-    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    sides = sides_of(reading.claims)
     derived = [(v.args[1][0], e) for v, e in said(reading.claims) if v.op == "derivative"]
     shared = {
         v for v, e in derived if any(n.op == "reduce" and n.args[:2] in (("sum", 0), ("sum", 1)) for n in nodes(e))
@@ -177,13 +178,9 @@ def _draw(reading: Reading, sized: Sized, counts, layout: Layout, rng, points: i
             a = rng.uniform(0.05, 0.9, size=shape)
         if v in targets or v in classes:  # the probabilities of a target add up to 1
             a = rng.uniform(0.1, 1, size=shape)
-            axis = (
-                _of_classes(reading, layout, len(slots))
-                if slots and rows == columns == 1
-                else -1
-                if layout.rows
-                else -2
-            )
+            axis = -1 if layout.rows else -2
+            if slots and rows == columns == 1:
+                axis = _of_classes(reading, layout, len(slots))
             axis = axis if a.shape[axis] > 1 else -1 if axis == -2 else -2
             a = a / a.sum(axis=axis, keepdims=True) if a.shape[axis] > 1 else a
             a = (a == a.max(axis=axis, keepdims=True)).astype(float) if v in classes else a
@@ -198,13 +195,10 @@ def _of_classes(reading: Reading, layout: Layout, letters: int) -> int:
     for _, e in reading.definitions.values():
         for n in nodes(e) if e.op == "/" else ():
             if n.op == "sum" and len(n.args[0]) == 1:
-                of = [
-                    v.args[1]
-                    for v in nodes(n)
-                    if v.op == "name" and len(v.args[1]) == letters and n.args[0][0] in v.args[1]
-                ]
+                k = n.args[0][0]
+                of = [v.args[1] for v in nodes(n) if v.op == "name" and k in v.args[1] and len(v.args[1]) == letters]
                 if of:
-                    return 1 + of[0].index(n.args[0][0])
+                    return 1 + of[0].index(k)
     return 1 if layout.vectors and not layout.rows else letters
 
 
@@ -217,11 +211,9 @@ def _targets(reading: Reading) -> set[str]:
         return set()
     losses = {v for v in reading.definitions if v in ("", reading.loss) or re.split(r"[\d_]", v)[0] in LOSSES}
     inside = {v: names(e) for v, (_, e) in reading.definitions.items()}
+    targets = {v: {u for u in its if TARGET.fullmatch(u)} for v, its in inside.items()}
     smoothed = {
-        v
-        for v, its in inside.items()
-        if any(TARGET.fullmatch(u) for u in its)
-        and all(TARGET.fullmatch(u) or RATE.fullmatch(u) or u in "ea" for u in its)
+        v for v, its in inside.items() if targets[v] and all(RATE.fullmatch(u) or u in SHARES for u in its - targets[v])
     }
     losses |= smoothed - {reading.loss}  # q = (1 − ε) y + ε / K
     others = {u for v in inside.keys() - losses for u in inside[v]}

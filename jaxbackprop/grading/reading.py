@@ -15,7 +15,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.grading.arrays import array_of, is_array
-from jaxbackprop.grading.claims import Claim, changed, generic_call, is_derived, is_number, number_of, said
+from jaxbackprop.grading.claims import (
+    Claim,
+    changed,
+    generic_call,
+    is_derived,
+    is_number,
+    nodes_of,
+    number_of,
+    said,
+    sides_of,
+)
 from jaxbackprop.grading.counters import counter, moved
 from jaxbackprop.grading.expression import (
     ONE,
@@ -98,7 +108,7 @@ class Reading(NamedTuple):
     @property
     def parameters(self) -> frozenset[str]:
         """What derivatives are taken by."""
-        sides = [e for c in self.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+        sides = sides_of(self.claims)
         return frozenset(n.args[1][0] for e in sides for n in nodes(e) if n.op == "derivative")
 
 
@@ -127,7 +137,7 @@ def read(claims: list[Claim]) -> Reading:
     definitions = ordered(_with_steps(_with_arguments(learned.definitions, claims)))
     claims = with_slopes(claims, {*definitions, *learned.notes, *unread})
     loss = _loss(claims, definitions)
-    sides = [e for c in claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    sides = sides_of(claims)
     tops = {n.args[0][0] for e in sides for n in nodes(e) if n.op in ("derivative", "second")}
     for other in (
         (tops & {*LOSSES}) - {*definitions, *unread, loss} if loss in definitions else ()
@@ -162,8 +172,8 @@ def _is_solution(terms: tuple[Expr, ...], row: int, claims: list[Claim], definit
         return False
     v, inside = head.args[0], names(terms[-1])
     of = {u for its in used for u in its if v in its}
-    derived = (n for c in claims if c.row < row for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e))
-    asked = any(n.op == "derivative" and n.args[1][0] in (v, "") for n in derived)
+    above = nodes_of(c for c in claims if c.row < row)
+    asked = any(n.op == "derivative" and n.args[1][0] in (v, "") for n in above)
     inverted = any(n.op == "^" and n.args[1] == negated(ONE) for n in nodes(terms[-1]))
     return v in of and bool(inside) and inside <= of | {*EVERY, "I"} - {v} and (asked or inverted)
 
@@ -191,7 +201,7 @@ def _unread(claims: list[Claim], definitions: dict[str, Definition]) -> dict[str
 def _with_arguments(definitions: dict, claims: list[Claim]) -> dict:
     """h = max(0, x W + b), and dz or δ further down: a name for what the activation acts on."""
     known = {v for u, (_, e) in definitions.items() for v in (u, *names(e))}
-    every = [n for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    every = nodes_of(claims)
     asked = [
         n.args[1][0] for n in every if n.op == "derivative" and re.fullmatch(r"(?:z|Z|a|net|s|u|pre)\w*", n.args[1][0])
     ]
@@ -258,7 +268,7 @@ def _with_formulae(claims: list[Claim], learned: "_Learned") -> None:
     """∂/∂w ‖X w − y‖² of names that no equation has: the formula is a definition too, so that they have a size."""
     known = {*learned.definitions} | {v for _, e in learned.definitions.values() for v in names(e)}
     for c in claims:
-        for n in (n for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)):
+        for n in nodes_of([c]):
             if (
                 n.op == "partial"
                 and n.args[1][0] in names(n.args[0])
@@ -439,7 +449,7 @@ def _lossless(expr: Expr, loss: str) -> Expr:
 
 def formulae_of(reading: Reading) -> list[Expr]:
     """Those of its definitions, and both sides of its claims."""
-    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    sides = sides_of(reading.claims)
     return [*(e for _, e in reading.definitions.values()), *sides]
 
 

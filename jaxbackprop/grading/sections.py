@@ -30,7 +30,7 @@ class Part(NamedTuple):
 def parts(claims: list[Claim], text: str) -> list[Part]:
     """The claims part by part, in order."""
     rows = text.split("\n")
-    alone = [isinstance(c.left, Expr) and isinstance(c.right, Expr) and has_partial(c) for c in claims]
+    alone = [isinstance(c.left, Expr) and isinstance(c.right, Expr) and _has_partial(c) for c in claims]
     if len(claims) > 1 and all(alone) and len({c.row for c in claims}) <= MOST:  # identities, each of its own matrices
         return [Part([], [c for c in claims if c.row == row]) for row in dict.fromkeys(c.row for c in claims)]
     starts = [0]
@@ -63,7 +63,7 @@ def parts(claims: list[Claim], text: str) -> list[Part]:
     return found
 
 
-def has_partial(claim: Claim) -> bool:
+def _has_partial(claim: Claim) -> bool:
     """Whether a claim derives a formula: ∂ tr(X A)/∂X = Aᵀ."""
     return any(has(e, "partial") for e in (claim.left, claim.right) if isinstance(e, Expr))
 

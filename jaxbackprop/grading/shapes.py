@@ -262,16 +262,8 @@ def _averaged(definitions: Mapping, sizes: Sizes) -> Iterator[int]:
 
 def _refuse_single(definitions: Mapping, defined: set[str], sizes: Sizes) -> None:
     """A matrix of one number and a softmax of one class are no reading: there any mistake would fit."""
-    for v in (
-        {
-            n.args[0]
-            for _, e in definitions.values()
-            for n in _named(e)
-            if MATRIX.match(n.args[0]) or n.args[0] in ("A", "B")
-        }
-        - defined
-        - sizes.scales
-    ):
+    free = {n.args[0] for _, e in definitions.values() for n in _named(e)} - defined - sizes.scales
+    for v in (v for v in free if MATRIX.match(v) or v in ("A", "B")):
         if sizes.layout.vectors and sizes.known.get(v) == ((), ONE, ONE):
             raise ShapeError(f"{v} would be a number")
     for _, e in definitions.values():
@@ -337,11 +329,8 @@ def _is_vector(v: str, letters: tuple[str, ...], definitions: Mapping) -> bool:
     for head, (_, e) in definitions.items():
         if e == name(v, letters) and letters and v[0].isupper():  # the row E_i of h = E_i, z = W h
             products = [n.args for _, f in definitions.values() for n in _products(f)]
-            if any(
-                b == name(head) and a.op == "name" and a.args[0][0].isupper()
-                for fs in products
-                for a, b in pairwise(fs)
-            ):
+            beside = [pair for fs in products for pair in pairwise(fs)]
+            if any(b == name(head) and a.op == "name" and a.args[0][0].isupper() for a, b in beside):
                 return True
         matrices = [n for n in _named(e) if n.args[0][0].isupper() and not n.args[1] and not counter(n.args[0])]
         if not letters and matrices and v in names(e) and v == moved(head, "t", -1):
@@ -409,15 +398,7 @@ def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, for
         case "negative", (a,):
             return inner(a, want)
         case "transpose", (a,):
-            if (
-                want
-                and sizes.layout.batch
-                and a.op == "name"
-                and a.args[0] not in sizes.known
-                and BIAS.match(a.args[0])
-            ):
-                row = sizes.layout.rows  # 1 bᵀ: the same for every example
-                sizes.known[a.args[0]] = ((), want.columns, ONE) if row else ((), ONE, want.rows)
+            _bias_of_all(a, sizes, want)
             s = inner(a, Shape(want.letters, want.columns, want.rows) if want else None)
             return s and Shape(s.letters, s.columns, s.rows)
         case (("product" | "matmul"), factors):
@@ -461,6 +442,13 @@ def _infer(e: Expr, sizes: Sizes, bound: dict[str, int], want: Shape | None, for
                     inner(guard)
             return _together(list(branches[1::2]), e, sizes, bound, want, force)
     raise ShapeError(f"the shape of {show(e)} is not known")
+
+
+def _bias_of_all(a: Expr, sizes: Sizes, want: Shape | None) -> None:
+    """The b of 1 bᵀ, the same for every example: a column beside rows."""
+    new = a.op == "name" and a.args[0] not in sizes.known and BIAS.match(a.args[0])
+    if new and want and sizes.layout.batch:
+        sizes.known[a.args[0]] = ((), want.columns, ONE) if sizes.layout.rows else ((), ONE, want.rows)
 
 
 def _letters(*shapes: Shape) -> tuple[tuple[str, int], ...]:

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from jaxbackprop.grading.choice import holds, with_deltas
-from jaxbackprop.grading.claims import Claim
+from jaxbackprop.grading.claims import Claim, sides_of
 from jaxbackprop.grading.diagnosis import shares
 from jaxbackprop.grading.expression import Expr, ShapeError, UnknownError, name, names, replace, size, symbols
 from jaxbackprop.grading.points import build
@@ -68,7 +68,7 @@ def _alternatives(world: World) -> Iterator[tuple[str, Expr]]:
     """Other equations that might have been meant: the exercise's, the text's others, one symbol changed."""
     reading = world.reading
     mine = [v for v in reading.definitions if v in reading.rows and v not in ("", reading.loss)]
-    sides = [e for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr)]
+    sides = sides_of(reading.claims)
     known = {*world.values}.union(*map(symbols, sides))
     for v in mine:
         others = [exercise()[v][1]] if v in exercise() else []

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxbackprop.grading.claims import Claim, changed
+from jaxbackprop.grading.claims import Claim, changed, symbols_of
 from jaxbackprop.grading.counters import CODES, counter, moved
-from jaxbackprop.grading.expression import Expr, is_ahead, names, nodes, plus, renamed, replace, symbols
+from jaxbackprop.grading.expression import Expr, is_ahead, names, nodes, plus, renamed, replace
 from jaxbackprop.grading.grammar import Unread
 from jaxbackprop.grading.reading import Reading, ordered, read
 
@@ -28,7 +28,7 @@ def _renamed(claim: Claim, new: Callable[[str], str]) -> Claim:
 
 
 def _used(claims: list[Claim]) -> set[str]:
-    return {v for c in claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v}
+    return symbols_of(claims)
 
 
 FIRST = -1  # of the steps that a sum is over

@@ -67,37 +67,9 @@ def vocabulary(text: str) -> Vocabulary:
     index = _index(text, "t" in counters)
     lines = "\n".join(flat(line, index, counters) for line in text.split("\n"))
     left = {m[1] for m in _LEFT.finditer(lines)}
-    quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(lines)]
-    tops = {w for pair in quotients for w in pair}
-    words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
-    if _IS_CODE.search(text):  # in code a word between operators is a name
-        words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", lines) if _is_word(w)}
     used = {m[0] for m in IDENTIFIER.finditer(lines)}
-    words |= {w for w in _code_names(text) if _is_word(w) or w in CALLED or re.fullmatch(r"d[a-z]{2}", w)}
-    words = {w for w in words if not _of_derivative(w, used | words)}
-    layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", lines))
-    layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", lines))
-    layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", lines))
-    if counters & {"l", "L"}:  # beside a^l, a^2 is no square
-        layered |= set(re.findall(r"([A-Za-zδ])\s*\^\s*\{?\s*[lL](?![A-Za-z])", scripts(text).replace(r"\delta", "δ")))
-    primed = set(re.findall(r"(?<![A-Za-zͰ-Ͽ_])([A-Za-zͰ-Ͽ]_?\d*)'+_?\d*\s*\(", lines))
-    taken = set(re.findall(r"(?:=|[+\-*⊙(])\s*([hs])\s*\(\s*[A-Za-z]\d*(?:⟨[a-z]+⟩)?\s*\)", lines))
-    bare = {w for w in left if len(w.rstrip("0123456789")) == 1} - primed
-    # g v / ‖v‖ and ∂L/∂g: a value, whatever bracket follows it elsewhere
-    bare |= {
-        x
-        for x in "fgφψ"
-        if re.search(rf"\^\s*\(?\s*{x}(?![\w(])|(?:=|[-+*/⊙])\s*{x}\s+[A-Za-z∥|]|[d∂]L?\s*/\s*[d∂]{x}(?![\w'(])", lines)
-    }
-    functions = primed | (taken - bare)
-    functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", lines))
-    heads = set(
-        re.findall(r"(?:^|[\n$&,;:])\s*([a-zφψ])\s?\(\s*[A-Za-z]\w*(?:⟨[a-z]+⟩)?(?:\s*,\s*\w+)*\s*\)\s*:?=", lines)
-    )  # q(x) = …
-    plainly = re.sub(r"∇_?\(?⟨?\w*⟩?\)?\s*[A-Za-zφψ](?!\w)", "", lines)  # ∇_W L is no L alone
-    functions |= {x for x in heads if not re.search(rf"(?<![A-Za-z_∂∇]){x}(?!['\w⟨]|\s?\()", plainly)}
-    letters = {m[0] for m in IDENTIFIER.finditer(lines) if SINGLE.fullmatch(m[0])}
-    squares = {a or b for a, b in _SQUARE.findall(lines)} - layered
+    words, layered = _words_of(text, lines, left, used), _layered(text, lines, counters)
+    functions, bare = _functions_of(lines, left)
     deltas = bool(re.search(r"(?m)(?:^|[$&,;(|])\s*δ\s?[A-Za-z]\w*(?:⟨[a-z]+⟩)?\s*=", lines)) and not re.search(
         r"δ[\d_⟨]", lines
     )
@@ -105,26 +77,64 @@ def vocabulary(text: str) -> Vocabulary:
     barred = {w for w in left if w.endswith("bar") and w[:-3] in used}
     bars = len(barred) > 1 and not re.search(r"bar(?:⟨[a-z]+⟩)?\s*=\s*(?:[({\s]*1[)\s]*/\s*[({\s]*[nNmM]|mean)", lines)
     words -= barred if bars else set()
-    opaque = {
-        x for x in _OPAQUE.findall(lines) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", plainly)
-    }
-    functions |= opaque - left
-    functions |= {"Φ"} if re.search(r"(?<![\w∂])Φ\s*\(", lines) and "Φ" not in left else set()
     return Vocabulary(
         frozenset(words),
-        frozenset(letters),
-        frozenset(functions - bare),
+        frozenset(v for v in used if SINGLE.fullmatch(v)),
+        frozenset(functions),
         frozenset(layered),
         frozenset(bare),
         index,
         counters,
-        frozenset(squares),
+        frozenset({a or b for a, b in _SQUARE.findall(lines)} - layered),
         deltas,
         bars,
         _HAS_MATRICES.search(text) is not None and not _QUOTIENT.search(lines),
     )
 
 
+def _words_of(text: str, lines: str, left: set[str], used: set[str]) -> set[str]:
+    """The names of several letters: on a left side, on top of a derivative, between operators of code."""
+    quotients = [(_base(a), _base(b)) for a, b in _QUOTIENT.findall(lines)]
+    tops = {w for pair in quotients for w in pair}
+    words = {w for w in left | tops if _is_word(w)} | ({"e"} & left) - {"axis", "dim", "keepdims", "dtype"}
+    if _IS_CODE.search(text):  # in code a word between operators is a name
+        words |= {w for w in re.findall(r"[-+*/@(]\s*([A-Za-z]\w+)\s*(?=[-+*/@)])", lines) if _is_word(w)}
+    words |= {w for w in _code_names(text) if _is_word(w) or w in CALLED or re.fullmatch(r"d[a-z]{2}", w)}
+    return {w for w in words if not _of_derivative(w, used | words)}
+
+
+def _layered(text: str, lines: str, counters: frozenset[str]) -> set[str]:
+    """The letters whose superscripts count layers."""
+    layered = set(re.findall(r"([A-Za-zδ])\s*\^\s*1(?![\d./])", lines))
+    layered |= set(re.findall(r"(?m)(?:^|[,;$&|]|\bd|∂)\s*([A-Za-zδ])\s*\^\s*\d\s*(?:=|\)?\s*/|\)?$|,)", lines))
+    layered |= set(re.findall(r"/\s*\(?\s*[d∂]\s*([A-Za-zδ])\s*\^\s*\d", lines))
+    if counters & {"l", "L"}:  # beside a^l, a^2 is no square
+        layered |= set(re.findall(r"([A-Za-zδ])\s*\^\s*\{?\s*[lL](?![A-Za-z])", scripts(text).replace(r"\delta", "δ")))
+    return layered
+
+
+def _functions_of(lines: str, left: set[str]) -> tuple[set[str], set[str]]:
+    """The letters that are functions, and those that stand on a left side."""
+    primed = set(re.findall(r"(?<![A-Za-zͰ-Ͽ_])([A-Za-zͰ-Ͽ]_?\d*)'+_?\d*\s*\(", lines))
+    taken = set(re.findall(r"(?:=|[+\-*⊙(])\s*([hs])\s*\(\s*[A-Za-z]\d*(?:⟨[a-z]+⟩)?\s*\)", lines))
+    bare = {w for w in left if len(w.rstrip("0123456789")) == 1} - primed
+    bare |= {x for x in "fgφψ" if re.search(_VALUE.format(x=x), lines)}
+    functions = primed | (taken - bare)
+    functions |= set(re.findall(r"(?:^|[\n$&,;:])\s*([fghsφψσ]_?\d*)\s*\(\s*[A-Za-z]\w*\s*\)\s*:?=", lines))
+    heads = set(
+        re.findall(r"(?:^|[\n$&,;:])\s*([a-zφψ])\s?\(\s*[A-Za-z]\w*(?:⟨[a-z]+⟩)?(?:\s*,\s*\w+)*\s*\)\s*:?=", lines)
+    )  # q(x) = …
+    plainly = re.sub(r"∇_?\(?⟨?\w*⟩?\)?\s*[A-Za-zφψ](?!\w)", "", lines)  # ∇_W L is no L alone
+    functions |= {x for x in heads if not re.search(rf"(?<![A-Za-z_∂∇]){x}(?!['\w⟨]|\s?\()", plainly)}
+    opaque = {
+        x for x in _OPAQUE.findall(lines) if not re.search(rf"(?<![A-Za-zͰ-Ͽ_∂])(?<!d){x}(?![\w'⟨]|\s?\()", plainly)
+    }
+    normal = {"Φ"} if re.search(r"(?<![\w∂])Φ\s*\(", lines) else set()
+    return (functions | (opaque | normal) - left) - bare, bare
+
+
+# g v / ‖v‖, (1 − p)^g and ∂L/∂g: a value, whatever bracket follows it elsewhere
+_VALUE = r"\^\s*\(?\s*{x}(?![\w(])|(?:=|[-+*/⊙])\s*{x}\s+[A-Za-z∥|]|[d∂]L?\s*/\s*[d∂]{x}(?![\w'(])"
 _SQUARE = re.compile(
     rf"(?m)(?:^|[$&,;(|]|\\\\)\s*({NAME})\s*\^\s*(?:2|\(2\))\s*:?=(?!=)|[d∂]\s*{NAME}\s*/\s*\(?\s*[d∂]\s*({NAME})\s*\^\s*\(?2\)?(?!\d)"
 )

@@ -4,9 +4,9 @@ import re
 from functools import cache
 from typing import Any
 
-from jaxbackprop.grading.claims import claims_of, may_define
+from jaxbackprop.grading.claims import claims_of, may_define, nodes_of, symbols_of
 from jaxbackprop.grading.counters import counter
-from jaxbackprop.grading.expression import Expr, name, names, nodes, plus, renamed, symbols
+from jaxbackprop.grading.expression import Expr, name, names, nodes, plus, renamed
 from jaxbackprop.grading.functions import FUNCTIONS
 from jaxbackprop.grading.lines import chains
 from jaxbackprop.grading.meanings import Definition
@@ -33,9 +33,7 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     reading = _same_letters(reading)
     own = [v for v in reading.definitions if v != reading.loss]
     known = {*reading.definitions, *reading.free, *reading.notes, *reading.functions}
-    asked = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v} - {
-        *reading.notes
-    }
+    asked = symbols_of(reading.claims) - {*reading.notes}
     apart = _apart(reading)
     missing = {_exercise_name(v, apart) for v in asked - known} & {*exercise(), "w0", "w1", "w2", "w3"}
     theirs = {*exercise(), "x", "w0", "w1", "w2", "w3"}
@@ -43,7 +41,7 @@ def completed(reading: Reading) -> tuple[Reading, str]:
     lost = any(may_define(c) for c in reading.claims)
     linear = {v: e for v, (_, e) in reading.definitions.items() if _exercise_name(v, apart) == "h2"}
     other = any(e.op == "call" and (e.args[0] in FUNCTIONS or e.args[0].startswith("σ")) for e in linear.values())
-    every = [n for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e)]
+    every = nodes_of(reading.claims)
     matrices = not any(re.fullmatch(r"[wzh]\d|x", v) for v in asked) and any(n.op == "matmul" for n in every)
     other |= not own and matrices  # code, of a network that is somewhere else
     other |= any(n.op == "reduce" and "softmax" in n.args[0] for _, e in reading.definitions.values() for n in nodes(e))
@@ -73,10 +71,7 @@ def _exercise_name(v: str, apart: frozenset[str]) -> str:
 def _apart(reading: Reading) -> frozenset[str]:
     """Names a1 that the text keeps apart from h1, because it computes one from the other; X, where there is an x."""
     inside = {v: names(e) | {v} for v, (_, e) in reading.definitions.items()}
-    both = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e)} >= {
-        "x",
-        "X",
-    }
+    both = {"x", "X"} <= symbols_of(reading.claims)
     return frozenset(
         {a for us in inside.values() for a in us if re.fullmatch(r"[aA]\d+", a) and f"h{a[1:]}" in us}
         | ({"X"} if both else set())
@@ -95,8 +90,8 @@ def _same_letters(reading: Reading) -> Reading:
     known = {*reading.definitions, *reading.free, *reading.notes}
     if not reading.definitions:
         return reading
-    used = {v for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for v in symbols(e) if v}
-    every = (n for c in reading.claims for e in (c.left, c.right) if isinstance(e, Expr) for n in nodes(e))
+    used = symbols_of(reading.claims)
+    every = nodes_of(reading.claims)
     own = {v for n in every if n.op == "partial" for v in names(n.args[0])}  # the x of ∂(a^T x)/∂x, beside an X
     other: dict[str, str] = {}
     for v in used - known - own:
